@@ -1,0 +1,5 @@
+"""How good a profile is: data, the block runner, fitness, the population evaluator and the journal."""
+
+from .trial import Evaluation, Evaluator, Fidelity, Trial
+
+__all__ = ["Evaluation", "Evaluator", "Fidelity", "Trial"]

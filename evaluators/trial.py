@@ -1,0 +1,96 @@
+"""Requests and answers: what a searcher asks and what an evaluator returns."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..spaces.space import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Which sequences a trial uses: positions `start..stop` of one seeded order, at one length.
+
+    Attributes:
+        seed: 0 is the pool's own order (seeded when the pool was packed); any other seed is a fresh
+            permutation of the whole pool, which shares nothing with other seeds.
+        start: first position in that order.
+        stop: one past the last position.
+        length: tokens of each sequence that are used; at most the pool's length.
+        data: `calibration`, `validation` or `heldout`.
+    """
+
+    seed: int
+    start: int
+    stop: int
+    length: int
+    data: str = "calibration"
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences."""
+        return self.stop - self.start
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model for one profile."""
+        return self.sequences * self.length
+
+    def rows(self, pool: int) -> np.ndarray:
+        """Row numbers, in a pool of `pool` sequences, that this fidelity stands for."""
+        if self.seed == 0:
+            return np.arange(self.start, self.stop)
+        return np.random.default_rng(self.seed).permutation(pool)[self.start : self.stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A request: evaluate `profile` at `fidelity`. `number` counts trials within one run."""
+
+    number: int
+    profile: Profile
+    fidelity: Fidelity
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An answer.
+
+    Attributes:
+        trial: what was asked.
+        values: the fitness of each sequence in the order of the trial's fidelity, a mean per token.
+        cross_entropy: mean next-token cross-entropy of each sequence in nats.
+        seconds: time this trial took; shared work is divided evenly over the trials that shared it.
+        error: why there are no values, or None.
+    """
+
+    trial: Trial
+    values: tuple[float, ...]
+    cross_entropy: tuple[float, ...]
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def fitness(self) -> float:
+        """Mean over the sequences (all have one length); lower is better; infinite after an error or NaN."""
+        mean = math.fsum(self.values) / len(self.values) if self.values else math.inf
+        return mean if mean == mean else math.inf
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the mean cross-entropy."""
+        return math.exp(min(math.fsum(self.cross_entropy) / len(self.cross_entropy), 700.0))
+
+
+class Evaluator(Protocol):
+    """Measures profiles."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that decides a value besides profile and fidelity."""
+
+    def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
+        """Yield one evaluation per trial as they finish, in any order."""

@@ -1,0 +1,1 @@
+"""What leaves: models in serving formats, profiles, the report."""

@@ -1,0 +1,1 @@
+"""Search-based compression of language models: from a pretrained model to its Pareto front."""

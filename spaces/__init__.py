@@ -1,0 +1,5 @@
+"""What may vary: model structure, units, levels, costs and profiles; the level database and its builders."""
+
+from .space import Level, Limits, Profile, Space, Unit
+
+__all__ = ["Level", "Limits", "Profile", "Space", "Unit"]

@@ -1,0 +1,338 @@
+"""The space of profiles: units with their levels and costs, and what is feasible in it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+Profile = tuple[int, ...]
+Limits = Mapping[str, int]
+"""Cost kind to the largest cost allowed; all of them hold."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One stored way to compress a unit.
+
+    Attributes:
+        label: its name in files (`spaces/labels.py` has the grammar).
+        costs: cost kind to this level's exact cost.
+        neighbours: indices, in the unit's levels, of the levels one step away.
+    """
+
+    label: str
+    costs: Mapping[str, int]
+    neighbours: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest thing with a level of its own.
+
+    Attributes:
+        name: unique in the space; the module's path for a linear layer, the joined paths for a fused group,
+            `blocks.3.attention` or `blocks.3.mlp` for a branch, `blocks.3` for a whole block.
+        modules: paths of the linear layers that take this unit's level; for a branch or block, of those that
+            vanish with it.
+        block: index of the decoder block; -1 for embeddings and head.
+        branch: `attention`, `mlp`, `block` or `` (embeddings and head).
+        levels: in order of the first cost kind.
+        parent: index of the branch or block unit whose `drop` makes this unit irrelevant.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    block: int
+    branch: str
+    levels: tuple[Level, ...]
+    parent: int | None = None
+
+    @property
+    def droppable(self) -> bool:
+        """Whether this unit is a branch or block that is kept or dropped."""
+        return any(level.label == "drop" for level in self.levels)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Label to level index."""
+        return {level.label: i for i, level in enumerate(self.levels)}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Units, and the fixed cost of what is stored beside them.
+
+    A space is a tree of depth two: a branch (or block) is dropped, or the units whose `parent` it is count.
+    A profile is one level index per unit; units under a dropped parent keep their level in the profile but
+    have no effect on model, cost or key.
+
+    Attributes:
+        units: parents stand before their children.
+        fixed: cost kind to the cost of what is not searched.
+        weights: linear weights that average figures (bits per weight, sparsity) are divided by.
+    """
+
+    units: tuple[Unit, ...]
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    weights: int = 0
+
+    def __post_init__(self) -> None:
+        names = [unit.name for unit in self.units]
+        if len(set(names)) != len(names):
+            raise ValueError("unit names must be unique")
+        for i, unit in enumerate(self.units):
+            if not unit.levels:
+                raise ValueError(f"unit {unit.name!r} has no levels; give it at least one")
+            if unit.parent is not None and unit.parent >= i:
+                raise ValueError(f"unit {unit.name!r} stands before its parent")
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Cost kinds, in the order of the first level's table."""
+        return tuple(self.units[0].levels[0].costs)
+
+    @cached_property
+    def _costs(self) -> dict[str, list[np.ndarray]]:
+        return {
+            kind: [np.array([level.costs[kind] for level in unit.levels], np.int64) for unit in self.units]
+            for kind in self.kinds
+        }
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """For each unit the indices of the units it is the parent of."""
+        found: list[list[int]] = [[] for _ in self.units]
+        for i, unit in enumerate(self.units):
+            if unit.parent is not None:
+                found[unit.parent].append(i)
+        return tuple(tuple(c) for c in found)
+
+    def level(self, profile: Profile, unit: int) -> Level:
+        """The level that `profile` gives to `unit`."""
+        return self.units[unit].levels[profile[unit]]
+
+    def active(self, profile: Profile, unit: int) -> bool:
+        """Whether the unit's level matters: its parent, if any, is not dropped."""
+        parent = self.units[unit].parent
+        return parent is None or self.level(profile, parent).label != "drop"
+
+    def cost(self, profile: Profile, kind: str) -> int:
+        """Exact cost of the model that `profile` builds, what is fixed included."""
+        table = self._costs[kind]
+        active = (i for i in range(len(self.units)) if self.active(profile, i))
+        return self.fixed.get(kind, 0) + sum(int(table[i][profile[i]]) for i in active)
+
+    def costs(self, profile: Profile) -> dict[str, int]:
+        """`cost` for every kind."""
+        return {kind: self.cost(profile, kind) for kind in self.kinds}
+
+    def fits(self, profile: Profile, limits: Limits) -> bool:
+        """Whether no limit is exceeded."""
+        return all(self.cost(profile, kind) <= limit for kind, limit in limits.items())
+
+    def canonical(self, profile: Profile) -> Profile:
+        """The one profile that stands for all that build the same model: irrelevant units at level 0."""
+        return tuple(p if self.active(profile, i) else 0 for i, p in enumerate(profile))
+
+    def extreme(self, kind: str, largest: bool = False) -> Profile:
+        """The profile of smallest (or largest) cost of one kind."""
+        table = self._costs[kind]
+        choose = np.argmax if largest else np.argmin
+        profile = [int(choose(costs)) for costs in table]
+        for i, children in enumerate(self.children):
+            if children:
+                inside = sum(int(table[c][profile[c]]) for c in children)
+                drop = np.array([level.label == "drop" for level in self.units[i].levels])
+                profile[i] = int(choose(table[i] + np.where(drop, 0, inside)))
+        return tuple(profile)
+
+    def check(self, limits: Limits) -> None:
+        """Refuse limits that no profile meets, one kind at a time.
+
+        Raises:
+            ValueError: an unknown kind, or a limit below the cheapest profile, with the reachable range.
+        """
+        for kind, limit in limits.items():
+            if kind not in self.kinds:
+                raise ValueError(f"cost {kind!r} is unknown here; this space has {', '.join(self.kinds)}")
+            low, high = self.cost(self.extreme(kind), kind), self.cost(self.extreme(kind, True), kind)
+            if limit < low:
+                raise ValueError(
+                    f"budget {limit} {kind} is below the cheapest profile ({low}; the dearest is {high}); "
+                    "raise the budget or add a cheaper level"
+                )
+
+    def uniform(self, limits: Limits) -> Profile:
+        """The largest uniform level that fits, the remainder raised in block order.
+
+        Branches are kept. If no uniform level fits, it starts from the cheapest profile instead, so every
+        reachable budget has one. Ties between levels go to the one with the higher cost of the later kinds.
+        """
+        uniform = [profile for _, profile in self._uniforms() if self.fits(profile, limits)]
+        start = uniform[-1] if uniform else self.cheapest(limits)
+        return self._raise_in_order(start, limits)
+
+    def _uniforms(self) -> list[tuple[tuple[int, ...], Profile]]:
+        linear = [unit for unit in self.units if not unit.droppable]
+        shared = set(linear[0].index).intersection(*(u.index for u in linear)) if linear else {"keep", "drop"}
+        found = []
+        for label in sorted(shared):
+            profile = tuple(
+                unit.index.get(label, unit.index.get("keep", 0)) if linear else unit.index[label]
+                for unit in self.units
+            )
+            found.append((tuple(self.costs(profile).values()), profile))
+        return sorted(found)
+
+    def _raise_in_order(self, profile: Profile, limits: Limits) -> Profile:
+        for i in range(len(self.units)):
+            dearer = self.steps(profile, i, limits, up=True)
+            if dearer:
+                kind = next(iter(limits), self.kinds[0])
+                nearest = min(dearer, key=lambda p: (self.cost(p, kind), p))
+                profile = nearest
+        return profile
+
+    def steps(self, profile: Profile, unit: int, limits: Limits, *, up: bool) -> list[Profile]:
+        """Profiles within `limits` with `unit` moved to a neighbouring level of higher (`up`) or lower cost.
+
+        The cost compared is the first limit's kind.
+        """
+        kind = next(iter(limits), self.kinds[0])
+        here = self.cost(profile, kind)
+        found = []
+        for level in self.level(profile, unit).neighbours:
+            moved = (*profile[:unit], level, *profile[unit + 1 :])
+            cost = self.cost(moved, kind)
+            if (cost > here if up else cost < here) and self.fits(moved, limits):
+                found.append(moved)
+        return found
+
+    def cheapest(self, limits: Limits) -> Profile:
+        """A profile that meets all `limits`, as cheap as possible in the first kind.
+
+        Raises:
+            ValueError: none was found: the limits exclude each other.
+        """
+        self.check(limits)
+        for kind in [*limits, *self.kinds]:
+            if self.fits(profile := self.extreme(kind), limits):
+                return profile
+        wanted = ", ".join(f"{limit} {kind}" for kind, limit in limits.items())
+        raise ValueError(f"no profile was found within all of {wanted}; raise one of them")
+
+    def sample(self, limits: Limits, rng: np.random.Generator) -> Profile:
+        """A random profile within `limits`: every unit uniform over its levels, then repaired."""
+        return self.repair(tuple(int(rng.integers(len(u.levels))) for u in self.units), limits, rng)
+
+    def repair(self, profile: Profile, limits: Limits, rng: np.random.Generator) -> Profile:
+        """Lower random units until `profile` fits, then raise random ones while it still does.
+
+        Time: at most (units x levels) cost evaluations of O(units) each.
+        """
+        profile = self._lower(profile, limits, rng)
+        open_units = list(range(len(self.units)))
+        while open_units:
+            i = open_units[int(rng.integers(len(open_units)))]
+            dearer = self.steps(profile, i, limits, up=True)
+            if dearer:
+                profile = dearer[int(rng.integers(len(dearer)))]
+            else:
+                open_units.remove(i)
+        return profile
+
+    def _lower(self, profile: Profile, limits: Limits, rng: np.random.Generator) -> Profile:
+        while exceeded := [k for k, limit in limits.items() if self.cost(profile, k) > limit]:
+            here = {kind: self.cost(profile, kind) for kind in exceeded}
+            moves = [
+                moved
+                for i in range(len(self.units))
+                for level in range(len(self.units[i].levels))
+                if level != profile[i]
+                for moved in [(*profile[:i], level, *profile[i + 1 :])]
+                if self.active(profile, i)
+                and all(self.cost(moved, k) <= c for k, c in here.items())
+                and any(self.cost(moved, k) < c for k, c in here.items())
+            ]
+            if not moves:
+                return self.cheapest(limits)
+            profile = moves[int(rng.integers(len(moves)))]
+        return profile
+
+    def labels(self, profile: Profile) -> tuple[str, ...]:
+        """The label of every unit, whether or not it is active."""
+        return tuple(unit.levels[p].label for unit, p in zip(self.units, profile, strict=True))
+
+    def describe(self, profile: Profile) -> dict[str, str]:
+        """Unit name to label, units that a drop makes irrelevant left out."""
+        labels = self.labels(profile)
+        return {u.name: labels[i] for i, u in enumerate(self.units) if self.active(profile, i)}
+
+    def parse(self, labels: Mapping[str, str]) -> Profile:
+        """The profile that gives each named unit its label; the reverse of `describe`.
+
+        Units under a dropped parent may be left out.
+
+        Raises:
+            ValueError: an unknown unit or level, or a unit without a label.
+        """
+        if unknown := [name for name in labels if name not in {u.name for u in self.units}]:
+            raise ValueError(f"unit {unknown[0]!r} is not in this space; see `describe` for the names")
+        profile = []
+        for unit in self.units:
+            parent = self.units[unit.parent].name if unit.parent is not None else None
+            label = labels.get(unit.name)
+            if label is None and parent is not None and labels.get(parent) == "drop":
+                label = unit.levels[0].label
+            if label is None:
+                raise ValueError(f"unit {unit.name!r} has no level; every unit needs one")
+            if label not in unit.index:
+                known = ", ".join(unit.index)
+                raise ValueError(f"unit {unit.name!r} has no level {label!r}; it has {known}")
+            profile.append(unit.index[label])
+        return tuple(profile)
+
+    def assignment(self, profile: Profile) -> dict[str, str]:
+        """Module path to label for every linear layer that is not left dense; `drop` for dropped ones.
+
+        This is what builds the model, so two profiles of any spaces with equal assignments are one model.
+        """
+        found: dict[str, str] = {}
+        for i, unit in enumerate(self.units):
+            label = unit.levels[profile[i]].label
+            if self.active(profile, i) and label not in ("dense", "keep"):
+                found |= dict.fromkeys(unit.modules, label)
+        return found
+
+    def key(self, profile: Profile) -> str:
+        """Digest of the model that `profile` builds, the same in every space over the same model."""
+        text = json.dumps(sorted(self.assignment(profile).items()), separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of units, levels, costs and tree."""
+        record = [
+            [u.name, u.modules, u.parent, [[v.label, dict(v.costs), v.neighbours] for v in u.levels]]
+            for u in self.units
+        ]
+        text = json.dumps([record, dict(self.fixed), self.weights], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def chain(levels: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[Level, ...]:
+    """Levels in order of their first cost, each a neighbour of the next."""
+    ordered = sorted(levels, key=lambda item: tuple(item[1].values()))
+    last = len(ordered) - 1
+    return tuple(
+        Level(label, costs, tuple(n for n in (i - 1, i + 1) if 0 <= n <= last))
+        for i, (label, costs) in enumerate(ordered)
+    )
+
+
+def switches(first: Sequence[int], second: Sequence[int]) -> int:
+    """Units in which two profiles differ."""
+    return sum(a != b for a, b in zip(first, second, strict=True))

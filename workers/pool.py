@@ -1,0 +1,30 @@
+"""Where evaluations run."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from ..evaluators.trial import Evaluation, Evaluator, Trial
+
+
+class WorkerPool(Protocol):
+    """Runs trials somewhere and yields answers as they come."""
+
+    def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
+        """Yield one evaluation per trial as they finish, in any order."""
+
+    def close(self) -> None:
+        """Release what the workers hold; the pool cannot be used afterwards."""
+
+
+class LocalPool:
+    """Runs trials in this process."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
+        """Yield the evaluator's answers."""
+        return self.evaluator.evaluate(trials)
+
+    def close(self) -> None:
+        """Nothing to release."""
