@@ -11,6 +11,7 @@
 | `2:4+w4g128` | both: the surviving weights are quantised |
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -38,14 +39,17 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Unstructured:
-    """`round(fraction * numel) + offset` zeros anywhere in the weight."""
+    """`ceil(fraction * numel) + offset` zeros anywhere in the weight.
+
+    Rounded up, so that a model uniform at `s60` is never less than 60 % sparse.
+    """
 
     fraction: float
     offset: int = 0
 
     def zeros(self, numel: int) -> int:
         """The number of zeros among `numel` weights, within [0, numel]."""
-        return min(max(round(self.fraction * numel) + self.offset, 0), numel)
+        return min(max(math.ceil(self.fraction * numel - 1e-6) + self.offset, 0), numel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +84,12 @@ def parse_label(label: str) -> Scheme:
     """
     if label == "dense":
         return Scheme()
-    sparse_text, plus, grid_text = label.rpartition("+")
-    if plus and not grid_text.startswith("w"):
-        sparse_text, grid_text = label, ""
-    elif not plus and not label.startswith("w"):
-        sparse_text, grid_text = label, ""
+    head, w, tail = label.partition("w")
+    if head and w and not head.endswith("+"):
+        raise ValueError(f"level {label!r} is unknown; {_GRAMMAR}")
+    sparse_text, grid_text = (head[:-1] if w else head), w + tail
     grid = _parse_grid(grid_text, label) if grid_text else None
-    sparsity = _parse_sparsity(sparse_text, label) if sparse_text else None
+    sparsity = _parse_sparsity(sparse_text, label) if head or not w else None
     return Scheme(sparsity, grid)
 
 

@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 
 Profile = tuple[int, ...]
+DENSE: Profile = ()
+"""The uncompressed model, which a space need not contain; only `assignment` and `key` take it."""
 Limits = Mapping[str, int]
 """Cost kind to the largest cost allowed; all of them hold."""
 
@@ -301,6 +303,8 @@ class Space:
         This is what builds the model, so two profiles of any spaces with equal assignments are one model.
         """
         found: dict[str, str] = {}
+        if profile == DENSE:
+            return found
         for i, unit in enumerate(self.units):
             label = unit.levels[profile[i]].label
             if self.active(profile, i) and label not in ("dense", "keep"):

@@ -1,0 +1,183 @@
+"""Calibration, validation and held-out sequences: never the same documents, the same for the same seed."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .packing import Sequences, pack
+from .sources import Document, IntArray, SourceConfig, documents
+from .tokenizer import Tokenizer, load_tokenizer
+
+__all__ = [
+    "DataConfig",
+    "Sequences",
+    "SetConfig",
+    "SourceConfig",
+    "Tokenizer",
+    "load_sequences",
+    "load_tokenizer",
+]
+
+_log = logging.getLogger(__name__)
+
+_SHARES = {"heldout": 1, "validation": 1, "calibration": 3}
+"""Shares of the documents of a common source; earlier sets keep a document that several sources hold."""
+
+
+class SetConfig(BaseModel):
+    """One set of sequences.
+
+    Attributes:
+        tokens: tokens wanted, rounded down to whole sequences.
+        source: where they come from; None takes a share of the common source.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: int = Field(ge=1)
+    source: SourceConfig | None = None
+
+
+class DataConfig(BaseModel):
+    """The three sets.
+
+    Sets with the same source divide its documents 3 : 1 : 1 (calibration, validation, held-out), by a seeded
+    order of their contents that does not depend on how many tokens are wanted.
+
+    Attributes:
+        source: the common source.
+        length: tokens per sequence.
+        bos: whether BOS stands before each document: if the model has one (`auto`), `always` or `never`.
+        calibration: what the search uses.
+        validation: what the final choice uses.
+        heldout: what only the report uses.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: SourceConfig = SourceConfig()
+    length: int = Field(1024, ge=2)
+    bos: Literal["auto", "always", "never"] = "auto"
+    calibration: SetConfig = SetConfig(tokens=131_072)
+    validation: SetConfig = SetConfig(tokens=65_536)
+    heldout: SetConfig = SetConfig(tokens=65_536)
+
+    @property
+    def sets(self) -> dict[str, SetConfig]:
+        """Name to set, held-out first: it keeps a document that several sources hold."""
+        return {name: getattr(self, name) for name in _SHARES}
+
+    @model_validator(mode="after")
+    def _whole_sequences(self) -> "DataConfig":
+        for name, wanted in self.sets.items():
+            if wanted.tokens < self.length:
+                raise ValueError(
+                    f"{name}.tokens {wanted.tokens} is less than one sequence of {self.length}; "
+                    "raise it or lower length"
+                )
+        return self
+
+
+def load_sequences(config: DataConfig, tokenizer: Tokenizer, seed: int) -> dict[str, Sequences]:
+    """Read, divide, tokenise and pack the sets.
+
+    A document that occurs twice is used once; one that two sources hold stays only in held-out, else in
+    validation. Time: sources are read up to their `max_documents`; tokenising stops once every sequence of a
+    set can come from a document of its own, or its documents end.
+
+    Returns:
+        `calibration`, `validation` and `heldout`; asking for fewer tokens gives prefixes of these.
+
+    Raises:
+        ValueError: too little text, too few documents to divide, tokens outside the vocabulary, or
+            `bos: always` for a model without BOS.
+    """
+    if config.bos == "always" and tokenizer.bos is None:
+        raise ValueError("bos is 'always' but neither tokenizer nor model has a BOS token; use auto or never")
+    bos = [] if config.bos == "never" or tokenizer.bos is None else [tokenizer.bos]
+    found = {}
+    for name, pool in _divide(config, seed).items():
+        asked = config.sets[name].tokens // config.length
+        tokens = _tokenise(pool.values(), tokenizer, bos, config.length)
+        found[name] = pack(name, tokens, config.length, asked)
+        if len(found[name]) < asked:
+            source = (config.sets[name].source or config.source).source
+            raise ValueError(
+                f"{name} needs {asked} sequences of {config.length} tokens, its {len(pool)} documents of "
+                f"{source!r} give {len(found[name])}; lower data.{name}.tokens or data.length, or give more text"
+            )
+    return {name: found[name] for name in ("calibration", "validation", "heldout")}
+
+
+Pool = dict[bytes, Document]
+"""Seeded digest of its content to each document, in order of the digests."""
+
+
+def _divide(config: DataConfig, seed: int) -> dict[str, Pool]:
+    sharing: dict[SourceConfig, list[str]] = {}
+    for name, wanted in config.sets.items():
+        sharing.setdefault(wanted.source or config.source, []).append(name)
+    pools: dict[str, Pool] = {}
+    for source, names in sharing.items():
+        pools |= _shares(_read(source, seed), names, source.source)
+    taken: set[bytes] = set()
+    for name in config.sets:
+        common = pools[name].keys() & taken
+        if common:
+            _log.warning("%d documents left out of %s: held-out or validation has them", len(common), name)
+        pools[name] = {key: d for key, d in pools[name].items() if key not in common}
+        taken |= pools[name].keys()
+    return pools
+
+
+def _read(source: SourceConfig, seed: int) -> Pool:
+    pool: Pool = {}
+    repeated = 0
+    for document in islice(documents(source), source.max_documents):
+        content = document.encode() if isinstance(document, str) else document.tobytes()
+        key = hashlib.blake2b(content, digest_size=16, key=str(seed).encode()).digest()
+        repeated += key in pool
+        pool.setdefault(key, document)
+    if repeated:
+        _log.info("%s: %d repeated documents are used once", source.source, repeated)
+    return dict(sorted(pool.items(), key=lambda item: item[0]))
+
+
+def _shares(pool: Pool, names: list[str], source: str) -> dict[str, Pool]:
+    if len(pool) < len(names):
+        raise ValueError(
+            f"data source {source!r} has {len(pool)} documents to divide among {', '.join(names)}; "
+            "divide its text with `split`, or give each set a source of its own"
+        )
+    keys = iter(pool)
+    total = sum(_SHARES[name] for name in names)
+    found = {}
+    for name in names[:-1]:
+        share = max(1, round(len(pool) * _SHARES[name] / total))
+        found[name] = {key: pool[key] for key in islice(keys, share)}
+    found[names[-1]] = {key: pool[key] for key in keys}
+    return found
+
+
+def _tokenise(
+    pool: Iterable[Document], tokenizer: Tokenizer, bos: list[int], length: int
+) -> Iterator[IntArray]:
+    for document in pool:
+        if isinstance(document, str):
+            yield np.array(bos + tokenizer.encode(document), np.int32)
+            continue
+        if document.shape[1] < length:
+            raise ValueError(
+                f"pre-tokenised rows have {document.shape[1]} tokens, data.length is {length}; lower it"
+            )
+        if document.max() >= tokenizer.size:
+            raise ValueError(
+                f"pre-tokenised text holds token {document.max()}, the vocabulary has {tokenizer.size}; "
+                "it was made with another tokenizer"
+            )
+        yield document

@@ -1,0 +1,92 @@
+"""What is minimised, per position, in float32 over the whole vocabulary.
+
+Shapes: P positions, V vocabulary. Logits come in float32.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+
+class FitnessConfig(BaseModel):
+    """Which fitness.
+
+    Attributes:
+        name: `kl` (exact Kullback-Leibler divergence from the dense model), `topk-kl` (over the teacher's `k`
+            most likely tokens, all others as one) or `cross-entropy` (no teacher).
+        k: tokens that `topk-kl` tells apart.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: Literal["kl", "topk-kl", "cross-entropy"] = "kl"
+    k: int = Field(default=512, ge=1)
+
+
+@dataclass(frozen=True)
+class TeacherChunk:
+    """The teacher at some positions, made once for all candidates.
+
+    Attributes:
+        log_probs_PV: log-softmax of its logits.
+        probs_PV: their exponentials.
+        negentropy_P: sum of p log p.
+        top_PK: ids of its most likely tokens (top-k fitness only).
+    """
+
+    log_probs_PV: Tensor
+    probs_PV: Tensor
+    negentropy_P: Tensor
+    top_PK: Tensor | None = None
+
+
+Fitness = Callable[[TeacherChunk, Tensor], Tensor]
+"""(teacher, candidate's log-probabilities (P, V)) to values (P,)."""
+
+
+def kl_divergence(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:
+    """KL(teacher || candidate) in nats at every position: one pass over the candidate's log-probabilities."""
+    return teacher.negentropy_P - torch.linalg.vecdot(teacher.probs_PV, log_probs_PV)
+
+
+def topk_kl_divergence(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:
+    """KL over the teacher's top tokens and one bucket for the rest; a lower bound of the exact KL.
+
+    Unlike a divergence renormalised over the top tokens, mass that the candidate moves into the tail counts.
+    """
+    assert teacher.top_PK is not None
+    top_PK = teacher.log_probs_PV.gather(-1, teacher.top_PK)
+    other_PK = log_probs_PV.gather(-1, teacher.top_PK)
+    head = (top_PK.exp() * (top_PK - other_PK)).sum(-1)
+    tail, other_tail = (1 - x.exp().sum(-1) for x in (top_PK, other_PK))
+    floor = torch.finfo(torch.float32).tiny
+    return head + tail.clamp(min=0) * (tail.clamp(min=floor).log() - other_tail.clamp(min=floor).log())
+
+
+def cross_entropy(log_probs_PV: Tensor, targets_P: Tensor) -> Tensor:
+    """Negative log-likelihood of the next token in nats at every position."""
+    return -log_probs_PV.gather(-1, targets_P[:, None]).squeeze(-1)
+
+
+def teacher_chunk(config: FitnessConfig, logits_PV: Tensor) -> TeacherChunk:
+    """What a chunk of the teacher's logits gives to the candidates."""
+    log_probs_PV = logits_PV.log_softmax(-1)
+    probs_PV = log_probs_PV.exp()
+    negentropy_P = torch.linalg.vecdot(probs_PV, log_probs_PV)
+    top_PK = None
+    if config.name == "topk-kl":
+        top_PK = log_probs_PV.topk(min(config.k, log_probs_PV.shape[-1] - 1), -1).indices
+    return TeacherChunk(log_probs_PV, probs_PV, negentropy_P, top_PK)
+
+
+def fitness_of(config: FitnessConfig) -> Fitness | None:
+    """The divergence that the configuration names; None for cross-entropy, which needs no teacher."""
+    known: dict[str, Fitness | None] = {
+        "kl": kl_divergence,
+        "topk-kl": topk_kl_divergence,
+        "cross-entropy": None,
+    }
+    return known[config.name]

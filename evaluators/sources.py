@@ -1,0 +1,185 @@
+"""Where text comes from: the standard library, text, JSONL and pre-tokenised files, Hugging Face datasets.
+
+A document is a string, or an int32 array (rows, L) of token rows when the source is tokenised already.
+"""
+
+import glob
+import importlib
+import json
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+IntArray = npt.NDArray[np.int32]
+Document = str | IntArray
+
+_DIVIDER = r"^<\|endoftext\|>[ \t]*$"
+# Written per machine or distribution, so the same Python would give other data elsewhere.
+_MACHINE_SPECIFIC = ("_sysconfigdata", "sitecustomize", "usercustomize")
+
+
+class SourceConfig(BaseModel):
+    """A source of documents; a plain string stands for `{source: STRING}`.
+
+    Attributes:
+        source: `stdlib` (the Python standard library's own modules, one document each; no network), a path
+            or glob of `.jsonl`, `.safetensors` (tensor `tokens` (N, L), optionally `documents` (N)) or text
+            files, or `hf:NAME`, `hf:ORGANISATION/NAME[/CONFIG]` or `hf:FOLDER` for a Hugging Face dataset.
+        split: regular expression (multi-line) between the documents of a text file. Without it, lines that
+            hold only `<|endoftext|>` divide, and a file without them is one document.
+        field: field of JSONL lines and datasets that holds the text.
+        dataset_split: split of a Hugging Face dataset.
+        max_documents: documents that are read at most, from the source's beginning.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field("stdlib", min_length=1)
+    split: str | None = None
+    field: str = "text"
+    dataset_split: str = "train"
+    max_documents: int = Field(20_000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("split")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(
+                f"split {pattern!r} is not a regular expression ({error}); correct it"
+            ) from error
+        return pattern
+
+
+def documents(config: SourceConfig) -> Iterator[Document]:
+    """The documents of a source in its own order (files by name), empty ones left out.
+
+    Files are opened one after the other as documents are taken; a text file is read whole, JSONL and datasets
+    line by line.
+
+    Raises:
+        ValueError: nothing matches the path, or a file cannot be read as what its name says.
+        ModuleNotFoundError: `hf:` without the `datasets` package.
+    """
+    for document in _all_documents(config):
+        if not isinstance(document, str):
+            yield document
+        elif document.strip():
+            # JSON can hold lone surrogates, which no tokenizer takes.
+            yield document.encode(errors="replace").decode()
+
+
+def _all_documents(config: SourceConfig) -> Iterator[Document]:
+    if config.source == "stdlib":
+        for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+            if not path.name.startswith(_MACHINE_SPECIFIC):
+                yield path.read_text(encoding="utf-8", errors="replace")
+    elif config.source.startswith("hf:"):
+        yield from _dataset(config)
+    else:
+        for path in _files(config.source):
+            if path.suffix in (".jsonl", ".ndjson"):
+                yield from _json_lines(path, config.field)
+            elif path.suffix == ".safetensors":
+                yield from _tokenised(path)
+            else:
+                yield from _divided(path, config.split or _DIVIDER)
+
+
+def _files(pattern: str) -> list[Path]:
+    whole = Path(pattern).expanduser()
+    found = [whole] if whole.is_file() else map(Path, sorted(glob.glob(str(whole), recursive=True)))
+    files = [path for path in found if path.is_file()]
+    if not files:
+        raise ValueError(
+            f"no file matches data source {pattern!r}; give a path, a glob, stdlib, or hf:NAME for a dataset"
+        )
+    return files
+
+
+def _divided(path: Path, pattern: str) -> Iterator[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text at byte {error.start}; convert it") from error
+    start = 0
+    for match in re.finditer(pattern, text, re.MULTILINE):
+        yield text[start : match.start()]
+        start = match.end()
+    yield text[start:]
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path} line {number} is not JSON ({error}); correct it") from error
+            yield _field(record, field, f"{path} line {number}")
+
+
+def _field(record: Any, field: str, where: str) -> str:
+    fields = list(record) if isinstance(record, dict) else []
+    text = record[field] if field in fields else None
+    if not isinstance(text, str):
+        known = ", ".join(fields) or "no fields"
+        raise ValueError(f"{where} has no text in field {field!r} but {known}; name the right one as `field`")
+    return text
+
+
+def _tokenised(path: Path) -> Iterator[IntArray]:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); make it again") from error
+    tokens_NL = tensors.get("tokens")
+    if tokens_NL is None or tokens_NL.ndim != 2 or not np.issubdtype(tokens_NL.dtype, np.integer):
+        known = ", ".join(f"{k} {list(t.shape)} {t.dtype}" for k, t in tensors.items()) or "nothing"
+        raise ValueError(f"{path} holds {known}; it needs an integer tensor `tokens` of shape (N, L)")
+    documents_N = tensors.get("documents", np.arange(len(tokens_NL)))
+    if documents_N.shape != tokens_NL.shape[:1]:
+        raise ValueError(
+            f"{path}: documents has shape {list(documents_N.shape)}, tokens has {list(tokens_NL.shape)}; "
+            "give one document number per row"
+        )
+    if tokens_NL.size and not 0 <= int(tokens_NL.min()) <= int(tokens_NL.max()) < 2**31:
+        raise ValueError(f"{path} holds tokens outside 0..2**31; they must be indices of the vocabulary")
+    rows = np.argsort(documents_N, kind="stable")
+    borders = np.flatnonzero(np.diff(documents_N[rows])) + 1
+    for of_document in sorted(np.split(rows, borders), key=lambda found: int(found[0])) if len(rows) else []:
+        yield tokens_NL[of_document].astype(np.int32)
+
+
+def _dataset(config: SourceConfig) -> Iterator[str]:
+    name = config.source.removeprefix("hf:")
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ModuleNotFoundError as error:
+        if error.name != "datasets":
+            raise
+        raise ModuleNotFoundError(
+            f"data source {config.source!r} needs the datasets package; pip install 'paretopress[data]'"
+        ) from error
+    subset: str | None = None
+    if not Path(name).is_dir() and name.count("/") == 2:
+        name, _, subset = name.rpartition("/")
+    rows = datasets.load_dataset(name, subset, split=config.dataset_split, streaming=True)
+    for number, row in enumerate(rows):
+        yield _field(row, config.field, f"{config.source} row {number}")

@@ -1,0 +1,357 @@
+"""From a model's structure and a user's choice of levels to the space that is searched."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .labels import Pattern, Unstructured, kept, parse_label, stored_bits
+from .sizes import SIZE_RULES
+from .space import Level, Space, Unit
+from .structure import Block, Branch, Linear, Structure, fused_groups
+
+Latency = Mapping[str, Mapping[str, float]]
+"""Module path, `OUTxIN` or `attention`/`mlp` to label to microseconds."""
+
+
+class UnitsConfig(BaseModel):
+    """Which layers are searched, and within which levels. Patterns are regular expressions on module paths.
+
+    Attributes:
+        exclude: layers that stay dense.
+        pin: pattern to the one label that matching layers take.
+        min: pattern to the cheapest label that matching layers may take.
+        max: pattern to the dearest label that matching layers may take.
+        tie: `vllm` gives q/k/v one level and gate/up one level, as fused serving kernels need.
+        ends: whether embeddings and head are units too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    exclude: tuple[str, ...] = ()
+    pin: dict[str, str] = Field(default_factory=dict)
+    min: dict[str, str] = Field(default_factory=dict)
+    max: dict[str, str] = Field(default_factory=dict)
+    tie: Literal["none", "vllm"] = "none"
+    ends: bool = False
+
+
+class LadderConfig(BaseModel):
+    """EvoPress's sparsity ladder: levels a fixed number of zeros apart, the same for all shapes.
+
+    Attributes:
+        base: percent of zeros at the middle level.
+        step: zeros from one level to the next.
+        levels: most levels above and below the middle.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    base: float = Field(ge=0, lt=100)
+    step: int = Field(default=1_000_000, gt=0)
+    levels: int = Field(default=8, ge=1)
+
+    def labels(self, numel: int) -> tuple[str, ...]:
+        """The labels that exist for a layer of `numel` weights."""
+        middle = Unstructured(self.base / 100).zeros(numel)
+        down = min(middle // self.step, self.levels)
+        up = min((numel - middle) // self.step, self.levels)
+        offsets = (i * self.step for i in range(-down, up + 1))
+        return tuple(f"s{self.base:g}" + (f"{offset:+d}" if offset else "") for offset in offsets)
+
+
+class SpaceConfig(BaseModel):
+    """What may vary.
+
+    Attributes:
+        levels: labels that every searched layer may take (the table in `spaces/labels.py`).
+        ladder: EvoPress's sparsity ladder, beside or instead of `levels`.
+        drop: whether attention and MLP branches, or whole blocks, may be removed.
+        units: which layers are searched.
+        format: the size rule behind the cost `bytes`: `packed`, `hf` or `compressed-tensors`.
+        latency: a YAML file with microseconds per layer and level; adds the cost `latency` (nanoseconds).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    levels: tuple[str, ...] = ()
+    ladder: LadderConfig | None = None
+    drop: Literal["none", "branches", "blocks"] = "none"
+    units: UnitsConfig = UnitsConfig()
+    format: Literal["packed", "hf", "compressed-tensors"] = "packed"
+    latency: str | None = None
+
+
+def build_space(
+    structure: Structure,
+    config: SpaceConfig,
+    *,
+    parameters: Mapping[str, int],
+    dense_bits: int,
+    latency: Latency | None = None,
+) -> Space:
+    """The space over a model.
+
+    Cost kinds: `bits` (stored bits of the linear weights), `bytes` (the whole model in `config.format`),
+    `parameters` (linear weights that may be nonzero), `macs` (multiply-accumulates per token in linear
+    layers), `branches` (kept branches, or blocks under `drop: blocks`, where dropping is allowed) and
+    `latency` (nanoseconds, with a table).
+
+    Args:
+        structure: what the model consists of.
+        config: levels, drops and units.
+        parameters: name to number of elements of every stored parameter of the model.
+        dense_bits: bits of a stored dense weight.
+        latency: the table that `config.latency` names.
+
+    Raises:
+        ValueError: an unknown label, a pattern that matches no layer, a pin to a level that does not fit the
+            layer, or a configuration without anything to search.
+    """
+    return _Construction(structure, config, parameters, dense_bits, latency).space()
+
+
+class _Construction:
+    def __init__(
+        self,
+        structure: Structure,
+        config: SpaceConfig,
+        parameters: Mapping[str, int],
+        dense_bits: int,
+        latency: Latency | None,
+    ) -> None:
+        self.structure = structure
+        self.config = config
+        self.parameters = parameters
+        self.dense_bits = dense_bits
+        self.latency = latency
+        self.fused = fused_groups(structure) if config.units.tie == "vllm" else ()
+
+    def space(self) -> Space:
+        self._check_patterns()
+        units: list[Unit] = []
+        fixed = self._zero()
+        for block in self.structure.blocks:
+            if self.config.drop == "blocks":
+                self._add_block(units, block)
+            else:
+                for branch in block.branches:
+                    self._add_branch(units, fixed, block, branch)
+        if self.config.units.ends:
+            for linear in self._ends():
+                units += self._linear_units((linear,), -1, "", None)[0]
+        if not any(len(unit.levels) > 1 for unit in units):
+            raise ValueError(
+                "there is nothing to search: give `space.levels`, `space.ladder` or `space.drop`"
+            )
+        self._add_rest(fixed)
+        weights = sum(linear.out_features * linear.in_features for linear in self._counted())
+        return Space(tuple(units), fixed, weights)
+
+    def _ends(self) -> tuple[Linear, ...]:
+        ends = self.structure.ends
+        return ends.linears[:1] if ends.tied else ends.linears
+
+    def _counted(self) -> list[Linear]:
+        ends = self._ends() if self.config.units.ends else ()
+        return [*self.structure.linears, *ends]
+
+    def _check_patterns(self) -> None:
+        units = self.config.units
+        paths = [linear.path for linear in self._counted()]
+        for pattern in [*units.exclude, *units.pin, *units.min, *units.max]:
+            if not any(re.search(pattern, path) for path in paths):
+                raise ValueError(
+                    f"units pattern {pattern!r} matches no linear layer; layers are named like {paths[0]!r}"
+                )
+
+    def _add_block(self, units: list[Unit], block: Block) -> None:
+        linears = block.linears
+        extra = self._extra_bytes(f"{block.path}.", linears)
+        name = f"blocks.{block.index}"
+        self._add_droppable(units, self._zero(), name, block.index, "block", linears, extra)
+
+    def _add_branch(self, units: list[Unit], fixed: dict[str, int], block: Block, branch: Branch) -> None:
+        extra = sum(self._extra_bytes(f"{linear.path}.", (linear,)) for linear in branch.linears)
+        name = f"blocks.{block.index}.{branch.kind}"
+        self._add_droppable(units, fixed, name, block.index, branch.kind, branch.linears, extra)
+
+    def _add_droppable(
+        self,
+        units: list[Unit],
+        fixed: dict[str, int],
+        name: str,
+        block: int,
+        kind: str,
+        linears: tuple[Linear, ...],
+        extra_bytes: int,
+    ) -> None:
+        droppable = self.config.drop != "none"
+        parent = len(units) if droppable else None
+        inside, unsearched = self._linear_units(linears, block, kind, parent)
+        kept_costs = self._zero()
+        for linear in unsearched:
+            kept_costs = _add(kept_costs, self._costs((linear,), "dense"))
+        kept_costs["bytes"] += extra_bytes
+        if not droppable:
+            fixed.update(_add(fixed, kept_costs))
+            units += inside
+            return
+        kept_costs["branches"] = 1
+        if self.latency is not None:
+            kept_costs["latency"] += round(1000 * self.latency.get(kind, {}).get("keep", 0))
+        levels = (Level("drop", self._zero(), (1,)), Level("keep", kept_costs, (0,)))
+        paths = tuple(linear.path for linear in linears)
+        units.append(Unit(name, paths, block, kind, levels))
+        units += inside
+
+    def _linear_units(
+        self, linears: tuple[Linear, ...], block: int, kind: str, parent: int | None
+    ) -> tuple[list[Unit], list[Linear]]:
+        units: list[Unit] = []
+        unsearched: list[Linear] = []
+        for group in self._groups(linears):
+            levels = self._levels(group)
+            if [level.label for level in levels] == ["dense"]:
+                unsearched += group
+                continue
+            paths = tuple(linear.path for linear in group)
+            units.append(Unit(",".join(paths), paths, block, kind, levels, parent))
+        return units, unsearched
+
+    def _groups(self, linears: tuple[Linear, ...]) -> list[tuple[Linear, ...]]:
+        tied = {path: group for group in self.fused for path in group}
+        found: dict[tuple[str, ...], list[Linear]] = {}
+        for linear in linears:
+            found.setdefault(tied.get(linear.path, (linear.path,)), []).append(linear)
+        return [tuple(group) for group in found.values()]
+
+    def _levels(self, group: tuple[Linear, ...]) -> tuple[Level, ...]:
+        wanted = list(dict.fromkeys(label for linear in group for label in self._labels(linear)))
+        wanted = [label for label in wanted if all(_fits(label, linear) for linear in group)]
+        wanted = self._within(wanted, group)
+        priced = sorted(
+            (tuple(c.values()), label, c) for label in wanted for c in [self._costs(group, label)]
+        )
+        return _with_neighbours([(label, costs) for _, label, costs in priced])
+
+    def _labels(self, linear: Linear) -> tuple[str, ...]:
+        units = self.config.units
+        if any(re.search(pattern, linear.path) for pattern in units.exclude):
+            return ("dense",)
+        for pattern, label in units.pin.items():
+            if re.search(pattern, linear.path):
+                if not _fits(label, linear):
+                    raise ValueError(f"pin {label!r} does not fit {linear.path}: {linear.in_features} inputs")
+                return (label,)
+        ladder = self.config.ladder
+        numel = linear.in_features * linear.out_features
+        return (*self.config.levels, *(ladder.labels(numel) if ladder else ())) or ("dense",)
+
+    def _within(self, labels: list[str], group: tuple[Linear, ...]) -> list[str]:
+        """Labels between the `min` and `max` that match the group, by stored bits."""
+
+        def bits(label: str) -> int:
+            return self._costs(group, label)["bits"]
+
+        for bounds, allowed in ((self.config.units.min, int.__ge__), (self.config.units.max, int.__le__)):
+            for pattern, bound in bounds.items():
+                if len(labels) > 1 and any(re.search(pattern, linear.path) for linear in group):
+                    labels = [label for label in labels if allowed(bits(label), bits(bound))]
+                    if not labels:
+                        raise ValueError(f"no level of {group[0].path} is within {pattern!r}: {bound!r}")
+        if not labels:
+            raise ValueError(f"no level fits {group[0].path} ({group[0].in_features} inputs); add `dense`")
+        return labels
+
+    def _costs(self, group: Iterable[Linear], label: str) -> dict[str, int]:
+        scheme, costs = parse_label(label), self._zero()
+        for linear in group:
+            shape = (linear.out_features, linear.in_features)
+            weights = kept(scheme, shape[0] * shape[1])
+            costs["bits"] += stored_bits(scheme, shape, self.dense_bits)
+            costs["bytes"] += SIZE_RULES[self.config.format](scheme, shape, self.dense_bits)
+            costs["parameters"] += weights
+            costs["macs"] += weights
+            if self.latency is not None:
+                costs["latency"] += _nanoseconds(self.latency, linear, label)
+        return costs
+
+    def _zero(self) -> dict[str, int]:
+        kinds = ["bits", "bytes", "parameters", "macs"]
+        kinds += ["branches"] if self.config.drop != "none" else []
+        kinds += ["latency"] if self.latency is not None else []
+        return dict.fromkeys(kinds, 0)
+
+    def _extra_bytes(self, prefix: str, linears: Iterable[Linear]) -> int:
+        """Bytes of the parameters under `prefix` that are not the weights of `linears`."""
+        weights = {f"{linear.path}.weight" for linear in linears}
+        inside = (n for name, n in self.parameters.items() if name.startswith(prefix) and name not in weights)
+        return sum(inside) * self.dense_bits // 8
+
+    def _add_rest(self, fixed: dict[str, int]) -> None:
+        """Add to `fixed` the bytes of every parameter that no unit and no branch has counted."""
+        ends = {linear.path for linear in self._ends()} if self.config.units.ends else set()
+        counted = {f"{linear.path}.weight" for linear in self.structure.linears}
+        counted |= {f"{path}.weight" for path in ends}
+        prefixes = tuple(
+            f"{block.path}." if self.config.drop == "blocks" else f"{linear.path}."
+            for block in self.structure.blocks
+            for branch in block.branches
+            for linear in branch.linears
+        )
+        rest = sum(
+            n for name, n in self.parameters.items() if name not in counted and not name.startswith(prefixes)
+        )
+        fixed["bytes"] += rest * self.dense_bits // 8
+
+
+def _nanoseconds(table: Latency, linear: Linear, label: str) -> int:
+    rows = (linear.path, f"{linear.out_features}x{linear.in_features}")
+    found = [table[row][label] for row in rows if row in table and label in table[row]]
+    if not found or not math.isfinite(found[0]):
+        raise ValueError(
+            f"the latency table has no {label!r} for {rows[0]} or {rows[1]}; add it in microseconds"
+        )
+    return round(1000 * found[0])
+
+
+def _add(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    return {kind: first[kind] + second[kind] for kind in first}
+
+
+def _fits(label: str, linear: Linear) -> bool:
+    sparsity = parse_label(label).sparsity
+    return not isinstance(sparsity, Pattern) or linear.in_features % sparsity.of == 0
+
+
+def _with_neighbours(levels: list[tuple[str, dict[str, int]]]) -> tuple[Level, ...]:
+    """Link levels (in order of cost) one step apart along bits at equal sparsity, or along sparsity at equal bits.
+
+    What that leaves apart is joined in order of cost, so that every level can be reached.
+    """
+    schemes = [parse_label(label) for label, _ in levels]
+    links: list[set[int]] = [set() for _ in levels]
+
+    def link(order: list[int]) -> None:
+        for low, high in pairwise(order):
+            links[low].add(high)
+            links[high].add(low)
+
+    for axis in ("grid", "sparsity"):
+        for value in {getattr(scheme, axis) for scheme in schemes}:
+            link([i for i, scheme in enumerate(schemes) if getattr(scheme, axis) == value])
+    for low, high in pairwise(range(len(levels))):
+        if high not in _reachable(links, low):
+            link([low, high])
+    return tuple(
+        Level(label, costs, tuple(sorted(found))) for (label, costs), found in zip(levels, links, strict=True)
+    )
+
+
+def _reachable(links: list[set[int]], start: int) -> set[int]:
+    found, frontier = {start}, [start]
+    while frontier:
+        frontier = [n for i in frontier for n in links[i] if n not in found]
+        found.update(frontier)
+    return found

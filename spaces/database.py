@@ -1,0 +1,121 @@
+"""The level database: every layer's weights at every level, on disk, built once per model.
+
+One safetensors file per block, each with a JSON record of checksum, errors and layers beside it; a block whose
+record is there is complete, so a build that was killed goes on where it stopped.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from .files import digest, read_json, sha256_file, write_atomic, write_json
+from .packed import Packed
+
+FORMAT_VERSION = 1
+Errors = dict[str, dict[str, float]]
+"""Layer path to label to relative output error (NMSE)."""
+
+
+class LevelDatabase:
+    """Packed levels by layer path and label.
+
+    Args:
+        path: its folder.
+        recipe: everything that decides the levels' values: fingerprints of model and calibration, the
+            builder's settings, the labels of each layer.
+
+    Raises:
+        ValueError: the folder holds another recipe, or a file is damaged.
+    """
+
+    def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
+        self.path = path
+        self.recipe = dict(recipe)
+        self.fingerprint = digest(self.recipe)
+        self._records: dict[str, dict[str, Any]] = {}
+        self._place: dict[str, str] = {}
+        self._claim()
+
+    def _claim(self) -> None:
+        manifest = self.path / "manifest.json"
+        if manifest.exists():
+            if read_json(manifest).get("fingerprint") != self.fingerprint:
+                raise ValueError(f"{self.path} holds the levels of another recipe; choose another folder")
+            for record in sorted(self.path.glob("*.safetensors.json")):
+                self._adopt(record.name.removesuffix(".safetensors.json"), read_json(record))
+        else:
+            self.path.mkdir(parents=True, exist_ok=True)
+            content = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, "recipe": self.recipe}
+            write_json(manifest, content)
+
+    def _adopt(self, part: str, record: dict[str, Any]) -> None:
+        self._records[part] = record
+        self._place |= dict.fromkeys(record["errors"], part)
+
+    def has(self, part: str) -> bool:
+        """Whether the part (`block-003`, `ends`) was written completely."""
+        return part in self._records
+
+    def write(self, part: str, levels: Mapping[str, Mapping[str, Packed]], errors: Errors) -> None:
+        """Write one part: layer path to label to level, with the layers' errors."""
+        tensors = {
+            f"{layer}/{label}/{name}": tensor.contiguous().cpu()
+            for layer, packed in levels.items()
+            for label, level in packed.items()
+            for name, tensor in level.tensors.items()
+        }
+        shapes = {layer: list(next(iter(packed.values())).shape) for layer, packed in levels.items()}
+        file = self._file(part)
+        write_atomic(file, save(tensors))
+        record = {
+            "format_version": FORMAT_VERSION,
+            "sha256": sha256_file(file),
+            "bytes": file.stat().st_size,
+            "shapes": shapes,
+            "errors": errors,
+        }
+        write_json(self.path / f"{part}.safetensors.json", record)
+        self._adopt(part, record)
+
+    def _file(self, part: str) -> Path:
+        return self.path / f"{part}.safetensors"
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            ValueError: a file is missing or differs; the remedy is to remove it and build again.
+        """
+        for part, record in self._records.items():
+            file = self._file(part)
+            if not file.exists() or sha256_file(file) != record["sha256"]:
+                raise ValueError(
+                    f"{file} does not match its checksum; remove it and {part}.safetensors.json, then build again"
+                )
+
+    def load(self, layer: str, label: str, device: torch.device) -> Packed:
+        """One level of one layer on `device`, still packed."""
+        part = self._place.get(layer)
+        if part is None:
+            raise ValueError(f"layer {layer!r} is not in the level database {self.path}")
+        prefix = f"{layer}/{label}/"
+        shape = self._records[part]["shapes"][layer]
+        with safe_open(self._file(part), framework="pt", device=str(device)) as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (not a dict)
+            if not names:
+                raise ValueError(f"level {label!r} of {layer} is not in {self._file(part)}")
+            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        return Packed(label, (shape[0], shape[1]), tensors)
+
+    def errors(self) -> Errors:
+        """Relative output errors of every layer and level built so far."""
+        return {layer: row for record in self._records.values() for layer, row in record["errors"].items()}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the level files on disk."""
+        return sum(int(record["bytes"]) for record in self._records.values())
