@@ -1,0 +1,5 @@
+"""`python -m paretopress`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,213 @@
+"""From a configuration to the objects of a run: the only place where names become objects."""
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from ..evaluators.building import build_database, labels_to_build
+from ..evaluators.data import load_sequences
+from ..evaluators.packing import Sequences
+from ..evaluators.population import EvaluationConfig, PopulationEvaluator
+from ..evaluators.runner import BlockRunner
+from ..evaluators.tokenizer import Tokenizer, load_tokenizer
+from ..evaluators.trial import Fidelity
+from ..spaces.budget import BudgetConfig, parse_bytes
+from ..spaces.checkpoint import Checkpoint
+from ..spaces.construction import Latency, build_space
+from ..spaces.database import LevelDatabase
+from ..spaces.files import digest
+from ..spaces.space import Space
+from ..spaces.structure import Structure, find_structure
+from .configuration import RunConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a run consists of before any heavy work.
+
+    Attributes:
+        config: the resolved configuration (no `auto` left in what decides a value).
+        checkpoint: the dense model's files.
+        structure: its blocks, branches and linear layers.
+        tokenizer: the model's.
+        data: sequences by name.
+        space: what is searched.
+        limits: exact limits of each budget.
+        databases: the folder that holds level databases.
+    """
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    structure: Structure
+    tokenizer: Tokenizer
+    data: Mapping[str, Sequences]
+    space: Space
+    limits: tuple[tuple[BudgetConfig, dict[str, int]], ...]
+    databases: Path
+
+    @property
+    def kind(self) -> str:
+        """The cost kind that is the front's axis."""
+        return next(iter(self.limits[0][1]))
+
+    @property
+    def archive_fidelity(self) -> Fidelity:
+        """The fixed calibration prefix on which the archive compares profiles."""
+        length = self.config.data.length
+        pool = len(self.data["calibration"].tokens)
+        return Fidelity(0, 0, min(-(-self.config.archive_tokens // length), pool), length)
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the values of a level, whatever other levels are built."""
+        return {
+            "model": self.checkpoint.fingerprint,
+            "calibration": self.data["calibration"].fingerprint,
+            "builder": self.config.builder.model_dump(mode="json"),
+            "numerics": numerics(self.config.evaluation),
+        }
+
+    @cached_property
+    def database(self) -> LevelDatabase:
+        """The level database of this model, calibration, builder and set of labels; perhaps not filled yet."""
+        recipe = self.recipe | {"labels": self.labels}
+        return LevelDatabase(self.databases / digest(recipe), recipe)
+
+    @cached_property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Labels to build, by layer."""
+        return labels_to_build(self.space)
+
+    @cached_property
+    def runner(self) -> BlockRunner:
+        """Runs the dense model block by block."""
+        evaluation = self.config.evaluation
+        return BlockRunner(
+            self.checkpoint,
+            self.structure,
+            device=torch.device(evaluation.device),
+            dtype=DTYPES[evaluation.dtype],
+            micro_batch=int(evaluation.micro_batch),
+            length=self.config.data.length,
+            resident=self._resident,
+        )
+
+    @property
+    def _resident(self) -> bool:
+        if self.config.evaluation.resident != "auto":
+            return self.config.evaluation.resident
+        weights = sum(linear.in_features * linear.out_features for linear in self.structure.linears)
+        size = torch.finfo(DTYPES[self.config.evaluation.dtype]).bits // 8
+        return 2 * weights * size < free_memory(torch.device(self.config.evaluation.device))
+
+    def build(self, progress: Callable[[str], None]) -> None:
+        """Fill the level database; `progress` is called with each finished part."""
+        size = self.runner.micro_batch
+        tokens = self.data["calibration"].tokens
+        wanted = min(-(-self.config.builder.tokens // self.config.data.length), len(tokens))
+        usable = max(wanted // size, 1) * size
+        build_database(
+            self.database, self.labels, self.runner, tokens[:usable], self.config.builder, progress=progress
+        )
+
+    def evaluator(self) -> PopulationEvaluator:
+        """Evaluates profiles in this process."""
+        evaluation = self.config.evaluation
+        quarter = free_memory(self.runner.device) // 4
+        return PopulationEvaluator(
+            self.space,
+            self.database,
+            self.runner,
+            self.data,
+            self.config.fitness,
+            memory=quarter if evaluation.memory == "auto" else parse_bytes(evaluation.memory),
+            cache=quarter if evaluation.cache == "auto" else parse_bytes(evaluation.cache),
+            chunk=evaluation.chunk,
+            recipe=self.recipe,
+        )
+
+
+def assemble(config: RunConfig, databases: Path) -> Assembly:
+    """Open the model, read and pack the data, lay out the space and check the budgets.
+
+    Raises:
+        ValueError: anything about model, data, levels or budgets that cannot work, before any heavy work.
+    """
+    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    config = resolve(config, checkpoint)
+    torch.set_num_threads(int(config.evaluation.threads))
+    skeleton = checkpoint.skeleton()
+    structure = find_structure(skeleton)
+    space = build_space(
+        structure,
+        config.space,
+        parameters={name: parameter.numel() for name, parameter in skeleton.named_parameters()},
+        dense_bits=torch.finfo(checkpoint.dtype).bits,
+        latency=_latency(config.space.latency),
+    )
+    limits = tuple((budget, budget.limits(space)) for budget in config.budgets)
+    axes = {next(iter(limit)) for _, limit in limits}
+    if len(axes) > 1:
+        raise ValueError(
+            f"budgets begin with different costs ({', '.join(sorted(axes))}); give them one axis"
+        )
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    data = load_sequences(config.data, tokenizer, config.seed)
+    return Assembly(config, checkpoint, structure, tokenizer, data, space, limits, databases)
+
+
+def resolve(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
+    """Replace every `auto` that decides a value by what it means on this machine."""
+    evaluation = config.evaluation
+    device = evaluation.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not available here; use evaluation.device=cpu")
+    dtype = evaluation.dtype
+    if dtype == "auto":
+        stored = str(checkpoint.dtype).removeprefix("torch.")
+        dtype = "float32" if device == "cpu" or stored not in DTYPES else stored  # type: ignore[assignment]
+    length = config.data.length
+    micro_batch = max(1, 2048 // length) if evaluation.micro_batch == "auto" else evaluation.micro_batch
+    threads = len(os.sched_getaffinity(0)) if evaluation.threads == "auto" else evaluation.threads
+    resolved = {"device": device, "dtype": dtype, "micro_batch": micro_batch, "threads": threads}
+    return config.model_copy(update={"evaluation": evaluation.model_copy(update=resolved)})
+
+
+def numerics(evaluation: EvaluationConfig) -> dict[str, Any]:
+    """Libraries and hardware that decide the last bits of a value."""
+    cuda = evaluation.device.startswith("cuda")
+    return {
+        "torch": torch.__version__,
+        "hardware": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "threads": evaluation.threads,
+        "dtype": evaluation.dtype,
+    }
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _latency(path: str | None) -> Latency | None:
+    if path is None:
+        return None
+    table = yaml.safe_load(Path(path).read_text())
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} holds no latency table; see SpaceConfig.latency")
+    return table

@@ -1,0 +1,132 @@
+"""The configuration of one run: YAML in, validated models out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ..evaluators.building import CalibratedBuilderConfig
+from ..evaluators.data import DataConfig
+from ..evaluators.fitness import FitnessConfig
+from ..evaluators.population import EvaluationConfig
+from ..spaces.budget import BudgetConfig
+from ..spaces.construction import SpaceConfig
+from .bayes import OptunaConfig
+from .dp import DPConfig
+from .evolution import EvolutionConfig
+from .greedy import GreedyConfig
+from .messages import explain
+from .random import RandomConfig
+
+SearchConfig = Annotated[
+    EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig, Field(discriminator="method")
+]
+
+
+class StopConfig(BaseModel):
+    """When a search ends early.
+
+    Attributes:
+        max_tokens: calibration tokens, profiles times tokens, the teacher's too; never exceeded.
+        max_time: seconds of searching.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    max_tokens: int | None = Field(default=None, gt=0)
+    max_time: float | None = Field(default=None, gt=0)
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run.
+
+    Attributes:
+        model: a folder with a Hugging Face model, or a name on the hub.
+        trust_remote_code: run code that the model brings.
+        name: of the run's folder under `runs/`.
+        seed: of everything random.
+        data: calibration, validation and held-out text.
+        space: units and levels.
+        builder: how levels are made.
+        evaluation: numerics and memory.
+        fitness: what is minimised.
+        budgets: the points of the front; the first figure of each is the front's axis.
+        archive_tokens: the fixed calibration prefix on which profiles are compared.
+        search: the method, or several that run in turn, each from the best that those before it found.
+        stop: when to end early.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str
+    trust_remote_code: bool = False
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig = DataConfig()
+    space: SpaceConfig
+    builder: CalibratedBuilderConfig = CalibratedBuilderConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    fitness: FitnessConfig = FitnessConfig()
+    budgets: tuple[BudgetConfig, ...] = Field(min_length=1)
+    archive_tokens: int = Field(default=65_536, gt=0)
+    search: tuple[SearchConfig, ...] = Field(min_length=1)
+    stop: StopConfig = StopConfig()
+
+    @field_validator("budgets", "search", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, Mapping) else value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration and apply `key.inner=value` overrides (values are YAML).
+
+    A relative `model` or text path that exists beside the configuration but not in the working directory is
+    taken from there.
+
+    Raises:
+        ValueError: the file is no YAML mapping, a key is unknown (answered with the nearest match), or a
+            value is not allowed.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}; ready ones are in configs/")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no mapping; a configuration has keys such as `model` and `space`")
+    for override in overrides:
+        _override(content, override)
+    content.setdefault("name", path.stem)
+    content["model"] = _resolve(content.get("model"), path.parent)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> RunConfig:
+    """Validate a mapping; errors begin with `where`."""
+    try:
+        return RunConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error, RunConfig)}") from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ValueError(f"--set {override!r} has no value; write --set key=value")
+    *parents, last = key.strip().split(".")
+    place = content
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {key}: {parent!r} is a value, not a mapping")
+        place = inner
+    place[last] = yaml.safe_load(value)
+
+
+def _resolve(model: object, folder: Path) -> object:
+    if isinstance(model, str) and not Path(model).exists() and (folder / model).is_dir():
+        return str(folder / model)
+    return model

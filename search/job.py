@@ -1,0 +1,280 @@
+"""One whole run: from a configuration to the front, resumable at every moment."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..evaluators.journal import Journal
+from ..evaluators.sanity import Sanity, check_dense
+from ..spaces.space import Space
+from ..workers.pool import LocalPool
+from .allocation import allocate
+from .archive import ParetoArchive
+from .assembly import Assembly, assemble
+from .budget import Pool, Workload
+from .configuration import RunConfig
+from .dp import layer_errors
+from .environment import environment
+from .event import Event, Listener
+from .fixed import FixedSearcher
+from .integer_program import allocate_limits
+from .methods import legs, workload
+from .outcome import Baseline, Goal, conclude
+from .runfolder import RunFolder
+from .series import Leg, SeriesSearcher
+from .study import Study
+
+UNITS = {
+    "bits": "bits/weight",
+    "bytes": "bytes",
+    "parameters": "fraction kept",
+    "macs": "fraction of MACs",
+    "branches": "branches",
+    "latency": "µs/token",
+}
+HARMLESS = ("evaluation.memory", "evaluation.cache", "evaluation.resident", "stop", "name")
+"""Configuration keys that cannot change a value and may differ when a run goes on."""
+
+
+def run(
+    config: RunConfig,
+    path: Path,
+    *,
+    databases: Path | None = None,
+    fresh: bool = False,
+    listen: Listener = lambda event: None,
+    report: Callable[[Path], None] = lambda folder: None,
+) -> dict[str, Any]:
+    """Run or resume the search that `config` describes, in the run folder `path`.
+
+    Args:
+        config: what to do.
+        path: the run folder.
+        databases: where level databases are kept; beside the run folder by default, shared by all runs there.
+        fresh: forget what the folder holds (levels and other runs' values stay).
+        listen: told of progress.
+        report: makes the report page once the front is written.
+
+    Returns:
+        The content of front.json.
+
+    Raises:
+        ValueError: the configuration cannot work, or differs from the one that the folder was started with.
+        BlockingIOError: another process works on this run.
+    """
+    databases = databases or path.parent / "databases"
+    listen(Event("open model and text", 0))
+    assembly = assemble(config, databases)
+    with RunFolder(path) as folder:
+        if fresh:
+            folder.clear()
+        folder.settle_config(assembly.config.model_dump(mode="json"), HARMLESS)
+        evaluator = assembly.evaluator()
+        sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
+        listen(Event("check the dense model", 1, 1, f"perplexity {sanity.perplexity:.3f}"))
+        build_levels(assembly, listen)
+        folder.write_environment(_environment(assembly, evaluator.fingerprint, sanity))
+        journal = _journal(assembly, folder, evaluator.fingerprint)
+        pool = LocalPool(evaluator)
+        goals = make_goals(assembly)
+        try:
+            study = make_study(
+                assembly, goals, pool, journal, _library(assembly, folder, evaluator.fingerprint)
+            )
+            if (state := folder.read_checkpoint()) is not None:
+                study.load_state_dict(state)
+            total = config.stop.max_tokens or expected(assembly, goals).tokens
+            study.run(lambda study: _after_step(study, folder, total, listen))
+            folder.write_checkpoint(study.state_dict())
+            listen(Event("validate and report", 0, 1))
+            front = _front(assembly, study, goals, evaluator.fingerprint)
+        finally:
+            pool.close()
+            journal.close()
+        folder.write_front(front)
+        folder.write_profiles(
+            {_file_name(point["budget"]): _profile(point, front) for point in front["points"]}
+        )
+        report(path)
+        listen(Event("validate and report", 1, 1))
+    return front
+
+
+def build_levels(assembly: Assembly, listen: Listener) -> None:
+    """Fill the level database, telling of each block."""
+    total = len(assembly.structure.blocks)
+    done = 0
+
+    def progress(part: str) -> None:
+        nonlocal done
+        done += 1
+        listen(Event("build levels", done, total, part))
+
+    assembly.build(progress)
+
+
+def make_goals(assembly: Assembly) -> list[Goal]:
+    """Every budget with its baselines, uniform and DP on layer errors."""
+    known = unit_errors(assembly.space, assembly.database.errors())
+    errors = layer_errors(assembly.space, known)
+    goals = []
+    for budget, limits in assembly.limits:
+        if len(limits) > 1:
+            allocated = allocate_limits(assembly.space, errors, limits)
+        else:
+            ((kind, limit),) = limits.items()
+            allocated = allocate(assembly.space, errors, kind).best(limit)
+        uniform = assembly.space.uniform(limits)
+        baselines = (Baseline("uniform", uniform), Baseline("dp-nmse", allocated))
+        goals.append(Goal(budget, limits, baselines))
+    return goals
+
+
+def unit_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Unit name to label to the sum of its layers' relative output errors."""
+    return {
+        unit.name: {
+            label: sum(errors[module][label] for module in unit.modules)
+            for label in unit.index
+            if label not in ("dense", "keep", "drop")
+        }
+        for unit in space.units
+    }
+
+
+def make_study(
+    assembly: Assembly, goals: list[Goal], pool: LocalPool, journal: Journal, library: Journal
+) -> Study:
+    """The baselines, then the method, for every budget."""
+    fidelity = assembly.archive_fidelity
+    baselines = [baseline.profile for goal in goals for baseline in goal.baselines]
+    methods = legs(
+        assembly.config.search,
+        assembly.space,
+        [goal.limits for goal in goals],
+        search_pool(assembly),
+        assembly.config.seed,
+        unit_errors(assembly.space, assembly.database.errors()),
+    )
+    first: Leg = lambda scored: FixedSearcher(baselines, fidelity)  # noqa: E731
+    return Study(
+        SeriesSearcher([first, *methods], fidelity),
+        pool,
+        ParetoArchive(assembly.space, assembly.kind, fidelity),
+        journal,
+        space=assembly.space,
+        data={name: sequences.fingerprint for name, sequences in assembly.data.items()},
+        library=library,
+        budgets={goal.budget.name: goal.limits for goal in goals},
+        max_tokens=assembly.config.stop.max_tokens,
+        max_time=assembly.config.stop.max_time,
+    )
+
+
+def search_pool(assembly: Assembly) -> Pool:
+    """The calibration sequences that searchers draw on."""
+    return Pool(len(assembly.data["calibration"]), assembly.config.data.length, assembly.archive_fidelity)
+
+
+def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
+    """Most trials and tokens that the search will ask, baselines not counted."""
+    known = unit_errors(assembly.space, assembly.database.errors())
+    limits = [goal.limits for goal in goals]
+    return workload(assembly.config.search, assembly.space, limits, search_pool(assembly), known)
+
+
+def _after_step(study: Study, folder: RunFolder, total: int, listen: Listener) -> None:
+    folder.write_checkpoint(study.state_dict())
+    best = [curve[-1][1] for curve in study.progress.curve.values() if curve]
+    text = f"best {', '.join(f'{value:.4f}' for value in best)}; {study.progress.evaluations} evaluations"
+    listen(Event("search", study.progress.tokens, max(total, study.progress.tokens), text))
+
+
+def _values(assembly: Assembly) -> Path:
+    folder = assembly.database.path / "values"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _journal(assembly: Assembly, folder: RunFolder, fingerprint: str) -> Journal:
+    """The run's own journal, linked where runs over the same levels look for values."""
+    link = _values(assembly) / f"{folder.path.resolve().name}.jsonl"
+    target = folder.journal.resolve()
+    if not (link.is_symlink() and link.resolve() == target):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return Journal(folder.journal, fingerprint)
+
+
+def _library(assembly: Assembly, folder: RunFolder, fingerprint: str) -> Journal:
+    own = folder.journal.resolve()
+    others = [path for path in sorted(_values(assembly).glob("*.jsonl")) if path.resolve() != own]
+    return Journal(folder.path / ".no-journal", fingerprint, others)
+
+
+def _environment(assembly: Assembly, fingerprint: str, sanity: Sanity) -> dict[str, Any]:
+    return environment() | {
+        "seed": assembly.config.seed,
+        "fingerprints": _fingerprints(assembly, fingerprint),
+        "dense_calibration_perplexity": sanity.perplexity,
+        "dense_tokens_per_second": round(sanity.tokens_per_second),
+    }
+
+
+def _fingerprints(assembly: Assembly, fingerprint: str) -> dict[str, str]:
+    return {
+        "model": assembly.checkpoint.fingerprint,
+        "space": assembly.space.fingerprint,
+        "database": assembly.database.fingerprint,
+        "evaluation": fingerprint,
+        **{name: sequences.fingerprint for name, sequences in assembly.data.items()},
+    }
+
+
+def _front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint: str) -> dict[str, Any]:
+    config, kind = assembly.config, assembly.kind
+    found = conclude(
+        study,
+        goals,
+        assembly.data,
+        kind=kind,
+        seed=config.seed,
+        method="+".join(method.method for method in config.search),
+    )
+    parameters = sum(parameter.numel() for parameter in assembly.checkpoint.skeleton().parameters())
+    return {
+        "name": config.name,
+        "model": config.model,
+        "cost_kind": kind,
+        "cost_unit": UNITS[kind],
+        **found,
+        "dense": found["dense"] | {"bytes": parameters * assembly.checkpoint.dtype.itemsize},
+        "method": "+".join(method.method for method in config.search),
+        "seed": config.seed,
+        "evaluations": study.progress.evaluations,
+        "tokens": study.progress.tokens,
+        "teacher_tokens": study.progress.teacher_tokens,
+        "seconds": round(study.progress.seconds, 3),
+        "progress": [
+            {"budget": name, "tokens": tokens, "fitness": fitness}
+            for name, curve in study.progress.curve.items()
+            for tokens, fitness in curve
+        ],
+        "fingerprints": _fingerprints(assembly, fingerprint),
+    }
+
+
+def _file_name(budget: str) -> str:
+    return budget.replace(", ", "_").replace(" ", "-")
+
+
+def _profile(point: dict[str, Any], front: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": front["model"],
+        "fingerprint": front["fingerprints"]["model"],
+        "method": point["method"],
+        "budget": point["budget"],
+        "costs": point["costs"],
+        "heldout": {"kl": point["heldout_kl"], "perplexity": point["heldout_perplexity"]},
+        "units": point["profile"],
+    }

@@ -1,0 +1,95 @@
+"""The legs of a search: every configured method for every budget, in turn."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..spaces.space import Limits, Space
+from .bayes import OptunaConfig, OptunaSearcher
+from .budget import Pool, Workload
+from .dp import DPConfig, DPSearcher
+from .evolution import EvolutionConfig, EvolutionSearcher
+from .greedy import GreedyConfig, GreedySearcher
+from .random import RandomConfig, RandomSearcher
+from .series import Leg, Scored, starts_within
+from .turns import Turns
+
+MethodConfig = EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig
+Errors = Mapping[str, Mapping[str, float]]
+"""Unit name to label to layer error."""
+
+STARTS = 4
+"""Profiles of earlier methods that a later one starts from."""
+
+
+def legs(
+    methods: Sequence[MethodConfig],
+    space: Space,
+    budgets: Sequence[Limits],
+    pool: Pool,
+    seed: int,
+    errors: Errors,
+) -> list[Leg]:
+    """Builders of the searchers, in the order in which they run.
+
+    DP serves all budgets from one set of measurements; every other method runs once per budget. The first
+    method starts from uniform, a later one also from the best profiles that those before it left.
+    """
+    found: list[Leg] = []
+    for place, config in enumerate(methods):
+        groups = [list(budgets)] if isinstance(config, DPConfig) else [[limits] for limits in budgets]
+        for group in groups:
+            leg_seed = int(np.random.SeedSequence([seed, len(found)]).generate_state(1)[0])
+            found.append(_leg(config, space, group, pool, leg_seed, errors, informed=place > 0))
+    return found
+
+
+def workload(
+    methods: Sequence[MethodConfig], space: Space, budgets: Sequence[Limits], pool: Pool, errors: Errors
+) -> Workload:
+    """Most trials and tokens that all methods together will ask."""
+    total = Workload()
+    for config in methods:
+        groups = [list(budgets)] if isinstance(config, DPConfig) else [[limits] for limits in budgets]
+        for group in groups:
+            part = _searcher(config, space, group, pool, 0, errors, []).workload()
+            total = Workload(total.trials + part.trials, total.tokens + part.tokens)
+    return total
+
+
+def _leg(
+    config: MethodConfig,
+    space: Space,
+    budgets: list[Limits],
+    pool: Pool,
+    seed: int,
+    errors: Errors,
+    *,
+    informed: bool,
+) -> Leg:
+    def build(scored: Sequence[Scored]) -> Turns:
+        return _searcher(config, space, budgets, pool, seed, errors, scored if informed else [])
+
+    return build
+
+
+def _searcher(
+    config: MethodConfig,
+    space: Space,
+    budgets: list[Limits],
+    pool: Pool,
+    seed: int,
+    errors: Errors,
+    scored: Sequence[Scored],
+) -> Turns:
+    limits = budgets[0]
+    start = starts_within(space, limits, scored, STARTS)
+    if isinstance(config, DPConfig):
+        return DPSearcher(config, space, budgets, pool, seed, start, errors)
+    if isinstance(config, EvolutionConfig):
+        return EvolutionSearcher(config, space, limits, pool, seed, start)
+    if isinstance(config, GreedyConfig):
+        return GreedySearcher(config, space, limits, pool, seed, start)
+    if isinstance(config, RandomConfig):
+        return RandomSearcher(config, space, limits, pool, seed, start)
+    return OptunaSearcher(config, space, limits, pool, seed, start)

@@ -1,0 +1,71 @@
+"""What a run would do and cost, before any of it is done."""
+
+from pathlib import Path
+
+import torch
+
+from ..evaluators.sanity import check_dense
+from ..spaces.labels import parse_label, stored_bits
+from .assembly import DTYPES, Assembly, assemble
+from .configuration import RunConfig
+from .job import UNITS, search_pool
+from .methods import workload
+
+
+def plan(config: RunConfig, databases: Path) -> list[str]:
+    """Lines for a person: units, levels, evaluations, tokens, time, memory and disk.
+
+    The dense model is run on a few sequences for its perplexity and speed; nothing is written.
+    """
+    assembly = assemble(config, databases)
+    sanity = check_dense(assembly.evaluator(), assembly.structure.ends.embedding.out_features)
+    pool = search_pool(assembly)
+    limits = [limit for _, limit in assembly.limits]
+    work = workload(assembly.config.search, assembly.space, limits, pool, _unknown(assembly))
+    baselines = 2 * len(limits)
+    trials, tokens = work.trials + baselines, work.tokens + baselines * pool.archive.tokens
+    final = len(limits) * (
+        5 * assembly.data["validation"].tokens.size + 3 * assembly.data["heldout"].tokens.size
+    )
+    seconds = (tokens + final) / sanity.tokens_per_second
+    space = assembly.space
+    levels = sum(len(labels) for labels in assembly.labels.values())
+    low, high = (space.cost(space.extreme(assembly.kind, large), assembly.kind) for large in (False, True))
+    return [
+        f"model: {config.model} ({assembly.structure.model_class}, {len(assembly.structure.blocks)} blocks), "
+        f"dense perplexity {sanity.perplexity:.3f} on calibration text",
+        f"space: {len(space.units)} units, {len(assembly.labels)} layers x levels = {levels} levels to build",
+        f"{assembly.kind}: {low:,} to {high:,} ({UNITS[assembly.kind]} in the report)",
+        *(f"budget {budget.name}: {dict(limit)}" for budget, limit in assembly.limits),
+        f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
+        f"time: at most {_duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
+        "building not counted",
+        f"memory: {_dense_bytes(assembly):,} bytes of dense blocks on {assembly.config.evaluation.device}",
+        f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}",
+    ]
+
+
+def _unknown(assembly: Assembly) -> dict[str, dict[str, float]]:
+    """Layer errors before they are known: the amount of work does not depend on them."""
+    return {unit.name: dict.fromkeys(unit.index, 0.0) for unit in assembly.space.units}
+
+
+def _dense_bytes(assembly: Assembly) -> int:
+    weights = sum(linear.in_features * linear.out_features for linear in assembly.structure.linears)
+    return weights * torch.finfo(DTYPES[assembly.config.evaluation.dtype]).bits // 8
+
+
+def _disk(assembly: Assembly) -> int:
+    shapes = {n.path: (n.out_features, n.in_features) for n in assembly.structure.linears}
+    shapes |= {n.path: (n.out_features, n.in_features) for n in assembly.structure.ends.linears}
+    return sum(
+        -(-stored_bits(parse_label(label), shapes[layer]) // 8)
+        for layer, labels in assembly.labels.items()
+        for label in labels
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,176 @@
+"""The folder that a run leaves: its files, who may write them, and whether a configuration still fits it.
+
+| file | content |
+| --- | --- |
+| config.yaml, environment.json | resolved configuration; versions, hardware, fingerprints, seed |
+| journal.jsonl | every evaluation (`evaluators/journal.py`) |
+| checkpoint.json | the searcher's state |
+| front.json, profiles/*.yaml, report.html | what was found |
+| .lock | host and pid of the process that works on the run; empty when none does |
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..spaces.files import (
+    FORMAT_VERSION,
+    check_version,
+    read_json,
+    read_yaml,
+    remove_leftovers,
+    write_atomic,
+    write_json,
+    write_yaml,
+)
+from .runlock import RunLock
+from .settings import differences
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
+
+
+class RunFolder:
+    """Files of one run, each written atomically and carrying `format_version`.
+
+    Reading needs nothing; a process that writes does so inside `with folder:`, which makes the folder and
+    keeps every other process out.
+
+    Args:
+        path: the folder; it may not exist yet.
+
+    Raises:
+        NotADirectoryError: there is a file of this name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"run folder {path} is a file; choose another name for the run")
+        self.path = path
+        self.journal = path / "journal.jsonl"
+        self._config = path / "config.yaml"
+        self._environment = path / "environment.json"
+        self._checkpoint = path / "checkpoint.json"
+        self._front = path / "front.json"
+        self._profiles = path / "profiles"
+        self._report = path / "report.html"
+        self._lock = RunLock(path / ".lock")
+
+    def __enter__(self) -> Self:
+        """Make the folder and lock it.
+
+        Raises:
+            BlockingIOError: another process works on this run, or did on another host and did not say it ended.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        self._profiles.mkdir(exist_ok=True)
+        remove_leftovers(self.path)
+        remove_leftovers(self._profiles)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def clear(self) -> None:
+        """Delete what a run leaves, and nothing else that lies in the folder."""
+        files = (self._config, self._environment, self.journal, self._checkpoint, self._front, self._report)
+        for path in (*files, *self._profiles.glob("*.yaml")):
+            path.unlink(missing_ok=True)
+
+    def settle_config(self, config: Mapping[str, Any], harmless: Collection[str] = ()) -> None:
+        """Store the resolved configuration of a new run, or check that it is the stored one.
+
+        Args:
+            config: JSON values (`model_dump(mode="json")`).
+            harmless: dotted keys that may change between sessions of one run; a key stands for all beneath.
+                When only these differ, the new configuration replaces the stored one.
+
+        Raises:
+            ValueError: other keys differ; the message names each with both values.
+        """
+        stored = self.read_config()
+        changed = differences(stored, config) if stored is not None else {}
+        serious = [
+            f"{key}: {old} -> {new}"
+            for key, (old, new) in changed.items()
+            if not any(key == free or key.startswith(f"{free}.") for free in harmless)
+        ]
+        if serious:
+            raise ValueError(
+                f"run {self.path} was started with another configuration ({'; '.join(serious)}); "
+                "undo the change, choose another --run folder, or start anew with --fresh"
+            )
+        if stored is None or changed:
+            write_yaml(self._config, _versioned(config))
+
+    def read_config(self) -> dict[str, Any] | None:
+        """The resolved configuration; None for a run that was never started."""
+        return _content(self._config, read_yaml(self._config)) if self._config.exists() else None
+
+    def write_environment(self, record: Mapping[str, Any]) -> None:
+        """Store `environment()` with fingerprints and seed."""
+        write_json(self._environment, _versioned(record))
+
+    def read_environment(self) -> dict[str, Any] | None:
+        """Versions, hardware, fingerprints and seed; None if not stored yet."""
+        return _read(self._environment)
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint."""
+        write_json(self._checkpoint, _versioned(state))
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint; None if there is none."""
+        return _read(self._checkpoint)
+
+    def write_front(self, front: Mapping[str, Any]) -> None:
+        """Replace the front."""
+        write_json(self._front, _versioned(front))
+
+    def read_front(self) -> dict[str, Any] | None:
+        """The front; None if the run has not come that far."""
+        return _read(self._front)
+
+    def write_profiles(self, profiles: Mapping[str, Mapping[str, Any]]) -> None:
+        """Replace all profiles: name (without `.yaml`) to content.
+
+        Raises:
+            ValueError: a name that is not a plain file name.
+        """
+        for name in profiles:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"profile name {name!r} is no plain file name; use letters, digits and ._+=,-"
+                )
+        self._profiles.mkdir(exist_ok=True)
+        for name, profile in profiles.items():
+            write_yaml(self._profiles / f"{name}.yaml", _versioned(profile))
+        for path in self._profiles.glob("*.yaml"):
+            if path.stem not in profiles:
+                path.unlink()
+
+    def read_profiles(self) -> dict[str, dict[str, Any]]:
+        """Name to content of all profiles, in order of names."""
+        return {path.stem: _content(path, read_yaml(path)) for path in sorted(self._profiles.glob("*.yaml"))}
+
+    def write_report(self, page: str) -> None:
+        """Replace the report page."""
+        write_atomic(self._report, page)
+
+
+def _versioned(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format_version": FORMAT_VERSION, **record}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return _content(path, read_json(path)) if path.exists() else None
+
+
+def _content(path: Path, record: Any) -> dict[str, Any]:
+    found = check_version(path, record)
+    del found["format_version"]
+    return found

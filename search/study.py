@@ -1,0 +1,221 @@
+"""The loop: ask the searcher, answer from the journal, run what is missing, tell, keep."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from ..evaluators.journal import Journal
+from ..evaluators.trial import Evaluation, Fidelity, Trial
+from ..spaces.files import digest
+from ..spaces.space import Profile, Space
+from ..workers.pool import WorkerPool
+from .archive import ParetoArchive
+from .searcher import Searcher
+
+
+@dataclass
+class Progress:
+    """How far a study is.
+
+    Attributes:
+        steps: asks answered.
+        evaluations: profiles evaluated at some fidelity, without those asked twice.
+        tokens: calibration tokens asked of profiles, every position of a profile once.
+        teacher_tokens: calibration tokens that the teacher had to see.
+        seconds: spent in steps, over all sessions of the run.
+        curve: (tokens, best fitness within the budget so far) after each improvement, by budget.
+    """
+
+    steps: int = 0
+    evaluations: int = 0
+    tokens: int = 0
+    teacher_tokens: int = 0
+    seconds: float = 0.0
+    curve: dict[str, list[list[float]]] = field(default_factory=dict)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that guided the search, the teacher's included."""
+        return self.tokens + self.teacher_tokens
+
+
+class Study:
+    """One search.
+
+    Args:
+        searcher: proposes trials.
+        pool: evaluates them.
+        archive: keeps what was evaluated on its fixed prefix.
+        journal: keeps every value of this run; known values are never evaluated again.
+        library: values that other runs measured under the same fingerprint; what is used is copied.
+        space: gives profiles their keys and costs.
+        data: fingerprint of each data set by name.
+        budgets: limits by name, for the progress curve.
+        max_tokens: never exceeded: a step that would is not begun.
+        max_time: seconds after which no step is begun.
+    """
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        pool: WorkerPool,
+        archive: ParetoArchive,
+        journal: Journal,
+        *,
+        space: Space,
+        data: Mapping[str, str],
+        library: Journal | None = None,
+        budgets: Mapping[str, Mapping[str, int]],
+        max_tokens: int | None = None,
+        max_time: float | None = None,
+    ) -> None:
+        self.searcher = searcher
+        self.pool = pool
+        self.archive = archive
+        self.journal = journal
+        self.space = space
+        self.data = data
+        self.library = library
+        self.budgets = budgets
+        self.max_tokens = max_tokens
+        self.max_time = max_time
+        self.progress = Progress(curve={name: [] for name in budgets})
+        self.finished = False
+        self._known: dict[tuple[str, int], set[int]] = {}
+        self._taught: dict[tuple[str, int], set[int]] = {}
+
+    def run(self, on_step: Callable[["Study"], None] = lambda study: None) -> None:
+        """Step until the searcher has nothing more to ask or a limit is reached; `on_step` after each."""
+        while not self.finished and self.step():
+            on_step(self)
+
+    def step(self) -> bool:
+        """One ask, its answers, one tell; False when there was nothing to do."""
+        began = time.perf_counter()
+        trials = self.searcher.ask()
+        profile_tokens, teacher_tokens = self._new_tokens(trials)
+        if not trials or self._beyond(profile_tokens + teacher_tokens):
+            self.finished = True
+            return False
+        evaluations = self.evaluate(trials)
+        for trial in trials:
+            key = self.key(trial.profile, trial.fidelity.data)
+            self.progress.evaluations += self._remember(key, trial.fidelity)
+        self.progress.tokens += profile_tokens
+        self.progress.teacher_tokens += teacher_tokens
+        self.searcher.tell(evaluations)
+        self.archive.add(evaluations)
+        self.progress.steps += 1
+        self.progress.seconds += time.perf_counter() - began
+        self._note_curve()
+        return True
+
+    def evaluate(self, trials: Sequence[Trial]) -> list[Evaluation]:
+        """Evaluations in the order of `trials`: known values from the journal, the rest from the workers."""
+        failed: dict[str, str] = {}
+        keys = {trial.profile: self.key(trial.profile, trial.fidelity.data) for trial in trials}
+        for evaluation in self.pool.run(self._missing(trials, keys)):
+            key = keys[evaluation.trial.profile]
+            self.journal.append(key, evaluation)
+            if evaluation.error is not None:
+                failed[key] = evaluation.error
+        return [self._answer(trial, keys[trial.profile], failed) for trial in trials]
+
+    def _answer(self, trial: Trial, key: str, failed: Mapping[str, str]) -> Evaluation:
+        known = self.journal.lookup(key, trial)
+        if known is not None:
+            return known
+        return Evaluation(trial, (), (), error=failed.get(key, "no answer came"))
+
+    def _missing(self, trials: Iterable[Trial], keys: Mapping[Profile, str]) -> list[Trial]:
+        found: dict[tuple[str, Fidelity], Trial] = {}
+        for trial in trials:
+            key = keys[trial.profile]
+            for fidelity in self.journal.missing(key, trial.fidelity):
+                part = Trial(trial.number, trial.profile, fidelity)
+                if (key, fidelity) not in found and not self._borrow(key, part):
+                    found[key, fidelity] = part
+        return list(found.values())
+
+    def _borrow(self, key: str, trial: Trial) -> bool:
+        """Copy what another run measured into this run's journal, so that it holds all that was used."""
+        known = self.library.lookup(key, trial) if self.library else None
+        if known is not None:
+            self.journal.append(key, known)
+        return known is not None
+
+    def key(self, profile: Profile, data: str) -> str:
+        """The journal's key: the model that `profile` builds and the sequences it is measured on."""
+        return digest([self.space.key(profile), self.data[data]])
+
+    def _beyond(self, new_tokens: int) -> bool:
+        late = self.max_time is not None and self.progress.seconds >= self.max_time
+        return late or (
+            self.max_tokens is not None and self.progress.total_tokens + new_tokens > self.max_tokens
+        )
+
+    def _new_tokens(self, trials: Iterable[Trial]) -> tuple[int, int]:
+        """Tokens of profiles and of the teacher that these trials add to what the run has asked before."""
+        known: dict[tuple[str, int], set[int]] = {}
+        taught: dict[tuple[str, int], set[int]] = {}
+        tokens = teacher = 0
+        for trial in trials:
+            fidelity = trial.fidelity
+            positions = set(range(fidelity.start, fidelity.stop))
+            place = (self.key(trial.profile, fidelity.data), fidelity.seed)
+            order = (fidelity.data, fidelity.seed)
+            tokens += fidelity.length * len(
+                positions - self._known.get(place, set()) - known.get(place, set())
+            )
+            teacher += fidelity.length * len(
+                positions - self._taught.get(order, set()) - taught.get(order, set())
+            )
+            known.setdefault(place, set()).update(positions)
+            taught.setdefault(order, set()).update(positions)
+        return tokens, teacher
+
+    def _remember(self, key: str, fidelity: Fidelity) -> bool:
+        """Note positions as asked; True if any was new."""
+        positions = range(fidelity.start, fidelity.stop)
+        known = self._known.setdefault((key, fidelity.seed), set())
+        new = not known.issuperset(positions)
+        known.update(positions)
+        self._taught.setdefault((fidelity.data, fidelity.seed), set()).update(positions)
+        return new
+
+    def _note_curve(self) -> None:
+        for name, limits in self.budgets.items():
+            best = self.archive.best(limits)
+            curve = self.progress.curve[name]
+            if best is not None and (not curve or best.fitness < curve[-1][1]):
+                curve.append([self.progress.total_tokens, best.fitness])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Searcher, progress and the archive's profiles; their values stand in the journal."""
+        return {
+            "searcher": self.searcher.state_dict(),
+            "progress": asdict(self.progress),
+            "archive": [list(entry.profile) for entry in self.archive.entries],
+            "records": self.journal.records,
+            "finished": self.finished,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken; what the journal got after that is known but not yet told.
+
+        Raises:
+            ValueError: the journal has lost a value that the archive needs.
+        """
+        self.searcher.load_state_dict(state["searcher"])
+        self.progress = Progress(**state["progress"])
+        self.finished = bool(state["finished"])
+        for profile in state["archive"]:
+            trial = Trial(0, tuple(profile), self.archive.fidelity)
+            evaluation = self.journal.lookup(self.key(trial.profile, trial.fidelity.data), trial)
+            if evaluation is None:
+                raise ValueError("the journal has lost a value of the archive; start again with --fresh")
+            self.archive.add([evaluation])
+        for record in islice(self.journal.history(), state["records"]):
+            self._remember(record.key, record.fidelity)
