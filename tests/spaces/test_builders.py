@@ -318,7 +318,7 @@ def test_layer_error_is_exact_where_nearly_all_of_the_error_is_compensated() -> 
     assert layer_error(weight, approximation, hessian) == pytest.approx(expected, rel=1e-4)
 
 
-def test_layer_error_is_the_same_for_any_number_of_threads_and_order_of_inputs() -> None:
+def test_layer_error_is_the_same_for_any_number_of_threads() -> None:
     weight, hessian = random_layer(1100, 192, 6, True)
     approximations = {"fine": weight.bfloat16(), "coarse": weight.round()}
     threads = torch.get_num_threads()
