@@ -1,0 +1,38 @@
+"""The README.md that goes with an exported model."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from .profiles import ProfileFile
+
+
+def model_card(
+    profile: ProfileFile, assignment: Mapping[str, str], blocks: int, removed: int, zeroed: Sequence[str]
+) -> str:
+    """Markdown that says what the model is made from, how it was compressed and what was measured."""
+    base = profile.model or "a pretrained language model"
+    lines = ["# Compressed with paretopress", "", f"Made from {_plain(base)}"]
+    lines[-1] += f" by `{_plain(profile.method)}`" if profile.method else ""
+    lines[-1] += f" for the budget `{_plain(profile.budget)}`." if profile.budget else "."
+    lines += ["", "The weights are dense: they have the compressed values, not the compressed size.", ""]
+    counts = Counter(label for label in assignment.values() if label != "drop")
+    lines += (
+        ["| level | layers |", "| --- | --- |"]
+        + [f"| {label} | {n} |" for label, n in sorted(counts.items())]
+        if counts
+        else []
+    )
+    lines += ["", f"{removed} of {blocks} blocks were removed, {len(zeroed)} more branches are zero."]
+    figures = [("held-out " + name, f"{value:.6g}") for name, value in profile.heldout.items()]
+    figures += [(f"cost in {name}", f"{value:,}") for name, value in profile.costs.items()]
+    if figures:
+        lines += ["", "| figure | value |", "| --- | --- |"] + [
+            f"| {_plain(name)} | {value} |" for name, value in figures
+        ]
+    lines += ["", "`paretopress.json` has the level of every layer, the fingerprints and the versions.", ""]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text without the characters that end a table cell, a line or code."""
+    return " ".join(text.replace("|", "/").replace("`", "'").split())
