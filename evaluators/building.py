@@ -71,8 +71,10 @@ def build_database(
     """
     structure, checkpoint = runner.structure, runner.checkpoint
     _build_ends(database, labels, structure, checkpoint, config)
-    micro_batches = torch.from_numpy(tokens_NT.astype(np.int64)).split(runner.micro_batch)
-    states = [runner.embed(tokens_BT.to(runner.device)).cpu() for tokens_BT in micro_batches]
+    micro_batches = np.split(tokens_NT.astype(np.int64), len(tokens_NT) // runner.micro_batch)
+    states = [
+        runner.embed(torch.from_numpy(tokens_BT).to(runner.device)).cpu() for tokens_BT in micro_batches
+    ]
     for block in structure.blocks:
         part = f"block-{block.index:03d}"
         linears = [linear for linear in block.linears if linear.path in labels]

@@ -49,7 +49,8 @@ Fitness = Callable[[TeacherChunk, Tensor], Tensor]
 
 def kl_divergence(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:
     """KL(teacher || candidate) in nats at every position: one pass over the candidate's log-probabilities."""
-    return teacher.negentropy_P - torch.linalg.vecdot(teacher.probs_PV, log_probs_PV)
+    cross_P: Tensor = torch.linalg.vecdot(teacher.probs_PV, log_probs_PV)
+    return teacher.negentropy_P - cross_P
 
 
 def topk_kl_divergence(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class EvaluationConfig(BaseModel):
     Attributes:
         dtype: of weights and hidden states; losses are always float32.
         device: `auto` takes a GPU when there is one.
-        micro_batch: sequences that a block runs at once; `auto` makes about 2,048 tokens of them.
+        micro_batch: sequences that a block runs at once; `auto` makes about 1,024 tokens of them.
         threads: CPU threads; `auto` takes the machine's cores.
         memory: bytes for hidden states; `auto` takes a quarter of what is free. Never changes a value.
         cache: bytes for unpacked levels; `auto` likewise. Never changes a value.

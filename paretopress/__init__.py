@@ -1,1 +1,31 @@
-"""Search-based compression of language models: from a pretrained model to its Pareto front."""
+"""Search-based compression of language models: from a pretrained model to its Pareto front.
+
+Everything is loaded when it is first used, so that `import paretopress` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .exporters.hf import export_run
+    from .search.configuration import RunConfig, load_config
+    from .search.job import run
+    from .spaces.space import Profile, Space
+
+__all__ = ["Profile", "RunConfig", "Space", "export_run", "load_config", "run"]
+
+_PLACES = {
+    "Profile": "spaces.space",
+    "RunConfig": "search.configuration",
+    "Space": "spaces.space",
+    "export_run": "exporters.hf",
+    "load_config": "search.configuration",
+    "run": "search.job",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The public name, imported from its room."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'paretopress' has no attribute {name!r}")
+    return getattr(import_module(f".{_PLACES[name]}", __name__), name)

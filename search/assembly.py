@@ -179,7 +179,7 @@ def resolve(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
         stored = str(checkpoint.dtype).removeprefix("torch.")
         dtype = "float32" if device == "cpu" or stored not in DTYPES else stored  # type: ignore[assignment]
     length = config.data.length
-    micro_batch = max(1, 2048 // length) if evaluation.micro_batch == "auto" else evaluation.micro_batch
+    micro_batch = max(1, 1024 // length) if evaluation.micro_batch == "auto" else evaluation.micro_batch
     threads = len(os.sched_getaffinity(0)) if evaluation.threads == "auto" else evaluation.threads
     resolved = {"device": device, "dtype": dtype, "micro_batch": micro_batch, "threads": threads}
     return config.model_copy(update={"evaluation": evaluation.model_copy(update=resolved)})

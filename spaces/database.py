@@ -49,7 +49,11 @@ class LevelDatabase:
                 self._adopt(record.name.removesuffix(".safetensors.json"), read_json(record))
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            content = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, "recipe": self.recipe}
+            content = {
+                "format_version": FORMAT_VERSION,
+                "fingerprint": self.fingerprint,
+                "recipe": self.recipe,
+            }
             write_json(manifest, content)
 
     def _adopt(self, part: str, record: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -226,44 +226,6 @@ class Space:
         wanted = ", ".join(f"{limit} {kind}" for kind, limit in limits.items())
         raise ValueError(f"no profile was found within all of {wanted}; raise one of them")
 
-    def sample(self, limits: Limits, rng: np.random.Generator) -> Profile:
-        """A random profile within `limits`: every unit uniform over its levels, then repaired."""
-        return self.repair(tuple(int(rng.integers(len(u.levels))) for u in self.units), limits, rng)
-
-    def repair(self, profile: Profile, limits: Limits, rng: np.random.Generator) -> Profile:
-        """Lower random units until `profile` fits, then raise random ones while it still does.
-
-        Time: at most (units x levels) cost evaluations of O(units) each.
-        """
-        profile = self._lower(profile, limits, rng)
-        open_units = list(range(len(self.units)))
-        while open_units:
-            i = open_units[int(rng.integers(len(open_units)))]
-            dearer = self.steps(profile, i, limits, up=True)
-            if dearer:
-                profile = dearer[int(rng.integers(len(dearer)))]
-            else:
-                open_units.remove(i)
-        return profile
-
-    def _lower(self, profile: Profile, limits: Limits, rng: np.random.Generator) -> Profile:
-        while exceeded := [k for k, limit in limits.items() if self.cost(profile, k) > limit]:
-            here = {kind: self.cost(profile, kind) for kind in exceeded}
-            moves = [
-                moved
-                for i in range(len(self.units))
-                for level in range(len(self.units[i].levels))
-                if level != profile[i]
-                for moved in [(*profile[:i], level, *profile[i + 1 :])]
-                if self.active(profile, i)
-                and all(self.cost(moved, k) <= c for k, c in here.items())
-                and any(self.cost(moved, k) < c for k, c in here.items())
-            ]
-            if not moves:
-                return self.cheapest(limits)
-            profile = moves[int(rng.integers(len(moves)))]
-        return profile
-
     def labels(self, profile: Profile) -> tuple[str, ...]:
         """The label of every unit, whether or not it is active."""
         return tuple(unit.levels[p].label for unit, p in zip(self.units, profile, strict=True))
@@ -325,18 +287,3 @@ class Space:
         ]
         text = json.dumps([record, dict(self.fixed), self.weights], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def chain(levels: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[Level, ...]:
-    """Levels in order of their first cost, each a neighbour of the next."""
-    ordered = sorted(levels, key=lambda item: tuple(item[1].values()))
-    last = len(ordered) - 1
-    return tuple(
-        Level(label, costs, tuple(n for n in (i - 1, i + 1) if 0 <= n <= last))
-        for i, (label, costs) in enumerate(ordered)
-    )
-
-
-def switches(first: Sequence[int], second: Sequence[int]) -> int:
-    """Units in which two profiles differ."""
-    return sum(a != b for a, b in zip(first, second, strict=True))

@@ -3,17 +3,32 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.budget import Pool
-from paretopress.spaces.space import Level, Limits, Profile, Space, Unit, chain
+from paretopress.spaces.space import Level, Limits, Profile, Space, Unit
 
 LENGTH = 64
 POOL = Pool(sequences=32, length=LENGTH, archive=Fidelity(0, 0, 8, LENGTH))
 """32 sequences of 64 tokens, the first 8 of them the archive's."""
+
+
+def chain(levels: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[Level, ...]:
+    """Levels in order of their first cost, each a neighbour of the next."""
+    ordered = sorted(levels, key=lambda item: tuple(item[1].values()))
+    last = len(ordered) - 1
+    return tuple(
+        Level(label, costs, tuple(n for n in (i - 1, i + 1) if 0 <= n <= last))
+        for i, (label, costs) in enumerate(ordered)
+    )
+
+
+def switches(first: Profile, second: Profile) -> int:
+    """Units in which two profiles differ."""
+    return sum(a != b for a, b in zip(first, second, strict=True))
 
 
 def linear(block: int, name: str, levels: tuple[Level, ...], parent: int | None = None) -> Unit:

@@ -67,5 +67,7 @@ def test_cross_entropy_is_the_negative_log_likelihood() -> None:
     _, student = logits(1.0)
     targets = torch.arange(64)
     expected = torch.nn.functional.cross_entropy(student.double(), targets, reduction="none")
-    torch.testing.assert_close(cross_entropy(student.log_softmax(-1), targets).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        cross_entropy(student.log_softmax(-1), targets).double(), expected, rtol=1e-5, atol=1e-5
+    )
     assert fitness_of(FitnessConfig(name="cross-entropy")) is None

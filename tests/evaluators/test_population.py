@@ -40,7 +40,13 @@ def sequences(name: str = "calibration", seed: int = 0) -> Sequences:
 
 
 def make_evaluator(
-    model: Path, folder: Path, *, memory: int = AMPLE, micro_batch: int = 2, fitness: str = "kl", ends: bool = False
+    model: Path,
+    folder: Path,
+    *,
+    memory: int = AMPLE,
+    micro_batch: int = 2,
+    fitness: str = "kl",
+    ends: bool = False,
 ) -> PopulationEvaluator:
     runner = make_runner(model, micro_batch=micro_batch)
     space = build_space(
@@ -89,7 +95,9 @@ def some_profiles(evaluator: PopulationEvaluator, count: int) -> list[Profile]:
     return found
 
 
-def plain_values(evaluator: PopulationEvaluator, model: Path, profile: Profile, data: str) -> tuple[list[float], list[float]]:
+def plain_values(
+    evaluator: PopulationEvaluator, model: Path, profile: Profile, data: str
+) -> tuple[list[float], list[float]]:
     """KL and cross-entropy of every sequence, from the plain model in float64."""
     runner = evaluator.runner
     assignment = evaluator.space.assignment(profile)
@@ -131,14 +139,19 @@ def test_values_do_not_depend_on_population_tile_or_order(evaluators: Make, tmp_
     evaluator = evaluators("llama")
     profiles = some_profiles(evaluator, 9)
     whole = Fidelity(0, 0, SEQUENCES, LENGTH)
-    together = {e.trial.profile: e.values for e in evaluator.evaluate([Trial(i, p, whole) for i, p in enumerate(profiles)])}
+    together = {
+        e.trial.profile: e.values
+        for e in evaluator.evaluate([Trial(i, p, whole) for i, p in enumerate(profiles)])
+    }
     tiny = make_evaluator(evaluator.runner.checkpoint.path, tmp_path, memory=1)
     for profile in reversed(profiles):
         (alone,) = tiny.evaluate([Trial(0, profile, whole)])
         assert alone.values == together[profile]
         (part,) = evaluator.evaluate([Trial(0, profile, Fidelity(0, 3, 6, LENGTH))])
         assert part.values == together[profile][3:6]
-    tiled = {e.trial.profile: e.values for e in tiny.evaluate([Trial(i, p, whole) for i, p in enumerate(profiles)])}
+    tiled = {
+        e.trial.profile: e.values for e in tiny.evaluate([Trial(i, p, whole) for i, p in enumerate(profiles)])
+    }
     assert tiled == together
 
 
@@ -178,7 +191,10 @@ def test_embeddings_and_head_are_units(name: str, tmp_path: Path) -> None:
     evaluator = make_evaluator(model, tmp_path / "levels", ends=True)
     units = [i for i, unit in enumerate(evaluator.space.units) if unit.block < 0]
     assert len(units) == (1 if evaluator.runner.structure.ends.tied else 2)
-    profiles = [tuple(len(u.levels) - 1 if i in units and k else 1 for i, u in enumerate(evaluator.space.units)) for k in (0, 1)]
+    profiles = [
+        tuple(len(u.levels) - 1 if i in units and k else 1 for i, u in enumerate(evaluator.space.units))
+        for k in (0, 1)
+    ]
     fidelity = Fidelity(0, 0, SEQUENCES, LENGTH)
     for evaluation in evaluator.evaluate([Trial(i, p, fidelity) for i, p in enumerate(profiles)]):
         kl, _ = plain_values(evaluator, model, evaluation.trial.profile, "calibration")

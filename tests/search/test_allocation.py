@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from paretopress.search.allocation import allocate
 from paretopress.search.integer_program import allocate_limits
-from paretopress.spaces.space import Level, Profile, Space, Unit, chain
-from tests.toys import bits_space, everything, joint_limits, joint_space
+from paretopress.spaces.space import Level, Profile, Space, Unit
+from tests.toys import bits_space, chain, everything, joint_limits, joint_space
 
 Errors = list[list[float]]
 

@@ -13,7 +13,7 @@ from paretopress.search.budget import Pool
 from paretopress.search.evolution import EvolutionConfig, EvolutionSearcher, schedule
 from paretopress.search.mutation import Groups, Mutation
 from paretopress.search.turns import Turns
-from paretopress.spaces.space import Limits, Profile, Space, switches
+from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
 from tests.toys import (
     LENGTH,
@@ -29,6 +29,7 @@ from tests.toys import (
     joint_space,
     ladder_limits,
     ladder_space,
+    switches,
 )
 
 SMALL = EvolutionConfig(

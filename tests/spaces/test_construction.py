@@ -1,5 +1,7 @@
 """Spaces laid out over a hand-made structure with round numbers."""
 
+from itertools import pairwise
+
 import pytest
 
 from paretopress.spaces.budget import BudgetConfig, in_units, parse_bytes
@@ -131,7 +133,7 @@ def test_the_ladder_has_equal_counts_across_shapes() -> None:
     space = lay_out(SpaceConfig(ladder=ladder))
     counts = {unit.name: sorted(v.costs["parameters"] for v in unit.levels) for unit in space.units}
     for found in counts.values():
-        assert {b - a for a, b in zip(found, found[1:], strict=False)} == {4000}
+        assert {b - a for a, b in pairwise(found)} == {4000}
     assert len(counts["h.0.mlp.up"]) == 5
     limits = BudgetConfig(sparsity=0.6).limits(space)
     assert set(space.labels(space.uniform(limits))) <= {"s60"}

@@ -2,13 +2,12 @@
 
 from itertools import product
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopress.spaces import Level, Profile, Space, Unit
-from paretopress.spaces.space import chain
+from tests.toys import chain
 
 
 @st.composite
@@ -19,9 +18,9 @@ def spaces(draw: st.DrawFn) -> Space:
         parent = None
         if draw(st.booleans()):
             keep = {"bits": draw(st.integers(0, 3)), "macs": draw(st.integers(0, 3))}
-            levels = (Level("drop", {"bits": 0, "macs": 0}, (1,)), Level("keep", keep, (0,)))
+            drop = (Level("drop", {"bits": 0, "macs": 0}, (1,)), Level("keep", keep, (0,)))
             parent = len(units)
-            units.append(Unit(f"branch{branch}", (f"b{branch}.x",), branch, "mlp", levels))
+            units.append(Unit(f"branch{branch}", (f"b{branch}.x",), branch, "mlp", drop))
         for layer in range(draw(st.integers(1, 2))):
             costs = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3))
             levels = chain((f"w{i + 2}", {"bits": b, "macs": m}) for i, (b, m) in enumerate(costs))
@@ -66,9 +65,9 @@ def test_equal_keys_are_equal_models(space: Space) -> None:
     assert len({space.key(profile) for profile in canonicals}) == len(canonicals)
 
 
-@given(spaces(), st.integers(0, 1000), st.data())
+@given(spaces(), st.data())
 @settings(max_examples=100, deadline=None)
-def test_samples_and_uniform_never_exceed_the_limits(space: Space, seed: int, data: st.DataObject) -> None:
+def test_uniform_never_exceeds_the_limits(space: Space, data: st.DataObject) -> None:
     bits = sorted({space.cost(profile, "bits") for profile in profiles(space)})
     limits = {"bits": data.draw(st.sampled_from(bits))}
     if data.draw(st.booleans()):
@@ -76,13 +75,10 @@ def test_samples_and_uniform_never_exceed_the_limits(space: Space, seed: int, da
         limits["macs"] = data.draw(st.sampled_from(sorted(feasible)))
     try:
         uniform = space.uniform(limits)
-    except ValueError as error:
-        assert len(limits) == 2 and "raise one of them" in str(error)
+    except ValueError:
+        assert len(limits) == 2
         return
     assert space.fits(uniform, limits)
-    sample = space.sample(limits, np.random.default_rng(seed))
-    assert space.fits(sample, limits)
-    assert sample == space.sample(limits, np.random.default_rng(seed))
 
 
 def test_uniform_takes_the_largest_level_and_raises_the_first_units() -> None:

@@ -1,0 +1,75 @@
+"""The shape of the project: rooms, links, who imports whom, and what a wheel holds."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("spaces", "evaluators", "workers", "search", "exporters")
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).glob("*.py"))
+
+
+def imported_rooms(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
+            yield node.module.split(".")[0]
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.level == 0
+            and (node.module or "").startswith("paretopress")
+        ) or (isinstance(node, ast.Import) and any(a.name.startswith("paretopress") for a in node.names)):
+            yield "absolute"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_are_linked_relatively(room: str) -> None:
+    link = ROOT / "paretopress" / room
+    assert link.is_symlink()
+    assert link.readlink() == Path("..") / room
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_rooms_to_its_left(room: str) -> None:
+    allowed = set(ROOMS[: ROOMS.index(room)])
+    found = {str(path.name): set(imported_rooms(path)) - allowed for path in sources(room)}
+    assert not {name: bad for name, bad in found.items() if bad}
+
+
+def test_nothing_unpickles_or_runs_text() -> None:
+    banned = {"pickle", "dill", "joblib", "shelve", "marshal"}
+    for room in ROOMS:
+        for path in sources(room):
+            tree = ast.parse(path.read_text())
+            names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+            names |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+            assert not names & banned, path
+            calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+            assert not calls & {"torch.load", "yaml.load", "eval", "exec"}, path
+
+
+def test_a_wheel_holds_every_module(tmp_path: Path) -> None:
+    build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {f"paretopress/{room}/{path.name}" for room in ROOMS for path in sources(room)}
+    wanted |= {f"paretopress/{path.name}" for path in (ROOT / "paretopress").glob("*.py")}
+    assert wanted | {"paretopress/py.typed"} <= held
+    assert not {name.split("/")[0] for name in held} & set(ROOMS)
+
+
+def test_the_checks_run_what_the_readme_says() -> None:
+    readme, checks = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert 'pip install -e ".[dev]" && pytest' in readme
+    assert 'pip install -e ".[dev]" && pytest' in checks
+    assert "pip install -e . && paretopress search configs/quickstart.yaml" in readme
+    assert "pip install -e . && paretopress search configs/quickstart.yaml" in checks
