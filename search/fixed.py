@@ -26,6 +26,7 @@ class FixedSearcher:
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Finish; the archive keeps the values."""
+        del evaluations
         self.done = True
 
     def state_dict(self) -> dict[str, Any]:

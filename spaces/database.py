@@ -12,10 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from .files import digest, read_json, sha256_file, write_atomic, write_json
+from .files import FORMAT_VERSION, check_version, digest, read_json, sha256_file, write_atomic, write_json
 from .packed import Packed
 
-FORMAT_VERSION = 1
 Errors = dict[str, dict[str, float]]
 """Layer path to label to relative output error (NMSE)."""
 
@@ -41,20 +40,25 @@ class LevelDatabase:
         self._claim()
 
     def _claim(self) -> None:
-        manifest = self.path / "manifest.json"
-        if manifest.exists():
-            if read_json(manifest).get("fingerprint") != self.fingerprint:
-                raise ValueError(f"{self.path} holds the levels of another recipe; choose another folder")
-            for record in sorted(self.path.glob("*.safetensors.json")):
-                self._adopt(record.name.removesuffix(".safetensors.json"), read_json(record))
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            content = {
-                "format_version": FORMAT_VERSION,
-                "fingerprint": self.fingerprint,
-                "recipe": self.recipe,
-            }
-            write_json(manifest, content)
+        if not self._manifest.exists():
+            return
+        manifest = check_version(self._manifest, read_json(self._manifest))
+        if manifest.get("fingerprint") != self.fingerprint:
+            raise ValueError(f"{self.path} holds the levels of another recipe; choose another folder")
+        for record in sorted(self.path.glob("*.safetensors.json")):
+            self._adopt(
+                record.name.removesuffix(".safetensors.json"), check_version(record, read_json(record))
+            )
+
+    @property
+    def _manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    def _begin(self) -> None:
+        """Make the folder and its manifest; nothing is written before the first part."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, "recipe": self.recipe}
+        write_json(self._manifest, content)
 
     def _adopt(self, part: str, record: dict[str, Any]) -> None:
         self._records[part] = record
@@ -66,6 +70,8 @@ class LevelDatabase:
 
     def write(self, part: str, levels: Mapping[str, Mapping[str, Packed]], errors: Errors) -> None:
         """Write one part: layer path to label to level, with the layers' errors."""
+        if not self._manifest.exists():
+            self._begin()
         tensors = {
             f"{layer}/{label}/{name}": tensor.contiguous().cpu()
             for layer, packed in levels.items()

@@ -1,6 +1,6 @@
 """The population evaluator against each profile alone in the plain model, on every architecture."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -24,14 +24,6 @@ SEQUENCES = 7
 AMPLE = 10**9
 
 Make = Callable[[str], PopulationEvaluator]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sequences(name: str = "calibration", seed: int = 0) -> Sequences:

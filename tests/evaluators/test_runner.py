@@ -1,6 +1,6 @@
 import copy
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -44,15 +44,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
         return root / name if (root / name).is_dir() else save_model(name, root / name)
 
     return directory
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache
