@@ -3,12 +3,12 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from .labels import Pattern, Unstructured, kept, parse_label, stored_bits
+from .neighbours import link_neighbours
 from .sizes import SIZE_RULES
 from .space import Level, Space, Unit
 from .structure import Block, Branch, Linear, Structure, fused_groups
@@ -233,7 +233,7 @@ class _Construction:
         priced = sorted(
             (tuple(c.values()), label, c) for label in wanted for c in [self._costs(group, label)]
         )
-        return _with_neighbours([(label, costs) for _, label, costs in priced])
+        return link_neighbours([(label, costs) for _, label, costs in priced])
 
     def _labels(self, linear: Linear) -> tuple[str, ...]:
         units = self.config.units
@@ -323,35 +323,3 @@ def _add(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
 def _fits(label: str, linear: Linear) -> bool:
     sparsity = parse_label(label).sparsity
     return not isinstance(sparsity, Pattern) or linear.in_features % sparsity.of == 0
-
-
-def _with_neighbours(levels: list[tuple[str, dict[str, int]]]) -> tuple[Level, ...]:
-    """Link levels (in order of cost) one step apart along bits at equal sparsity, or along sparsity at equal bits.
-
-    What that leaves apart is joined in order of cost, so that every level can be reached.
-    """
-    schemes = [parse_label(label) for label, _ in levels]
-    links: list[set[int]] = [set() for _ in levels]
-
-    def link(order: list[int]) -> None:
-        for low, high in pairwise(order):
-            links[low].add(high)
-            links[high].add(low)
-
-    for axis in ("grid", "sparsity"):
-        for value in {getattr(scheme, axis) for scheme in schemes}:
-            link([i for i, scheme in enumerate(schemes) if getattr(scheme, axis) == value])
-    for low, high in pairwise(range(len(levels))):
-        if high not in _reachable(links, low):
-            link([low, high])
-    return tuple(
-        Level(label, costs, tuple(sorted(found))) for (label, costs), found in zip(levels, links, strict=True)
-    )
-
-
-def _reachable(links: list[set[int]], start: int) -> set[int]:
-    found, frontier = {start}, [start]
-    while frontier:
-        frontier = [n for i in frontier for n in links[i] if n not in found]
-        found.update(frontier)
-    return found

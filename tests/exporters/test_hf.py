@@ -1,6 +1,7 @@
 """Exported models against plain models edited by hand, against the block runner, and as folders."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -328,8 +329,7 @@ def test_levels_of_another_model_are_refused(small: Case, tmp_path: Path) -> Non
 def run_folder(case: Case, tmp_path: Path) -> Path:
     """A finished run as a search leaves it, over the levels of `case`."""
     database = LevelDatabase(tmp_path / "databases" / case.database.fingerprint, case.database.recipe)
-    for file in case.database.path.glob("all.*"):
-        (database.path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(case.database.path, database.path)
     linears = case.structure.linears
     units = {linear.path: LABELS[0] for linear in linears[:3]} | {"blocks.7": "drop", "blocks.6.mlp": "drop"}
     point = {
