@@ -16,7 +16,7 @@ from ..spaces.database import Errors, LevelDatabase
 from ..spaces.layer_error import layer_errors
 from ..spaces.packed import Packed
 from ..spaces.space import Space
-from ..spaces.structure import Linear, Structure
+from ..spaces.structure import Block, Linear, Structure
 from .runner import BlockRunner, LoadedBlock
 
 Labels = Mapping[str, tuple[str, ...]]
@@ -71,13 +71,17 @@ def build_database(
     """
     structure, checkpoint = runner.structure, runner.checkpoint
     _build_ends(database, labels, structure, checkpoint, config)
+    missing = [
+        block.index for block in structure.blocks if not database.has(_part(block)) and _built(block, labels)
+    ]
+    if not missing:
+        return
     micro_batches = np.split(tokens_NT.astype(np.int64), len(tokens_NT) // runner.micro_batch)
     states = [
         runner.embed(torch.from_numpy(tokens_BT).to(runner.device)).cpu() for tokens_BT in micro_batches
     ]
-    for block in structure.blocks:
-        part = f"block-{block.index:03d}"
-        linears = [linear for linear in block.linears if linear.path in labels]
+    for block in structure.blocks[: missing[-1] + 1]:
+        part, linears = _part(block), _built(block, labels)
         with runner.block(block.index) as loaded:
             outputs = None
             if linears and not database.has(part):
@@ -93,12 +97,21 @@ def build_database(
         progress(part)
 
 
+def _part(block: Block) -> str:
+    return f"block-{block.index:03d}"
+
+
+def _built(block: Block, labels: Labels) -> list[Linear]:
+    """The block's layers that have levels to build."""
+    return [linear for linear in block.linears if linear.path in labels]
+
+
 def _chained(
     database: LevelDatabase, linears: list[Linear], labels: Labels, chain: str, device: torch.device
 ) -> dict[str, Tensor]:
-    missing = [linear.path for linear in linears if chain not in labels[linear.path]]
-    if missing:
-        raise ValueError(f"builder.chain {chain!r} is no level of {missing[0]}; add it to `space.levels`")
+    without = [linear.path for linear in linears if chain not in labels[linear.path]]
+    if without:
+        raise ValueError(f"builder.chain {chain!r} is no level of {without[0]}; add it to `space.levels`")
     return {linear.path: database.load(linear.path, chain, device).dense() for linear in linears}
 
 

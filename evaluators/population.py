@@ -9,50 +9,28 @@ Shapes: B micro-batch, T positions, D hidden, P positions of one chunk, V vocabu
 
 import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ..spaces.database import LevelDatabase
 from ..spaces.files import digest
 from ..spaces.space import Profile, Space
 from ..spaces.structure import Block
+from .caches import LevelCache, RecentTensors
 from .data import Sequences
 from .fitness import FitnessConfig, cross_entropy, fitness_of, teacher_chunk
 from .runner import BlockRunner, LoadedBlock
 from .trial import Evaluation, Fidelity, Trial
 
+SLICE = 128
+"""Profiles after which answers are given, so that an interruption costs no more."""
+
 Assignment = Mapping[str, str]
 """Layer path to label; what is not named is dense."""
-
-
-class EvaluationConfig(BaseModel):
-    """How profiles are evaluated; everything here but the memory limits belongs to the fingerprint.
-
-    Attributes:
-        dtype: of weights and hidden states; losses are always float32.
-        device: `auto` takes a GPU when there is one.
-        micro_batch: sequences that a block runs at once; `auto` makes about 1,024 tokens of them.
-        threads: CPU threads; `auto` takes the machine's cores.
-        memory: bytes for hidden states; `auto` takes a quarter of what is free. Never changes a value.
-        cache: bytes for unpacked levels; `auto` likewise. Never changes a value.
-        resident: keep the dense blocks on the device; `auto` when they take less than half of what is free.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
-    device: str = "auto"
-    micro_batch: int | Literal["auto"] = "auto"
-    threads: int | Literal["auto"] = "auto"
-    memory: int | str = "auto"
-    cache: int | str = "auto"
-    resident: bool | Literal["auto"] = "auto"
-    chunk: int = Field(default=512, ge=1, description="positions whose logits exist at once")
 
 
 @dataclass
@@ -98,8 +76,8 @@ class PopulationEvaluator:
         self.memory = memory
         self.chunk = chunk
         self.database = database
-        self.levels = _LevelCache(database, runner.device, runner.dtype, cache)
-        self.teacher = _Recent(memory)
+        self.levels = LevelCache(database, runner.device, runner.dtype, cache)
+        self.teacher = RecentTensors(memory)
         self.recipe = {
             "recipe": dict(recipe or {}),
             "fitness": fitness.model_dump(),
@@ -116,17 +94,20 @@ class PopulationEvaluator:
             yield from self._stage(fidelity, stage)
 
     def _stage(self, fidelity: Fidelity, stage: list[Trial]) -> Iterator[Evaluation]:
-        start = time.perf_counter()
+        """Evaluate slices of neighbours, so that answers come on the way and prefixes stay together."""
         profiles: dict[Profile, list[Trial]] = {}
         for trial in stage:
             profiles.setdefault(self.space.canonical(trial.profile), []).append(trial)
-        assignments = [self.space.assignment(profile) for profile in profiles]
-        values, losses = self.measure(assignments, fidelity)
-        seconds = (time.perf_counter() - start) / len(stage)
-        for i, trials in enumerate(profiles.values()):
-            for trial in trials:
+        ordered = sorted(profiles)
+        for first in range(0, len(ordered), SLICE):
+            part = ordered[first : first + SLICE]
+            start = time.perf_counter()
+            values, losses = self.measure([self.space.assignment(profile) for profile in part], fidelity)
+            seconds = (time.perf_counter() - start) / sum(len(profiles[profile]) for profile in part)
+            for i, profile in enumerate(part):
                 error = None if all(map(math.isfinite, values[i])) else "the fitness is not finite"
-                yield Evaluation(trial, tuple(values[i]), tuple(losses[i]), seconds, error)
+                for trial in profiles[profile]:
+                    yield Evaluation(trial, tuple(values[i]), tuple(losses[i]), seconds, error)
 
     def measure(
         self, assignments: Sequence[Assignment], fidelity: Fidelity
@@ -309,17 +290,23 @@ class PopulationEvaluator:
         for start in range(0, positions, self.chunk):
             piece = slice(start, min(start + self.chunk, positions))
             targets_P = tokens_T[piece.start + 1 : piece.stop + 1]
-            taught = None
+            taught, installed = None, None
+            self._install_end(self._head, None)
             if teacher_TD is not None:
-                self._install_end(self._head, None)
                 taught = teacher_chunk(self.fitness, self.runner.logits(teacher_TD[piece]))
-            for (states_TD, label), (values, losses) in zip(students, parts, strict=True):
-                self._install_end(self._head, label)
+            found: list[Tensor] = []
+            for states_TD, label in students:
+                if label != installed:
+                    self._install_end(self._head, label)
+                    installed = label
                 log_probs_PV = self.runner.logits(states_TD[piece]).log_softmax(-1)
                 loss_P = cross_entropy(log_probs_PV, targets_P)
-                value_P = divergence(taught, log_probs_PV) if divergence and taught else loss_P
-                losses += loss_P.tolist()
-                values += value_P.tolist()
+                found += [divergence(taught, log_probs_PV) if divergence and taught else loss_P, loss_P]
+            # One transfer for all students: waiting for each would cost a GPU more than its logits do.
+            rows = torch.stack(found).tolist()
+            for (values, losses), value_P, loss_P in zip(parts, rows[::2], rows[1::2], strict=True):
+                values += value_P
+                losses += loss_P
         return [(math.fsum(v) / positions, math.fsum(c) / positions) for v, c in parts]
 
 
@@ -335,44 +322,3 @@ def _run(loaded: LoadedBlock, node: _Node, *, last: bool) -> list[Tensor]:
         if last:
             node.states[i] = states_BTD.new_empty(0)
     return outputs
-
-
-class _LevelCache:
-    """Unpacked levels on the device, the least recently used forgotten beyond `limit` bytes."""
-
-    def __init__(self, database: LevelDatabase, device: torch.device, dtype: torch.dtype, limit: int) -> None:
-        self.database = database
-        self.device = device
-        self.dtype = dtype
-        self._kept = _Recent(limit)
-
-    def get(self, layer: str, label: str) -> Tensor:
-        """The weight (out, in) of `layer` at `label`."""
-        if (weight := self._kept.get((layer, label))) is None:
-            weight = self.database.load(layer, label, self.device).dense().to(self.dtype)
-            self._kept.put((layer, label), weight)
-        return weight
-
-
-class _Recent:
-    """Tensors by key, the least recently used forgotten beyond `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.bytes = 0
-        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
-
-    def get(self, key: Hashable) -> Tensor | None:
-        """The tensor, now the most recently used, or None."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def put(self, key: Hashable, tensor: Tensor) -> None:
-        """Keep `tensor`, unless it alone is beyond the limit."""
-        if tensor.nbytes > self.limit or key in self._kept:
-            return
-        self._kept[key] = tensor
-        self.bytes += tensor.nbytes
-        while self.bytes > self.limit:
-            self.bytes -= self._kept.popitem(last=False)[1].nbytes

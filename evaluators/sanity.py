@@ -49,4 +49,4 @@ def check_dense(evaluator: PopulationEvaluator, vocabulary: int, sequences: int 
             f"the dense model's perplexity is {math.exp(min(loss, 700)):.4g}, worse than guessing among {vocabulary} "
             "tokens; check the tokenizer, `data.bos` and the weights"
         )
-    return Sanity(math.exp(loss), 2 * fidelity.tokens / seconds)
+    return Sanity(math.exp(loss), fidelity.tokens / seconds)

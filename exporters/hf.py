@@ -153,11 +153,14 @@ def export_run(
             f"the profile is of another model than {config['model']}; give a profile of this one"
         )
     structure = find_structure(checkpoint.skeleton())
+    assignment = layer_labels(known.units, structure)
+    stored = set(assignment.values()) - {"drop"}
+    database = run.parent / "databases" / front["fingerprints"]["database"]
     summary = export_dense(
         checkpoint,
         structure,
-        _database(run.parent / "databases" / front["fingerprints"]["database"]),
-        layer_labels(known.units, structure),
+        _database(database) if stored else None,
+        assignment,
         output,
         profile=known,
         device="cuda" if torch.cuda.is_available() else "cpu",

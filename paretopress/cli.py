@@ -1,6 +1,7 @@
 """The command line: search, build, status, show, evaluate, export, import."""
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from . import console
 
 app = typer.Typer(
     help="Find which layers of a language model to compress how much, and export the Pareto front.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 Config = Annotated[Path, typer.Argument(help="configuration file (YAML); ready ones are in configs/")]
@@ -48,12 +49,11 @@ def search(
     if dry_run:
         _print_plan(settings, folder)
         return
-    with console.progress() as listen, _resumable(folder):
+    with _resumable(f"{folder} keeps everything that was measured"), console.progress() as listen:
         front = run_job(settings, folder, fresh=fresh, listen=listen, report=write_report)
     console.console.print(console.front_table(front))
     console.say(f"report: {folder / 'report.html'}")
-    last = front["points"][-1]["budget"]
-    console.say(f'next: paretopress export {folder} --budget "{last}" --output {folder / "model"}')
+    _next("export", folder, "--budget", front["points"][-1]["budget"], "--output", folder / "model")
 
 
 @app.command()
@@ -70,10 +70,12 @@ def build(
     settings = load_config(config, overrides or [])
     folder = run or RUNS / settings.name
     assembly = assemble(settings, folder.parent / "databases")
-    with console.progress() as listen, _resumable(folder):
+    database = assembly.database
+    with _resumable(f"{database.path} keeps the blocks that were built"), console.progress() as listen:
+        database.verify()
         build_levels(assembly, listen)
-    console.say(f"levels: {assembly.database.path} ({assembly.database.bytes:,} bytes)")
-    console.say(f"next: paretopress search {config}")
+    console.say(f"levels: {database.path} ({database.bytes:,} bytes)")
+    _next("search", config, *_options("--set", overrides), *_options("--run", [str(run)] if run else None))
 
 
 @app.command()
@@ -83,8 +85,10 @@ def status(run: Run) -> None:
 
     folder = RunFolder(_existing(run))
     checkpoint, front = folder.read_checkpoint(), folder.read_front()
+    again = ("search", run / "config.yaml", "--run", run)
     if checkpoint is None:
         console.say(f"{run}: no step is finished yet")
+        _next(*again)
         return
     progress = checkpoint["progress"]
     state = "finished" if front else "searched, not reported" if checkpoint["finished"] else "not finished"
@@ -96,7 +100,7 @@ def status(run: Run) -> None:
             console.say(
                 f"{budget}: best calibration fitness {curve[-1][1]:.5f} after {curve[-1][0]:,.0f} tokens"
             )
-    console.say(f"next: paretopress {'show ' + str(run) if front else 'search with the same command'}")
+    _next(*(("show", run) if front else again))
 
 
 @app.command()
@@ -104,22 +108,30 @@ def show(run: Run, as_json: Annotated[bool, typer.Option("--json", help="print f
     """The front as a table."""
     front = _front(run)
     if as_json:
-        print(json.dumps(front, indent=1))
+        print(json.dumps(front, indent=1, allow_nan=False))
     else:
         console.console.print(console.front_table(front))
 
 
 @app.command()
 def evaluate(
-    target: Annotated[Path, typer.Argument(help="model folder, or a profile file of a run")],
+    target: Annotated[Path, typer.Argument(help="model folder, or a profile file")],
     config: Annotated[
-        Path, typer.Option(help="configuration that names the text and, for a profile, the levels")
-    ],
+        Path | None,
+        typer.Option(help="configuration that names the text and the levels; default that of the run"),
+    ] = None,
     overrides: Overrides = None,
     data: Annotated[str, typer.Option(help="calibration, validation or heldout")] = "heldout",
-    run: Annotated[Path | None, typer.Option(help="run folder; default runs/NAME")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="run folder; default the one that holds the profile, or runs/NAME")
+    ] = None,
 ) -> None:
-    """Perplexity of a model folder, or perplexity and KL of a profile."""
+    """Perplexity and KL divergence of a profile or of a model folder."""
+    if not target.exists():
+        raise FileNotFoundError(f"there is no {target}; give a model folder or a profile file")
+    if config is None:
+        run = _existing(run or _holder(target))
+        config = run / "config.yaml"
     from .search.configuration import load_config
     from .search.measure import measure_model, measure_profile
 
@@ -132,7 +144,7 @@ def evaluate(
 
         figures = measure_profile(settings, read_profile(target).units, folder.parent / "databases", data)
     for name, value in figures.items():
-        console.say(f"{name}: {value:,.6g}" if isinstance(value, float) else f"{name}: {value:,}")
+        console.say(f"{name}: {value:,.8g}" if isinstance(value, float) else f"{name}: {value:,}")
 
 
 @app.command()
@@ -170,37 +182,71 @@ def import_(
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one line and exit code 2."""
+    """Run the command line: bad input ends with one line and exit code 2, an interruption with 130."""
+    console.settle_output()
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
+        code = app(sys.argv[1:] or ["--help"], prog_name="paretopress", standalone_mode=False)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except (ValueError, OSError) as error:
-        sys.exit(console.fail(error))
+        code = console.fail(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("paretopress"):
+            raise
+        code = console.fail(error)
     except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")):
-            error.show()  # type: ignore[attr-defined]
-            sys.exit(2)
-        raise
+        code = _usage(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat SIGTERM like Ctrl-C."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _usage(error: Exception) -> int:
+    """Answer what typer raises (its classes are click's, or a copy of them); anything else is a bug."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        return 130
+    describe = getattr(error, "format_message", None)
+    if describe is None:
+        raise error
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "paretopress"
+    return console.fail(f"{describe().rstrip('.?')}; `{command} --help` tells more")
 
 
 @contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C and say how to go on; every finished step is on disk at any moment."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+def _resumable(kept: str) -> Iterator[None]:
+    """Say after Ctrl-C or SIGTERM what is `kept` and how to go on; it is on disk at any moment."""
     try:
         yield
     except KeyboardInterrupt:
-        console.say(f"stopped; {folder} keeps everything measured. To go on, give the same command again.")
+        command = [argument for argument in sys.argv[1:] if argument != "--fresh"]
+        console.note(f"stopped; {kept}. To go on: {shlex.join(['paretopress', *command])}")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _next(*command: str | Path) -> None:
+    console.say(f"next: {shlex.join(['paretopress', *map(str, command)])}")
+
+
+def _options(name: str, values: list[str] | None) -> list[str]:
+    return [part for value in values or [] for part in (name, value)]
+
+
+def _holder(target: Path) -> Path:
+    """The run folder that holds a profile."""
+    run = target.resolve().parent.parent
+    if target.is_dir() or not (run / "config.yaml").is_file():
+        raise ValueError(f"{target} lies in no run; name text and levels with --run RUN or --config FILE")
+    return run
 
 
 def _existing(run: Path) -> Path:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces.space import Profile, Space
+from ..spaces.integer_program import minimise
+from ..spaces.space import Limits, Profile, Space
 from .moves import Ints
 
 Floats = npt.NDArray[np.float64]
@@ -114,6 +115,17 @@ def allocate(space: Space, errors: Errors, kind: str, max_states: int = 2**18) -
         front, exact = _sweep(space, table, quantum, None), False
     costs = space.fixed.get(kind, 0) + table.cheapest + front.cost * quantum
     return PredictedFront(costs, front.error, exact, front, len(space.units))
+
+
+def allocate_limits(space: Space, errors: Errors, limits: Limits) -> Profile:
+    """The profile of smallest summed error under several limits at once.
+
+    Raises:
+        ValueError: no profile is within the limits.
+    """
+    check_errors(space, errors)
+    space.check(limits)
+    return minimise(space, errors, limits) or space.cheapest(limits)
 
 
 def check_errors(space: Space, errors: Errors) -> None:

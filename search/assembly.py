@@ -10,12 +10,14 @@ from typing import Any
 
 import psutil
 import torch
+import transformers
 import yaml
 
 from ..evaluators.building import build_database, labels_to_build
 from ..evaluators.data import load_sequences
+from ..evaluators.numerics import EvaluationConfig
 from ..evaluators.packing import Sequences
-from ..evaluators.population import EvaluationConfig, PopulationEvaluator
+from ..evaluators.population import PopulationEvaluator
 from ..evaluators.runner import BlockRunner
 from ..evaluators.tokenizer import Tokenizer, load_tokenizer
 from ..evaluators.trial import Fidelity
@@ -144,6 +146,8 @@ def assemble(config: RunConfig, databases: Path) -> Assembly:
         ValueError: anything about model, data, levels or budgets that cannot work, before any heavy work.
     """
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
+    if checkpoint.dtype not in DTYPES.values():
+        raise ValueError(f"{config.model} is stored in {checkpoint.dtype}; convert it to {', '.join(DTYPES)}")
     config = resolve(config, checkpoint)
     torch.set_num_threads(int(config.evaluation.threads))
     skeleton = checkpoint.skeleton()
@@ -179,7 +183,13 @@ def resolve(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
         stored = str(checkpoint.dtype).removeprefix("torch.")
         dtype = "float32" if device == "cpu" or stored not in DTYPES else stored  # type: ignore[assignment]
     length = config.data.length
-    micro_batch = max(1, 1024 // length) if evaluation.micro_batch == "auto" else evaluation.micro_batch
+    tokens = min(8192 if device.startswith("cuda") else 1024, config.data.calibration.tokens)
+    micro_batch = max(1, tokens // length) if evaluation.micro_batch == "auto" else evaluation.micro_batch
+    if micro_batch * length > config.data.calibration.tokens:
+        raise ValueError(
+            f"a micro-batch of {micro_batch} sequences is more than the {config.data.calibration.tokens} calibration "
+            "tokens; lower evaluation.micro_batch or raise data.calibration.tokens"
+        )
     threads = len(os.sched_getaffinity(0)) if evaluation.threads == "auto" else evaluation.threads
     resolved = {"device": device, "dtype": dtype, "micro_batch": micro_batch, "threads": threads}
     return config.model_copy(update={"evaluation": evaluation.model_copy(update=resolved)})
@@ -190,9 +200,11 @@ def numerics(evaluation: EvaluationConfig) -> dict[str, Any]:
     cuda = evaluation.device.startswith("cuda")
     return {
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "hardware": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "threads": evaluation.threads,
+        "micro_batch": evaluation.micro_batch,
         "dtype": evaluation.dtype,
     }
 

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..evaluators.building import CalibratedBuilderConfig
 from ..evaluators.data import DataConfig
 from ..evaluators.fitness import FitnessConfig
-from ..evaluators.population import EvaluationConfig
+from ..evaluators.numerics import EvaluationConfig
 from ..spaces.budget import BudgetConfig
 from ..spaces.construction import SpaceConfig
+from ..spaces.files import read_yaml
 from .bayes import OptunaConfig
 from .dp import DPConfig
 from .evolution import EvolutionConfig
@@ -77,12 +78,21 @@ class RunConfig(BaseModel):
     def _one_or_many(cls, value: object) -> object:
         return [value] if isinstance(value, Mapping) else value
 
+    @field_validator("budgets")
+    @classmethod
+    def _different(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
+        names = [budget.name for budget in budgets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"budget {name!r} is given twice; leave one out")
+        return budgets
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a configuration and apply `key.inner=value` overrides (values are YAML).
+    """Read a configuration and apply `key.inner=value` overrides (values are YAML, places in lists numbers).
 
-    A relative `model` or text path that exists beside the configuration but not in the working directory is
-    taken from there.
+    A relative path (model, text, latency table) that exists beside the configuration but not in the working
+    directory is taken from there. The `config.yaml` of a run folder is a configuration too.
 
     Raises:
         ValueError: the file is no YAML mapping, a key is unknown (answered with the nearest match), or a
@@ -91,16 +101,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}; ready ones are in configs/")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; a configuration has keys such as `model` and `space`")
+    content.pop("format_version", None)
     for override in overrides:
         _override(content, override)
     content.setdefault("name", path.stem)
-    content["model"] = _resolve(content.get("model"), path.parent)
+    _resolve(content, ("model",), path.parent)
+    _resolve(content, ("space", "latency"), path.parent)
+    for place in ("data", "data.calibration", "data.validation", "data.heldout"):
+        _resolve(content, (*place.split("."), "source"), path.parent)
+        _resolve(content, (*place.split("."), "source", "source"), path.parent)
     return parse_config(content, str(path))
 
 
@@ -117,16 +129,29 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not equals:
         raise ValueError(f"--set {override!r} has no value; write --set key=value")
     *parents, last = key.strip().split(".")
-    place = content
+    place: Any = content
     for parent in parents:
-        inner = place.setdefault(parent, {})
-        if not isinstance(inner, dict):
+        place = place[_index(place, parent, key)] if isinstance(place, list) else place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
             raise ValueError(f"--set {key}: {parent!r} is a value, not a mapping")
-        place = inner
-    place[last] = yaml.safe_load(value)
+    try:
+        place[_index(place, last, key) if isinstance(place, list) else last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override!r}: the value is not YAML; quote what YAML would read") from error
 
 
-def _resolve(model: object, folder: Path) -> object:
-    if isinstance(model, str) and not Path(model).exists() and (folder / model).is_dir():
-        return str(folder / model)
-    return model
+def _index(items: list[Any], part: str, key: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise ValueError(f"--set {key}: {part!r} is no place in a list of {len(items)}; count from 0")
+    return int(part)
+
+
+def _resolve(content: Mapping[str, Any], keys: Sequence[str], folder: Path) -> None:
+    """Replace the path at `keys` by the one beside the configuration, if only that exists."""
+    *parents, last = keys
+    place: Any = content
+    for key in parents:
+        place = place.get(key) if isinstance(place, dict) else None
+    path = place.get(last) if isinstance(place, dict) else None
+    if isinstance(path, str) and path and not Path(path).exists() and (folder / path).exists():
+        place[last] = str(folder / path)

@@ -12,9 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from ..spaces.space import Limits, Profile, Space
-from .allocation import Errors, PredictedFront, allocate
+from .allocation import Errors, PredictedFront, allocate, allocate_limits
 from .budget import Pool, Workload
-from .integer_program import allocate_limits
 from .moves import Moves, dress
 from .sensitivity import Probe, Sensitivity, probes
 from .turns import Request, Turns, starting_profiles

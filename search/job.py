@@ -8,7 +8,7 @@ from ..evaluators.journal import Journal
 from ..evaluators.sanity import Sanity, check_dense
 from ..spaces.space import Space
 from ..workers.pool import LocalPool
-from .allocation import allocate
+from .allocation import allocate, allocate_limits
 from .archive import ParetoArchive
 from .assembly import Assembly, assemble
 from .budget import Pool, Workload
@@ -17,11 +17,11 @@ from .dp import layer_errors
 from .environment import environment
 from .event import Event, Listener
 from .fixed import FixedSearcher
-from .integer_program import allocate_limits
 from .methods import legs, workload
 from .outcome import Baseline, Goal, conclude
 from .runfolder import RunFolder
 from .series import Leg, SeriesSearcher
+from .settings import differences
 from .study import Study
 
 UNITS = {
@@ -43,7 +43,7 @@ def run(
     databases: Path | None = None,
     fresh: bool = False,
     listen: Listener = lambda event: None,
-    report: Callable[[Path], None] = lambda folder: None,
+    report: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
     """Run or resume the search that `config` describes, in the run folder `path`.
 
@@ -65,15 +65,18 @@ def run(
     databases = databases or path.parent / "databases"
     listen(Event("open model and text", 0))
     assembly = assemble(config, databases)
+    if not fresh:
+        _refuse_other(assembly, path)
+    evaluator = assembly.evaluator()
+    sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
+    listen(Event("check the dense model", 1, 1, f"perplexity {sanity.perplexity:.3f}"))
     with RunFolder(path) as folder:
         if fresh:
             folder.clear()
-        folder.settle_config(assembly.config.model_dump(mode="json"), HARMLESS)
-        evaluator = assembly.evaluator()
-        sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
-        listen(Event("check the dense model", 1, 1, f"perplexity {sanity.perplexity:.3f}"))
-        build_levels(assembly, listen)
+        folder.settle_config(_settings(assembly), HARMLESS)
         folder.write_environment(_environment(assembly, evaluator.fingerprint, sanity))
+        assembly.database.verify()
+        build_levels(assembly, listen)
         journal = _journal(assembly, folder, evaluator.fingerprint)
         pool = LocalPool(evaluator)
         goals = make_goals(assembly)
@@ -81,11 +84,14 @@ def run(
             study = make_study(
                 assembly, goals, pool, journal, _library(assembly, folder, evaluator.fingerprint)
             )
-            if (state := folder.read_checkpoint()) is not None:
-                study.load_state_dict(state)
-            total = config.stop.max_tokens or expected(assembly, goals).tokens
+            state = folder.read_checkpoint()
+            if state is not None and not study.resume(state):
+                listen(Event("search", 0, None, "the journal lost values; measuring them again"))
+            total = expected(assembly, goals).tokens
+            if config.stop.max_tokens is not None:
+                total = min(total, config.stop.max_tokens)
             study.run(lambda study: _after_step(study, folder, total, listen))
-            folder.write_checkpoint(study.state_dict())
+            _checkpoint(study, folder)
             listen(Event("validate and report", 0, 1))
             front = _front(assembly, study, goals, evaluator.fingerprint)
         finally:
@@ -98,6 +104,33 @@ def run(
         report(path)
         listen(Event("validate and report", 1, 1))
     return front
+
+
+def _refuse_other(assembly: Assembly, path: Path) -> None:
+    """Refuse, before any work, a run that is busy or was started with something else.
+
+    Raises:
+        ValueError: configuration, model, text, libraries or hardware differ; the message names what.
+        BlockingIOError: another process works on this run.
+    """
+    if RunFolder(path).read_config() is None:
+        return
+    with RunFolder(path) as folder:
+        folder.settle_config(_settings(assembly), HARMLESS)
+        before = folder.read_environment() or {}
+    now = _fingerprints(assembly, assembly.evaluator().fingerprint)
+    changed = differences(before.get("fingerprints", now), now)
+    if changed:
+        libraries = differences(before.get("packages", {}), environment()["packages"])
+        versions = "".join(f"; {name} was {old}, is {new}" for name, (old, new) in libraries.items())
+        raise ValueError(
+            f"run {path} was made with another {', another '.join(changed)}{versions}: its values are not "
+            "comparable; restore what changed, choose another --run folder, or start anew with --fresh"
+        )
+
+
+def _settings(assembly: Assembly) -> dict[str, Any]:
+    return assembly.config.model_dump(mode="json")
 
 
 def build_levels(assembly: Assembly, listen: Listener) -> None:
@@ -177,14 +210,21 @@ def search_pool(assembly: Assembly) -> Pool:
 
 
 def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
-    """Most trials and tokens that the search will ask, baselines not counted."""
+    """Most trials and tokens that the search will ask, the baselines' too."""
     known = unit_errors(assembly.space, assembly.database.errors())
     limits = [goal.limits for goal in goals]
-    return workload(assembly.config.search, assembly.space, limits, search_pool(assembly), known)
+    work = workload(assembly.config.search, assembly.space, limits, search_pool(assembly), known)
+    return work.add(sum(len(goal.baselines) for goal in goals), assembly.archive_fidelity)
+
+
+def _checkpoint(study: Study, folder: RunFolder) -> None:
+    """Store the state; the journal first, so that no power cut leaves a state whose values are lost."""
+    study.journal.sync()
+    folder.write_checkpoint(study.state_dict())
 
 
 def _after_step(study: Study, folder: RunFolder, total: int, listen: Listener) -> None:
-    folder.write_checkpoint(study.state_dict())
+    _checkpoint(study, folder)
     best = [curve[-1][1] for curve in study.progress.curve.values() if curve]
     text = f"best {', '.join(f'{value:.4f}' for value in best)}; {study.progress.evaluations} evaluations"
     listen(Event("search", study.progress.tokens, max(total, study.progress.tokens), text))

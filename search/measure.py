@@ -26,6 +26,10 @@ def measure_profile(config: RunConfig, units: Mapping[str, str], databases: Path
         ValueError: a level is not in the database, or the profile is of another space.
     """
     assembly = assemble(config, databases)
+    if assembly.labels and not assembly.database.bytes:
+        raise ValueError(
+            f"{assembly.database.path} holds no levels of this configuration; make them with `paretopress build`"
+        )
     profile = assembly.space.parse(units)
     assignments = [assembly.space.assignment(profile), assembly.space.assignment(DENSE)]
     values, losses = assembly.evaluator().measure(assignments, _everything(assembly, data))

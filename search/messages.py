@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` where something is close, then the list of what is known."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(names)}"
 
@@ -21,15 +21,31 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first validation error in one line; unknown keys are answered with the nearest match."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    where = ".".join(path)
+    where = ".".join(_keys(path, model))
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key {path[-1]!r}; {nearest(path[-1], _fields(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{where} is missing; give it in the configuration or with --set {where}=VALUE"
-    if first["type"] in ("union_tag_invalid", "literal_error"):
-        return f"{where}: {first['msg']} (got {first['input']!r})"
+    if first["type"] == "union_tag_not_found":
+        return f"{where} has no {first['ctx']['discriminator']}; give it one"
+    if first["type"] == "union_tag_invalid":
+        tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
+        name, tag = first["ctx"]["discriminator"].strip("'"), first["ctx"]["tag"]
+        return f"{where}: unknown {name} {tag!r}; {nearest(tag, tags)}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (got {first['input']!r})" if where else message
+    plain = first["input"] is None or isinstance(first["input"], str | int | float)
+    got = f" (got {first['input']!r})" if plain else ""
+    return f"{where}: {message}{got}" if where else message
+
+
+def _keys(path: list[str], model: type[BaseModel]) -> list[str]:
+    """`path` without what only tells the alternatives of a union apart: no key of a file has that name."""
+    return [part for i, part in enumerate(path) if not (i and path[i - 1].isdigit() and _is_tag(part, model))]
+
+
+def _is_tag(part: str, model: type[BaseModel]) -> bool:
+    inner = [m for field in model.model_fields.values() for m in _models(field.annotation)]
+    return any(part in _tags(m) for m in inner)
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> set[str]:

@@ -41,7 +41,7 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
         f"time: at most {_duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",
         f"memory: {_dense_bytes(assembly):,} bytes of dense blocks on {assembly.config.evaluation.device}",
-        f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}",
+        f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}, {assembly.database.bytes:,} of them there",
     ]
 
 

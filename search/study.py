@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..evaluators.journal import Journal
@@ -13,6 +12,9 @@ from ..spaces.space import Profile, Space
 from ..workers.pool import WorkerPool
 from .archive import ParetoArchive
 from .searcher import Searcher
+
+_Positions = dict[tuple[str, int], set[int]]
+"""Key of a model (or name of the data, for the teacher) and seed to the positions that were asked."""
 
 
 @dataclass
@@ -83,8 +85,9 @@ class Study:
         self.max_time = max_time
         self.progress = Progress(curve={name: [] for name in budgets})
         self.finished = False
-        self._known: dict[tuple[str, int], set[int]] = {}
-        self._taught: dict[tuple[str, int], set[int]] = {}
+        self._asked = 0
+        self._known: _Positions = {}
+        self._taught: _Positions = {}
 
     def run(self, on_step: Callable[["Study"], None] = lambda study: None) -> None:
         """Step until the searcher has nothing more to ask or a limit is reached; `on_step` after each."""
@@ -102,7 +105,8 @@ class Study:
         evaluations = self.evaluate(trials)
         for trial in trials:
             key = self.key(trial.profile, trial.fidelity.data)
-            self.progress.evaluations += self._remember(key, trial.fidelity)
+            self.progress.evaluations += bool(_note(self._known, self._taught, key, trial.fidelity))
+            self._asked = max(self._asked, trial.number + 1)
         self.progress.tokens += profile_tokens
         self.progress.teacher_tokens += teacher_tokens
         self.searcher.tell(evaluations)
@@ -130,21 +134,33 @@ class Study:
         return Evaluation(trial, (), (), error=failed.get(key, "no answer came"))
 
     def _missing(self, trials: Iterable[Trial], keys: Mapping[Profile, str]) -> list[Trial]:
-        found: dict[tuple[str, Fidelity], Trial] = {}
-        for trial in trials:
+        """What the workers must measure: no position of a model twice, whichever trials ask for it."""
+        found: list[Trial] = []
+        planned: dict[tuple[str, Fidelity], set[int]] = {}
+        longest_first = sorted(trials, key=lambda trial: -trial.fidelity.sequences)
+        for trial in longest_first:
             key = keys[trial.profile]
-            for fidelity in self.journal.missing(key, trial.fidelity):
-                part = Trial(trial.number, trial.profile, fidelity)
-                if (key, fidelity) not in found and not self._borrow(key, part):
-                    found[key, fidelity] = part
-        return list(found.values())
+            taken = planned.setdefault((key, replace(trial.fidelity, start=0, stop=0)), set())
+            gaps = self.journal.missing(key, trial.fidelity)
+            borrowed = [self._borrow(key, replace(trial, fidelity=gap)) for gap in gaps]
+            if any(borrowed):
+                gaps = self.journal.missing(key, trial.fidelity)
+            for gap in gaps:
+                rest = [i for i in range(gap.start, gap.stop) if i not in taken]
+                taken.update(rest)
+                found += [replace(trial, fidelity=part) for part in _ranges(gap, rest)]
+        return found
 
     def _borrow(self, key: str, trial: Trial) -> bool:
-        """Copy what another run measured into this run's journal, so that it holds all that was used."""
-        known = self.library.lookup(key, trial) if self.library else None
-        if known is not None:
-            self.journal.append(key, known)
-        return known is not None
+        """Copy what other runs measured into this run's journal, so that it holds all that was used."""
+        if self.library is None:
+            return False
+        pairs = enumerate(self.library.known(key, trial.fidelity), trial.fidelity.start)
+        parts = _ranges(trial.fidelity, [i for i, pair in pairs if pair is not None])
+        for part in parts:
+            if (known := self.library.lookup(key, replace(trial, fidelity=part))) is not None:
+                self.journal.append(key, known)
+        return bool(parts)
 
     def key(self, profile: Profile, data: str) -> str:
         """The journal's key: the model that `profile` builds and the sequences it is measured on."""
@@ -176,15 +192,6 @@ class Study:
             taught.setdefault(order, set()).update(positions)
         return tokens, teacher
 
-    def _remember(self, key: str, fidelity: Fidelity) -> bool:
-        """Note positions as asked; True if any was new."""
-        positions = range(fidelity.start, fidelity.stop)
-        known = self._known.setdefault((key, fidelity.seed), set())
-        new = not known.issuperset(positions)
-        known.update(positions)
-        self._taught.setdefault((fidelity.data, fidelity.seed), set()).update(positions)
-        return new
-
     def _note_curve(self) -> None:
         for name, limits in self.budgets.items():
             best = self.archive.best(limits)
@@ -198,24 +205,56 @@ class Study:
             "searcher": self.searcher.state_dict(),
             "progress": asdict(self.progress),
             "archive": [list(entry.profile) for entry in self.archive.entries],
-            "records": self.journal.records,
+            "asked": self._asked,
             "finished": self.finished,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: Mapping[str, Any]) -> bool:
         """Continue where `state_dict` was taken; what the journal got after that is known but not yet told.
 
-        Raises:
-            ValueError: the journal has lost a value that the archive needs.
+        Whether the search is finished is asked anew, because limits may have been raised since.
+
+        Returns:
+            False, with nothing changed, if the journal has lost a value that the state builds on. The study
+            then runs from its beginning to the same result: what the journal still has is not measured again.
         """
+        fidelity = self.archive.fidelity
+        archive = [
+            self.journal.lookup(self.key(tuple(profile), fidelity.data), Trial(0, tuple(profile), fidelity))
+            for profile in state["archive"]
+        ]
+        known: _Positions = {}
+        taught: _Positions = {}
+        tokens = sum(
+            _note(known, taught, record.key, record.fidelity)
+            for record in self.journal.history()
+            if record.number < state["asked"] and record.fidelity.data == fidelity.data
+        )
+        if None in archive or tokens != state["progress"]["tokens"]:
+            return False
         self.searcher.load_state_dict(state["searcher"])
         self.progress = Progress(**state["progress"])
-        self.finished = bool(state["finished"])
-        for profile in state["archive"]:
-            trial = Trial(0, tuple(profile), self.archive.fidelity)
-            evaluation = self.journal.lookup(self.key(trial.profile, trial.fidelity.data), trial)
-            if evaluation is None:
-                raise ValueError("the journal has lost a value of the archive; start again with --fresh")
-            self.archive.add([evaluation])
-        for record in islice(self.journal.history(), state["records"]):
-            self._remember(record.key, record.fidelity)
+        self._asked, self._known, self._taught = state["asked"], known, taught
+        self.archive.add(evaluation for evaluation in archive if evaluation is not None)
+        return True
+
+
+def _ranges(fidelity: Fidelity, positions: Sequence[int]) -> list[Fidelity]:
+    """Ascending positions of `fidelity`'s order as the fewest ranges."""
+    found: list[Fidelity] = []
+    for position in positions:
+        if found and found[-1].stop == position:
+            found[-1] = replace(found[-1], stop=position + 1)
+        else:
+            found.append(replace(fidelity, start=position, stop=position + 1))
+    return found
+
+
+def _note(known: _Positions, taught: _Positions, key: str, fidelity: Fidelity) -> int:
+    """Note a model's and the teacher's positions as asked; the tokens that are new for the model."""
+    positions = range(fidelity.start, fidelity.stop)
+    here = known.setdefault((key, fidelity.seed), set())
+    before = len(here)
+    here.update(positions)
+    taught.setdefault((fidelity.data, fidelity.seed), set()).update(positions)
+    return fidelity.length * (len(here) - before)

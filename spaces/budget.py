@@ -99,7 +99,7 @@ def parse_bytes(value: float | int | str) -> int:
         if text.lower().endswith(unit.lower()):
             try:
                 return math.floor(float(text[: len(text) - len(unit)]) * factor)
-            except ValueError:
+            except (ValueError, OverflowError):
                 break
     raise ValueError(f"size {text!r} is not a number with a unit; write for example 4.2GB or 900MiB")
 

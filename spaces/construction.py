@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .labels import Pattern, Unstructured, kept, parse_label, stored_bits
 from .neighbours import link_neighbours
@@ -81,6 +81,13 @@ class SpaceConfig(BaseModel):
     format: Literal["packed", "hf", "compressed-tensors"] = "packed"
     latency: str | None = None
 
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _quoted(cls, levels: object) -> object:
+        if isinstance(levels, list | tuple) and (numbers := [n for n in levels if isinstance(n, int)]):
+            raise ValueError(f"level {numbers[0]} is a number; YAML reads 2:4 as 124: put it in quotes")
+        return levels
+
 
 def build_space(
     structure: Structure,
@@ -138,8 +145,10 @@ class _Construction:
                 for branch in block.branches:
                     self._add_branch(units, fixed, block, branch)
         if self.config.units.ends:
-            for linear in self._ends():
-                units += self._linear_units((linear,), -1, "", None)[0]
+            inside, unsearched = self._linear_units(self._ends(), -1, "", None)
+            units += inside
+            for linear in unsearched:
+                fixed = _add(fixed, self._costs((linear,), "dense"))
         if not any(len(unit.levels) > 1 for unit in units):
             raise ValueError(
                 "there is nothing to search: give `space.levels`, `space.ladder` or `space.drop`"
@@ -160,6 +169,7 @@ class _Construction:
         units = self.config.units
         paths = [linear.path for linear in self._counted()]
         for pattern in [*units.exclude, *units.pin, *units.min, *units.max]:
+            _compile(pattern)
             if not any(re.search(pattern, path) for path in paths):
                 raise ValueError(
                     f"units pattern {pattern!r} matches no linear layer; layers are named like {paths[0]!r}"
@@ -200,7 +210,11 @@ class _Construction:
         kept_costs["branches"] = 1
         if self.latency is not None:
             kept_costs["latency"] += round(1000 * self.latency.get(kind, {}).get("keep", 0))
-        levels = (Level("drop", self._zero(), (1,)), Level("keep", kept_costs, (0,)))
+        dropped = self._zero()
+        if self.config.format == "hf" and kind != "block":
+            # A branch that is dropped from a kept block is written as zeros there.
+            dropped["bytes"] = self._costs(linears, "dense")["bytes"] + extra_bytes
+        levels = (Level("drop", dropped, (1,)), Level("keep", kept_costs, (0,)))
         paths = tuple(linear.path for linear in linears)
         units.append(Unit(name, paths, block, kind, levels))
         units += inside
@@ -227,26 +241,41 @@ class _Construction:
         return [tuple(group) for group in found.values()]
 
     def _levels(self, group: tuple[Linear, ...]) -> tuple[Level, ...]:
-        wanted = list(dict.fromkeys(label for linear in group for label in self._labels(linear)))
-        wanted = [label for label in wanted if all(_fits(label, linear) for linear in group)]
+        wanted = [label for label in self._shared(group) if all(_fits(label, linear) for linear in group)]
         wanted = self._within(wanted, group)
         priced = sorted(
             (tuple(c.values()), label, c) for label in wanted for c in [self._costs(group, label)]
         )
         return link_neighbours([(label, costs) for _, label, costs in priced])
 
-    def _labels(self, linear: Linear) -> tuple[str, ...]:
+    def _shared(self, group: tuple[Linear, ...]) -> list[str]:
+        """Labels that every layer of the group may take; a pinned or excluded layer decides for all."""
+        decided = {label for linear in group if (label := self._decided(linear)) is not None}
+        if len(decided) > 1:
+            raise ValueError(
+                f"{', '.join(linear.path for linear in group)} are tied but pinned to {', '.join(sorted(decided))}; "
+                "give them one pin"
+            )
+        if decided:
+            return list(decided)
+        first, *others = (self._labels(linear) for linear in group)
+        return [label for label in first if all(label in labels for labels in others)]
+
+    def _decided(self, linear: Linear) -> str | None:
         units = self.config.units
         if any(re.search(pattern, linear.path) for pattern in units.exclude):
-            return ("dense",)
+            return "dense"
         for pattern, label in units.pin.items():
             if re.search(pattern, linear.path):
                 if not _fits(label, linear):
                     raise ValueError(f"pin {label!r} does not fit {linear.path}: {linear.in_features} inputs")
-                return (label,)
+                return label
+        return None
+
+    def _labels(self, linear: Linear) -> tuple[str, ...]:
         ladder = self.config.ladder
-        numel = linear.in_features * linear.out_features
-        return (*self.config.levels, *(ladder.labels(numel) if ladder else ())) or ("dense",)
+        steps = ladder.labels(linear.in_features * linear.out_features) if ladder else ()
+        return (*self.config.levels, *steps) or ("dense",)
 
     def _within(self, labels: list[str], group: tuple[Linear, ...]) -> list[str]:
         """Labels between the `min` and `max` that match the group, by stored bits."""
@@ -314,6 +343,13 @@ def _nanoseconds(table: Latency, linear: Linear, label: str) -> int:
             f"the latency table has no {label!r} for {rows[0]} or {rows[1]}; add it in microseconds"
         )
     return round(1000 * found[0])
+
+
+def _compile(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"units pattern {pattern!r} is no regular expression: {error}") from error
 
 
 def _add(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:

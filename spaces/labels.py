@@ -119,14 +119,17 @@ def kept(scheme: Scheme, numel: int) -> int:
 def stored_bits(scheme: Scheme, shape: tuple[int, int], dense_bits: int = 16) -> int:
     """Exact bits that a (out, in) weight takes: codes or values, scales, zero points and mask.
 
-    A sparse level stores one mask bit per weight and the surviving values; a 16-bit scale (and a 16-bit zero
-    point when asymmetric) belongs to each group. 6,979,321,856 weights at `w3g128a` take 3.25 bits each.
+    A sparse level stores one mask bit per weight and its survivors in 16 bits; a 16-bit scale (and a 16-bit zero
+    point when asymmetric) belongs to each group; `dense_bits` is the width of the model's own weights.
+    6,979,321,856 weights at `w3g128a` take 3.25 bits each.
     """
     out_features, in_features = shape
     numel = out_features * in_features
+    if scheme == Scheme():
+        return dense_bits * numel
     mask = numel if scheme.sparsity else 0
     if scheme.grid is None:
-        return mask + dense_bits * kept(scheme, numel)
+        return mask + 16 * kept(scheme, numel)
     per_group = 16 if scheme.grid.symmetric else 32
     scales = per_group * out_features * scheme.grid.groups(in_features)
     return mask + scheme.grid.bits * kept(scheme, numel) + scales

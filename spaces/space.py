@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from .labels import parse_label, stored_bits
+
 Profile = tuple[int, ...]
 DENSE: Profile = ()
 """The uncompressed model, which a space need not contain; only `assignment` and `key` take it."""
@@ -170,32 +172,31 @@ class Space:
     def uniform(self, limits: Limits) -> Profile:
         """The largest uniform level that fits, the remainder raised in block order.
 
-        Branches are kept. If no uniform level fits, it starts from the cheapest profile instead, so every
-        reachable budget has one. Ties between levels go to the one with the higher cost of the later kinds.
+        Branches are kept. A unit without the level takes its dearest one below it, else its cheapest. If no
+        uniform level fits, it starts from the cheapest profile instead, so every reachable budget has one.
+        Ties between levels go to the one with the higher cost of the later kinds.
         """
-        uniform = [profile for _, profile in self._uniforms() if self.fits(profile, limits)]
-        start = uniform[-1] if uniform else self.cheapest(limits)
-        return self._raise_in_order(start, limits)
+        fitting = [profile for _, profile in self._uniforms() if self.fits(profile, limits)]
+        profile = fitting[-1] if fitting else self.cheapest(limits)
+        while (raised := self._raise_in_order(profile, limits)) != profile:
+            profile = raised
+        return profile
 
     def _uniforms(self) -> list[tuple[tuple[int, ...], Profile]]:
-        linear = [unit for unit in self.units if not unit.droppable]
-        shared = set(linear[0].index).intersection(*(u.index for u in linear)) if linear else {"keep", "drop"}
+        """Every label given to all units, in order of cost."""
+        labels = {label for unit in self.units if not unit.droppable for label in unit.index}
         found = []
-        for label in sorted(shared):
-            profile = tuple(
-                unit.index.get(label, unit.index.get("keep", 0)) if linear else unit.index[label]
-                for unit in self.units
-            )
+        for label in sorted(labels or {"keep", "drop"}):
+            profile = tuple(_nearest(unit, label) for unit in self.units)
             found.append((tuple(self.costs(profile).values()), profile))
         return sorted(found)
 
     def _raise_in_order(self, profile: Profile, limits: Limits) -> Profile:
+        kind = next(iter(limits), self.kinds[0])
         for i in range(len(self.units)):
             dearer = self.steps(profile, i, limits, up=True)
             if dearer:
-                kind = next(iter(limits), self.kinds[0])
-                nearest = min(dearer, key=lambda p: (self.cost(p, kind), p))
-                profile = nearest
+                profile = min(dearer, key=lambda moved: (self.cost(moved, kind), moved))
         return profile
 
     def steps(self, profile: Profile, unit: int, limits: Limits, *, up: bool) -> list[Profile]:
@@ -220,11 +221,18 @@ class Space:
             ValueError: none was found: the limits exclude each other.
         """
         self.check(limits)
-        for kind in [*limits, *self.kinds]:
-            if self.fits(profile := self.extreme(kind), limits):
-                return profile
-        wanted = ", ".join(f"{limit} {kind}" for kind, limit in limits.items())
-        raise ValueError(f"no profile was found within all of {wanted}; raise one of them")
+        kind = next(iter(limits), self.kinds[0])
+        profile = self.extreme(kind)
+        if self.fits(profile, limits):
+            return profile
+        from .integer_program import minimise  # scipy is slow to import and rarely needed
+
+        costs = [[float(level.costs[kind]) for level in unit.levels] for unit in self.units]
+        found = minimise(self, costs, limits)
+        if found is None:
+            wanted = ", ".join(f"{limit} {kind}" for kind, limit in limits.items())
+            raise ValueError(f"no profile is within all of {wanted}; raise one of them")
+        return found
 
     def labels(self, profile: Profile) -> tuple[str, ...]:
         """The label of every unit, whether or not it is active."""
@@ -287,3 +295,19 @@ class Space:
         ]
         text = json.dumps([record, dict(self.fixed), self.weights], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _nearest(unit: Unit, label: str) -> int:
+    """Index of `label`, else of the unit's dearest level below it in nominal bits, else of its cheapest."""
+    if unit.droppable:
+        return unit.index["drop" if label == "drop" else "keep"]
+    if label in unit.index:
+        return unit.index[label]
+    below = [(_nominal(level.label), i) for i, level in enumerate(unit.levels)]
+    return max((b for b in below if b[0] <= _nominal(label)), default=min(below))[1]
+
+
+def _nominal(label: str) -> float:
+    """Stored bits per weight of a large layer at this label."""
+    shape = (4096, 4096)
+    return stored_bits(parse_label(label), shape) / (shape[0] * shape[1])

@@ -84,6 +84,14 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     resumed = build_all(model, tmp_path / "half")
     for path in (tmp_path / "whole").glob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "half" / path.name).read_bytes()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "half").iterdir()}
+    ran: list[str] = []
+    labels_again = LevelDatabase(tmp_path / "half", {"labels": labels})
+    build_database(
+        labels_again, labels, make_runner(model), tokens(), CalibratedBuilderConfig(), progress=ran.append
+    )
+    assert not ran, "a complete database costs no forward pass"
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "half").iterdir()} == before
     for name, time in written.items():
         assert (tmp_path / "half" / name).stat().st_mtime_ns == time
     assert resumed.errors() == whole.errors()

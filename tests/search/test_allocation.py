@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.search.allocation import allocate
-from paretopress.search.integer_program import allocate_limits
+from paretopress.search.allocation import allocate, allocate_limits
 from paretopress.spaces.space import Level, Profile, Space, Unit
 from tests.toys import bits_space, chain, everything, joint_limits, joint_space
 

@@ -1,5 +1,6 @@
 """Spaces laid out over a hand-made structure with round numbers."""
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -209,3 +210,73 @@ def test_size_rules() -> None:
     assert SIZE_RULES["compressed-tensors"](dense, (10, 256), 16) == 5120
     assert SIZE_RULES["hf"](scheme, (10, 256), 16) == 5120
     assert SIZE_RULES["packed"](scheme, (10, 256), 16) == 10 * 256 * 3 // 8 + 10 * 2 * 2
+
+
+def test_an_end_that_is_not_searched_still_counts() -> None:
+    model = structure()
+    head = Linear("head", HIDDEN, VOCABULARY)
+    model = dataclasses.replace(model, ends=Ends(model.ends.embedding, head, tied=False))
+    sizes = parameters(model) | {"head.weight": VOCABULARY * HIDDEN}
+    units = UnitsConfig(ends=True, exclude=("^head$",))
+    space = build_space(
+        model, SpaceConfig(levels=("w4g128", "dense"), units=units), parameters=sizes, dense_bits=16
+    )
+    dense = space.extreme("bytes", largest=True)
+    assert space.cost(dense, "bytes") == 2 * (LINEAR + REST + VOCABULARY * HIDDEN)
+    assert space.cost(dense, "bits") == 16 * space.weights
+
+
+def test_a_pin_or_exclusion_decides_for_the_whole_tied_group() -> None:
+    levels = ("w3g128", "w4g128")
+    pinned = lay_out(SpaceConfig(levels=levels, units=UnitsConfig(tie="vllm", pin={r"\.k$": "w6g128"})))
+    assert tuple(pinned.units[0].index) == ("w6g128",)
+    excluded = lay_out(SpaceConfig(levels=levels, units=UnitsConfig(tie="vllm", exclude=(r"\.k$",))))
+    assert not any(".q" in unit.name or ".k" in unit.name for unit in excluded.units)
+    both = UnitsConfig(tie="vllm", pin={r"\.k$": "w6", r"\.q$": "w5"})
+    with pytest.raises(
+        ValueError, match="h.0.attn.q, h.0.attn.k are tied but pinned to w5, w6; give them one pin"
+    ):
+        lay_out(SpaceConfig(levels=levels, units=both))
+
+
+def test_sparse_survivors_take_16_bits_whatever_the_model_is_stored_in() -> None:
+    model = structure()
+    config = SpaceConfig(levels=("s50", "dense"))
+    space = build_space(model, config, parameters=parameters(model), dense_bits=32)
+    assert space.cost(space.extreme("bits"), "bits") == LINEAR + 8 * LINEAR
+    assert space.cost(space.extreme("bits", largest=True), "bits") == 32 * LINEAR
+
+
+def test_uniform_beside_pins_is_the_largest_level_that_fits_the_others() -> None:
+    levels = ("w2g128", "w3g128", "w4g128", "w6g128")
+    units = UnitsConfig(pin={r"\.down$": "w6g128"}, min={r"\.up$": "w3g128"})
+    space = lay_out(SpaceConfig(levels=levels, units=units))
+    for label in ("w3g128", "w4g128"):
+        wanted = space.parse({u.name: label if label in u.index else "w6g128" for u in space.units})
+        assert space.uniform({"bits": space.cost(wanted, "bits")}) == wanted
+    cheap = space.parse({u.name: next(iter(u.index)) for u in space.units})
+    assert space.labels(space.uniform({"bits": space.cost(cheap, "bits")})) == space.labels(cheap)
+
+
+def test_a_dropped_branch_is_zeros_in_a_dense_checkpoint() -> None:
+    space = lay_out(SpaceConfig(drop="branches", format="hf"))
+    costs = {space.cost(space.extreme("branches", largest), "bytes") for largest in (False, True)}
+    assert costs == {2 * (LINEAR + REST)}
+
+
+def test_two_limits_that_single_extremes_miss_are_met() -> None:
+    space = lay_out(SpaceConfig(levels=("w2g128", "2:4+w6g128")))
+    limits = BudgetConfig(bits=3.2, macs=0.8).limits(space)
+    assert space.fits(space.cheapest(limits), limits)
+    assert space.fits(space.uniform(limits), limits)
+    with pytest.raises(ValueError, match=r"no profile is within all of .* bits, .* macs; raise one of them"):
+        BudgetConfig(bits=2.2, macs=0.6).limits(space)
+
+
+def test_levels_and_patterns_that_yaml_or_python_misread() -> None:
+    with pytest.raises(ValueError, match="level 124 is a number; YAML reads 2:4 as 124: put it in quotes"):
+        SpaceConfig.model_validate({"levels": [124]})
+    with pytest.raises(ValueError, match=r"units pattern '\*x' is no regular expression"):
+        lay_out(SpaceConfig(levels=("w3", "w4"), units=UnitsConfig(exclude=("*x",))))
+    with pytest.raises(ValueError, match="size 'inf' is not a number with a unit"):
+        parse_bytes("inf")

@@ -1,39 +1,39 @@
-"""Allocation of additive errors under several limits at once, as an integer program."""
+"""Profiles under several limits at once, by integer programming."""
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from ..spaces.space import Limits, Profile, Space
-from .allocation import Errors, check_errors
-
-NODES = 100_000
-"""Bound of the solver's tree; a limit in nodes, not seconds, so that the answer does not depend on the machine."""
+if TYPE_CHECKING:
+    from .space import Limits, Profile, Space
 
 TRIES = 20
-"""Solver runs with tightened limits before the cheapest profile is taken."""
+"""Solver runs with tightened limits before the search for a feasible answer ends."""
+
+NODES = 100_000
+"""Bound of the solver's tree; in nodes, not seconds, so that the answer does not depend on the machine."""
 
 
-def allocate_limits(space: Space, errors: Errors, limits: Limits) -> Profile:
-    """Minimise the sum of errors under several limits at once, by integer programming.
+def minimise(space: "Space", values: Sequence[Sequence[float]], limits: "Limits") -> "Profile | None":
+    """The profile within `limits` whose values, one per unit and level, have the smallest sum.
 
-    One binary variable per unit and level; a unit under a branch has a level exactly where the branch is not
-    dropped. The solver works to a tolerance, so its answer is checked in integers and limits are tightened by
-    what was exceeded.
+    One binary variable per unit and level with a finite value; a unit under a branch has a level exactly where the
+    branch is not dropped. The solver works to a tolerance, so its answer is checked in integers and limits are
+    tightened by what was exceeded.
 
-    Raises:
-        ValueError: no profile is within the limits.
+    Returns:
+        A canonical profile, or None if there is none within the limits.
     """
-    check_errors(space, errors)
-    space.check(limits)
-    columns = [(u, n) for u, row in enumerate(errors) for n, e in enumerate(row) if e < math.inf]
+    columns = [(u, n) for u, row in enumerate(values) for n, e in enumerate(row) if e < math.inf]
     number = {column: i for i, column in enumerate(columns)}
     one = _one_level_each(space, number)
     cost = np.array([[space.units[u].levels[n].costs[kind] for u, n in columns] for kind in limits], float)
     room = np.array([limit - space.fixed.get(kind, 0) for kind, limit in limits.items()], float)
-    value = np.array([errors[u][n] for u, n in columns])
+    value = np.array([values[u][n] for u, n in columns])
     scale = 1.0 / np.maximum(np.abs(room), 1.0)
     for _ in range(TRIES):
         answer = milp(
@@ -54,10 +54,10 @@ def allocate_limits(space: Space, errors: Errors, limits: Limits) -> Profile:
         if excess.max() <= 0:
             return profile
         room -= np.maximum(excess, 0)
-    return space.cheapest(limits)
+    return None
 
 
-def _one_level_each(space: Space, number: dict[tuple[int, int], int]) -> LinearConstraint:
+def _one_level_each(space: "Space", number: dict[tuple[int, int], int]) -> LinearConstraint:
     rows, cols = zip(*((u, i) for (u, _), i in number.items()), strict=True)
     entries = [*zip(rows, cols, strict=True)]
     for u, unit in enumerate(space.units):

@@ -1,0 +1,184 @@
+"""Time and memory of a model of Llama-2-7B's shape with random weights: levels built, a few search steps.
+
+    python -m tests.benchmarks.seven_billion --folder /scratch/seven-billion
+
+The checkpoint (13.5 GB of bfloat16, sharded) is made shard by shard, its text is random and tokenised already; the
+dense blocks stream from disk. Prints seconds of every stage, the peak of this process's resident memory (which
+counts pages of mapped files), of its anonymous memory at the end of each stage, and of the device's. Needs about
+25 GB of disk. `--blocks 2 --hidden 256 --mlp 512 --vocabulary 1000` makes a small one.
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from paretopress.search.configuration import load_config
+from paretopress.search.event import Event
+from paretopress.search.job import run
+
+HOST_LIMIT = 24_000_000_000
+BLOCKS_PER_SHARD = 2
+
+
+def main() -> None:
+    """Parse the command line, make the model, run, print.
+
+    Raises:
+        SystemExit: more than 24 GB of host memory were used.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="scratch folder for model, levels and run")
+    parser.add_argument("--config", type=Path, default=Path("configs/benchmarks/seven_billion.yaml"))
+    parser.add_argument("--blocks", type=int, default=32)
+    parser.add_argument("--hidden", type=int, default=4096)
+    parser.add_argument("--mlp", type=int, default=11008)
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    args = parser.parse_args()
+    clock = Clock()
+    model = args.folder / "model"
+    shape = LlamaConfig(
+        num_hidden_layers=args.blocks,
+        hidden_size=args.hidden,
+        intermediate_size=args.mlp,
+        num_attention_heads=args.heads,
+        vocab_size=args.vocabulary,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
+    make_model(model, shape)
+    make_text(model / "text.safetensors", args.vocabulary)
+    clock.stage("make the model")
+    overrides = [f"model={model}", f"data.source={model / 'text.safetensors'}", *args.overrides]
+    front = run(load_config(args.config, overrides), args.folder / "run", listen=clock.listen)
+    clock.stage("end")
+    print(f"search: {front['evaluations']} evaluations, {front['tokens']:,} tokens, {front['seconds']:.1f} s")
+    print(f"files: {sum(f.stat().st_size for f in model.glob('*.safetensors')):,} bytes of model, ", end="")
+    levels = (args.folder / "databases").glob("*/*.safetensors")
+    print(f"{sum(f.stat().st_size for f in levels):,} bytes of levels")
+    host = clock.peaks()
+    if host > HOST_LIMIT:
+        raise SystemExit(f"{host:,} bytes of host memory, over {HOST_LIMIT:,}")
+
+
+class Clock:
+    """Seconds and memory of each stage, printed when the next one begins."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.name = ""
+
+    def listen(self, event: Event) -> None:
+        """Follow a run's own stages."""
+        if event.stage != self.name:
+            self.stage(self.name or "model and text until opened")
+            self.name = event.stage
+        elif event.done == event.total or event.done % 8 == 0:
+            self._line(f"  {event.stage} {event.done}/{event.total} {event.text}")
+
+    def stage(self, name: str) -> None:
+        """The stage that ends here."""
+        self._line(name)
+        self.began = time.perf_counter()
+
+    def _line(self, name: str) -> None:
+        memory = status()
+        print(
+            f"{name}: {time.perf_counter() - self.began:.1f} s; resident {memory['VmRSS'] / 1e9:.2f} GB, "
+            f"of it anonymous {memory['RssAnon'] / 1e9:.2f}; peak {memory['VmHWM'] / 1e9:.2f}",
+            flush=True,
+        )
+
+    def peaks(self) -> int:
+        """Print the peaks; bytes of host memory."""
+        peak = max(status()["VmHWM"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        print(f"host: peak {peak:,} bytes resident, mapped files included")
+        if torch.cuda.is_available():
+            print(
+                f"device: peak {torch.cuda.max_memory_allocated():,} bytes allocated, "
+                f"{torch.cuda.max_memory_reserved():,} reserved ({torch.cuda.get_device_name()})"
+            )
+        return peak
+
+
+def status() -> dict[str, int]:
+    """Memory figures of this process in bytes, by the kernel's names."""
+    rows = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[-1] == "kB"}
+
+
+def make_model(folder: Path, config: LlamaConfig) -> None:
+    """A checkpoint with random weights that prefers to repeat the last token, so that it beats guessing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(folder)
+    words = {str(i): i for i in range(config.vocab_size)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="0").save_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(0)
+    places: dict[str, str] = {}
+
+    def normal(rows: int, columns: int, deviation: float) -> Tensor:
+        made = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
+        return made.normal_(0, deviation, generator=generator).cpu()
+
+    def write(name: str, tensors: dict[str, Tensor]) -> None:
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(tensors, name))
+
+    hidden, mlp = config.hidden_size, config.intermediate_size
+    embedding = normal(config.vocab_size, hidden, 2.0)
+    ends = {
+        "model.embed_tokens.weight": embedding,
+        "lm_head.weight": embedding * (7 / hidden),
+        "model.norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
+    }
+    write("model-ends.safetensors", ends)
+    shapes = {
+        "self_attn.q_proj": (hidden, hidden, 0.02),
+        "self_attn.k_proj": (hidden, hidden, 0.02),
+        "self_attn.v_proj": (hidden, hidden, 0.02),
+        "self_attn.o_proj": (hidden, hidden, 0.002),
+        "mlp.gate_proj": (mlp, hidden, 0.02),
+        "mlp.up_proj": (mlp, hidden, 0.02),
+        "mlp.down_proj": (hidden, mlp, 0.002),
+    }
+    for first in range(0, config.num_hidden_layers, BLOCKS_PER_SHARD):
+        shard: dict[str, Tensor] = {}
+        for block in range(first, min(first + BLOCKS_PER_SHARD, config.num_hidden_layers)):
+            prefix = f"model.layers.{block}."
+            for layer, shape in shapes.items():
+                shard[f"{prefix}{layer}.weight"] = normal(*shape)
+            for norm in ("input_layernorm", "post_attention_layernorm"):
+                shard[f"{prefix}{norm}.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
+        write(f"model-{first:03d}.safetensors", shard)
+    size = sum(path.stat().st_size for path in folder.glob("model-*.safetensors"))
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def make_text(path: Path, vocabulary: int, rows: int = 80, length: int = 2048) -> None:
+    """Random tokens, each four times in a row; every row a document."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, vocabulary, (rows, length // 4), generator=generator).repeat_interleave(
+        4, dim=1
+    )
+    save_file({"tokens": tokens.to(torch.int32).contiguous()}, path)
+
+
+if __name__ == "__main__":
+    main()
