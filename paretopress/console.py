@@ -9,7 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -38,77 +38,101 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Units per second, or nothing while that is unknown."""
-        unit = _UNITS.get(task.description)
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s" if unit and speed else "")
+        return Text(_rate(task.fields["rate"], _UNITS.get(task.description, "")))
+
+
+class _Left(ProgressColumn):
+    """How long a task may still take."""
+
+    def render(self, task: Task) -> Text:
+        """Minutes and seconds from the rate at the last event, or nothing while that is unknown."""
+        rate, told = task.fields["rate"], task.fields["told"]
+        if task.finished or task.total is None or not rate:
+            return Text("")
+        seconds = round(max((task.total - task.completed) / rate - (time.monotonic() - told), 0))
+        return Text(f"{seconds // 60}:{seconds % 60:02d}")
+
+
+class _Rates:
+    """Progress per second of each stage, counted from its first event: what came before is no part of it."""
+
+    def __init__(self) -> None:
+        self.began: dict[str, tuple[float, float]] = {}
+
+    def of(self, event: Event) -> float:
+        """The rate at this event; 0 while it is unknown."""
+        now = time.monotonic()
+        first, began = self.began.setdefault(event.stage, (event.done, now))
+        return (event.done - first) / (now - began) if now > began else 0.0
 
 
 @contextmanager
 def _bars() -> Iterator[Listener]:
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
+        BarColumn(bar_width=8),
         TextColumn("{task.percentage:>3.0f}%"),
         _Rate(table_column=Column(justify="right", no_wrap=True)),
-        TimeRemainingColumn(compact=True),
-        TextColumn(
-            "{task.fields[text]}",
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-            markup=False,
-        ),
+        _Left(table_column=Column(justify="right", no_wrap=True)),
+        TextColumn("{task.fields[text]}", table_column=rest, markup=False),
     )
     with Progress(*columns, console=console, expand=True) as bars:
         tasks: dict[str, TaskID] = {}
+        rates = _Rates()
 
         def listen(event: Event) -> None:
             if event.stage not in tasks:
                 for task in bars.tasks:
-                    total = max(task.completed, 1)
-                    bars.update(task.id, total=total, completed=total)
-                # What an earlier session did is no part of this one's speed.
-                tasks[event.stage] = bars.add_task(
-                    event.stage, total=event.total, completed=int(event.done), text=event.text
-                )
-            task_id = tasks[event.stage]
-            bars.update(task_id, completed=event.done, total=event.total, text=event.text)
+                    bars.update(task.id, total=max(task.completed, 1), completed=max(task.completed, 1))
+                tasks[event.stage] = bars.add_task(event.stage, rate=0.0, told=0.0, text="")
+            bars.update(
+                tasks[event.stage],
+                completed=event.done,
+                total=event.total,
+                rate=rates.of(event),
+                told=time.monotonic(),
+                text=event.text,
+            )
 
         yield listen
+
+
+def _rate(rate: float, unit: str) -> str:
+    return f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s" if rate and unit else ""
 
 
 class Lines:
     """Plain lines for logs: when a stage begins, every ten seconds, and when it ends."""
 
     def __init__(self) -> None:
-        self.stage = ""
-        self.last = self.began = 0.0
-        self.first = 0.0
-        self.ended = False
+        self._stage = ""
+        self._last = 0.0
+        self._ended = False
+        self._rates = _Rates()
 
     def __call__(self, event: Event) -> None:
         """Print the event, or not."""
-        now = time.monotonic()
+        now, rate = time.monotonic(), self._rates.of(event)
         ends = event.total is not None and event.done >= event.total
-        if event.stage != self.stage:
-            self.stage, self.began, self.first, self.ended = event.stage, now, event.done, False
-        elif self.ended or (now - self.last < _SILENCE and not ends):
+        if event.stage == self._stage and (self._ended or (now - self._last < _SILENCE and not ends)):
             return
-        self.last, self.ended = now, ends
-        print(self._line(event, now), flush=True)
+        self._stage, self._last, self._ended = event.stage, now, ends
+        parts = [*_amounts(event, rate), *([event.text] if event.text else [])]
+        print(f"{event.stage}: {', '.join(parts)}" if parts else event.stage, flush=True)
 
-    def _line(self, event: Event, now: float) -> str:
-        parts = []
-        if unit := _UNITS.get(event.stage):
-            total = "" if event.total is None else f" of {event.total:,.0f}"
-            parts.append(f"{event.done:,.0f}{total} {unit}")
-            done, seconds = event.done - self.first, now - self.began
-            if done > 0 and seconds > 0:
-                rate = done / seconds
-                parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s")
-                if event.total is not None and event.done < event.total:
-                    parts.append(f"at most {_duration((event.total - event.done) / rate)} left")
-        if event.text:
-            parts.append(event.text)
-        return f"{event.stage}: {', '.join(parts)}" if parts else event.stage
+
+def _amounts(event: Event, rate: float) -> list[str]:
+    """How much is done, how fast it goes and how long it may take, as far as that is known."""
+    if event.stage not in _UNITS:
+        return []
+    total = "" if event.total is None else f" of {event.total:,.0f}"
+    parts = [f"{event.done:,.0f}{total} {_UNITS[event.stage]}"]
+    if rate:
+        parts.append(_rate(rate, _UNITS[event.stage]))
+        if event.total is not None and event.done < event.total:
+            parts.append(f"at most {_duration((event.total - event.done) / rate)} left")
+    return parts
 
 
 def front_table(front: Mapping[str, Any]) -> Table:
@@ -137,6 +161,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for point in front["points"]:
         rows = [row for row in front["baselines"] if row["budget"] == point["budget"]]
+        rows.sort(key=lambda row: row["method"] != "uniform")
         for i, row in enumerate(rows):
             table.add_row(point["budget"] if i == 0 else "", row["method"], *_figures(front, row))
         table.add_row(

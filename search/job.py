@@ -90,8 +90,10 @@ def run(
             total = expected(assembly, goals).tokens
             if config.stop.max_tokens is not None:
                 total = min(total, config.stop.max_tokens)
+            _tell(study, total, listen)
             study.run(lambda study: _after_step(study, folder, total, listen))
             _checkpoint(study, folder)
+            _tell(study, study.progress.tokens, listen)
             listen(Event("validate and report", 0, 1))
             front = _front(assembly, study, goals, evaluator.fingerprint)
         finally:
@@ -225,8 +227,12 @@ def _checkpoint(study: Study, folder: RunFolder) -> None:
 
 def _after_step(study: Study, folder: RunFolder, total: int, listen: Listener) -> None:
     _checkpoint(study, folder)
-    best = [curve[-1][1] for curve in study.progress.curve.values() if curve]
-    text = f"best {', '.join(f'{value:.4f}' for value in best)}; {study.progress.evaluations} evaluations"
+    _tell(study, total, listen)
+
+
+def _tell(study: Study, total: int, listen: Listener) -> None:
+    best = " ".join(f"{curve[-1][1]:.3g}" for curve in study.progress.curve.values() if curve)
+    text = f"best {best}" if best else ""
     listen(Event("search", study.progress.tokens, max(total, study.progress.tokens), text))
 
 

@@ -116,18 +116,21 @@ class Moves:
     def lower(
         self, levels_U: Ints, rng: np.random.Generator, allowed_U: Bools | None = None, *, far: bool = False
     ) -> Ints | None:
-        """Lower random units until within the limits; None if no move is left.
+        """Lower random units until within the limits; None if no move is left or none leads there.
 
-        A move that is enough alone goes before those that are not, so few units change.
+        A move that is enough alone goes before those that are not, so few units change. Costs that oppose each
+        other could be traded for ever, so the number of moves is bounded.
         """
         levels_U = levels_U.copy()
-        while not self.fits(levels_U):
+        for _ in range(2 * self.exists_UL.sum() + 1):
+            if self.fits(levels_U):
+                return levels_U
             moves_UL, enough_UL = self._lowerings(levels_U, self.deltas(levels_U), allowed_U, far)
             choice_UL = enough_UL if enough_UL.any() else moves_UL
             if not choice_UL.any():
                 return None
             _move(levels_U, choice_UL, rng)
-        return levels_U
+        return None
 
     def fill(self, levels_U: Ints, rng: np.random.Generator, allowed_U: Bools | None = None) -> Ints:
         """Raise random units by single steps while that keeps within the limits."""

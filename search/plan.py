@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ..evaluators.sanity import check_dense
+from ..spaces.budget import in_units
 from ..spaces.labels import parse_label, stored_bits
 from .assembly import DTYPES, Assembly, assemble
 from .configuration import RunConfig
@@ -30,18 +31,20 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
     seconds = (tokens + final) / sanity.tokens_per_second
     space = assembly.space
     levels = sum(len(labels) for labels in assembly.labels.values())
-    low, high = (space.cost(space.extreme(assembly.kind, large), assembly.kind) for large in (False, True))
+    kind = assembly.kind
+    low, high = (in_units(kind, space.cost(space.extreme(kind, large), kind), space) for large in (False, True))
     return [
         f"model: {config.model} ({assembly.structure.model_class}, {len(assembly.structure.blocks)} blocks), "
         f"dense perplexity {sanity.perplexity:.3f} on calibration text",
         f"space: {len(space.units)} units, {len(assembly.labels)} layers x levels = {levels} levels to build",
-        f"{assembly.kind}: {low:,} to {high:,} ({UNITS[assembly.kind]} in the report)",
-        *(f"budget {budget.name}: {dict(limit)}" for budget, limit in assembly.limits),
+        f"budgets: {'; '.join(budget.name for budget, _ in assembly.limits)}; "
+        f"{low:.9g} to {high:.9g} {UNITS[kind]} can be reached",
         f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
         f"time: at most {_duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",
         f"memory: {_dense_bytes(assembly):,} bytes of dense blocks on {assembly.config.evaluation.device}",
-        f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}, {assembly.database.bytes:,} of them there",
+        f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}, "
+        f"{len(assembly.database.errors())} of {len(assembly.labels)} layers built already",
     ]
 
 

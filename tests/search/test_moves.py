@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopress.search.moves import Moves, dress, layer_type
-from paretopress.spaces.space import Profile, Space
-from tests.toys import SPACES, bits_space, joint_limits, joint_space
+from paretopress.spaces.space import Profile, Space, Unit
+from tests.toys import SPACES, bits_space, chain, joint_limits, joint_space
 
 
 def random_profile(space: Space, seed: int) -> Profile:
@@ -63,3 +63,12 @@ def test_the_levels_of_dropped_units_come_from_elsewhere() -> None:
 def test_types_are_the_last_part_of_the_path() -> None:
     space = joint_space(blocks=1)
     assert [layer_type(space, u) for u in range(5)] == ["attention", "q", "k", "mlp", "up"]
+
+
+def test_limits_that_oppose_each_other_end_the_lowering() -> None:
+    costs = [(3, 7), (7, 1), (8, 5), (9, 6)]
+    levels = chain((f"w{i + 2}", {"bits": b, "latency": t}) for i, (b, t) in enumerate(costs))
+    units = tuple(Unit(f"u{i}", (f"u{i}",), i, "mlp", levels) for i in range(2))
+    moves = Moves(Space(units, weights=2), {"bits": 14, "latency": 8})
+    allowed = np.array([True, False])
+    assert moves.lower(np.array([1, 2]), np.random.default_rng(0), allowed) is None
