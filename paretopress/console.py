@@ -175,15 +175,13 @@ def front_table(front: Mapping[str, Any]) -> Table:
 
 
 def _figures(front: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    low, high = row["heldout_interval"]
     p_value = row.get("p_value")
-    figures = [
-        _size(row["bytes"]),
-        f"{row['heldout_kl']:.5f}",
-        f"{(high - low) / 2:.2g}",
-        f"{row['heldout_perplexity']:.3f}",
-        "" if p_value is None else f"{p_value:.2g}",
-    ]
+    if row["heldout_kl"] is None:
+        measured = ["not finite", "", ""]
+    else:
+        low, high = row["heldout_interval"]
+        measured = [f"{row['heldout_kl']:.5f}", f"{(high - low) / 2:.2g}", f"{row['heldout_perplexity']:.3f}"]
+    figures = [_size(row["bytes"]), *measured, "" if p_value is None else f"{p_value:.2g}"]
     return figures if front["cost_kind"] == "bytes" else [f"{row['cost']:.6g}", *figures]
 
 

@@ -55,6 +55,7 @@ class RunConfig(BaseModel):
         budgets: the points of the front; the first figure of each is the front's axis.
         archive_tokens: the fixed calibration prefix on which profiles are compared.
         search: the method, or several that run in turn, each from the best that those before it found.
+        start_from: folder of a finished run of the same model whose front is measured first and started from.
         stop: when to end early.
     """
 
@@ -71,21 +72,21 @@ class RunConfig(BaseModel):
     budgets: tuple[BudgetConfig, ...] = Field(min_length=1)
     archive_tokens: int = Field(default=65_536, gt=0)
     search: tuple[SearchConfig, ...] = Field(min_length=1)
+    start_from: str | None = None
     stop: StopConfig = StopConfig()
-
-    @field_validator("budgets", "search", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return [value] if isinstance(value, Mapping) else value
 
     @field_validator("budgets")
     @classmethod
     def _different(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
         names = [budget.name for budget in budgets]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"budget {name!r} is given twice; leave one out")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"budget {repeated[0]!r} is given twice; leave one out")
         return budgets
+
+    @field_validator("budgets", "search", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, Mapping) else value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

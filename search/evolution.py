@@ -32,6 +32,8 @@ class EvolutionConfig(BaseModel):
     | sparsity | 400 | 64 | 8, 2, 1 | 2048, 16384, 65536 | none | 0 |
     | drop | k(n-k)/1.5 | 32 | 2, 1 | 2048, 32768 | | 64 of 2048 tokens, equal drops of each type |
 
+    Here k of n branches are dropped, of each type where drops are balanced, else of all together.
+
     Attributes:
         generations: at most.
         offspring: of each generation.
@@ -109,11 +111,12 @@ def content(space: Space) -> Literal["bits", "sparsity", "drop", "mixed"]:
 def schedule(config: EvolutionConfig, space: Space, limits: Limits) -> Schedule:
     """The settings of a search, blanks filled with EvoPress's own numbers."""
     kind = content(space)
+    balanced = kind == "drop" if config.drop_balance is None else config.drop_balance
     generations, offspring, survivors, tokens, initial = {
         "bits": (150, 128, (16, 4, 1), (2048, 16384, 131072), 0),
         "mixed": (150, 128, (16, 4, 1), (2048, 16384, 131072), 0),
         "sparsity": (400, 64, (8, 2, 1), (2048, 16384, 65536), 0),
-        "drop": (_drop_generations(space, limits), 32, (2, 1), (2048, 32768), 64),
+        "drop": (_drop_generations(space, limits, balanced), 32, (2, 1), (2048, 32768), 64),
     }[kind]
     return Schedule(
         generations=generations if config.generations is None else config.generations,
@@ -121,14 +124,14 @@ def schedule(config: EvolutionConfig, space: Space, limits: Limits) -> Schedule:
         survivors=config.survivors or survivors,
         tokens=config.tokens or tokens,
         groups=config.groups or ("size" if kind == "bits" else "none"),
-        drop_balance=kind == "drop" if config.drop_balance is None else config.drop_balance,
+        drop_balance=balanced,
         initial=initial if config.initial is None else config.initial,
     )
 
 
-def _drop_generations(space: Space, limits: Limits) -> int:
-    """EvoPress's k(n-k)/1.5 for k of n branches of each type dropped."""
-    types = len({unit.branch for unit in space.units})
+def _drop_generations(space: Space, limits: Limits, balanced: bool) -> int:
+    """EvoPress's k(n-k)/1.5 for k of n branches dropped: of each type where drops are balanced, else of all."""
+    types = len({unit.branch for unit in space.units}) if balanced else 1
     dropped = sum(label == "drop" for label in space.labels(space.uniform(limits))) / types
     return max(int(dropped * (len(space.units) / types - dropped) / 1.5), 1)
 

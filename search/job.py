@@ -1,37 +1,29 @@
 """One whole run: from a configuration to the front, resumable at every moment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..evaluators.journal import Journal
 from ..evaluators.sanity import Sanity, check_dense
-from ..spaces.space import Space
+from ..spaces.space import Profile
 from ..workers.pool import LocalPool
-from .allocation import allocate, allocate_limits
 from .archive import ParetoArchive
 from .assembly import Assembly, assemble
 from .budget import Pool, Workload
 from .configuration import RunConfig
-from .dp import layer_errors
 from .environment import environment
 from .event import Event, Listener
 from .fixed import FixedSearcher
+from .front import file_name, fingerprints, make_front, profile_record
+from .goals import Goal, make_goals, unit_errors
 from .methods import legs, workload
-from .outcome import Baseline, Goal, conclude
 from .runfolder import RunFolder
+from .selection import FEWEST_DOCUMENTS
 from .series import Leg, SeriesSearcher
 from .settings import differences
 from .study import Study
 
-UNITS = {
-    "bits": "bits/weight",
-    "bytes": "bytes",
-    "parameters": "fraction kept",
-    "macs": "fraction of MACs",
-    "branches": "branches",
-    "latency": "µs/token",
-}
 HARMLESS = ("evaluation.memory", "evaluation.cache", "evaluation.resident", "stop", "name")
 """Configuration keys that cannot change a value and may differ when a run goes on."""
 
@@ -70,6 +62,11 @@ def run(
     evaluator = assembly.evaluator()
     sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
     listen(Event("check the dense model", 1, 1, f"perplexity {sanity.perplexity:.3f}"))
+    if (groups := assembly.data["validation"].groups) < FEWEST_DOCUMENTS:
+        text = (
+            f"{groups} validation documents: nothing can be claimed to beat uniform, give {FEWEST_DOCUMENTS}"
+        )
+        listen(Event("check the validation text", 1, 1, text))
     with RunFolder(path) as folder:
         if fresh:
             folder.clear()
@@ -94,14 +91,16 @@ def run(
             study.run(lambda study: _after_step(study, folder, total, listen))
             _checkpoint(study, folder)
             _tell(study, study.progress.tokens, listen)
+            if study.cut:
+                listen(Event("stopped by `stop`", 1, 1, f"after {study.progress.steps} steps"))
             listen(Event("validate and report", 0, 1))
-            front = _front(assembly, study, goals, evaluator.fingerprint)
+            front = make_front(assembly, study, goals, evaluator.fingerprint)
         finally:
             pool.close()
             journal.close()
         folder.write_front(front)
         folder.write_profiles(
-            {_file_name(point["budget"]): _profile(point, front) for point in front["points"]}
+            {file_name(point["budget"]): profile_record(point, front) for point in front["points"]}
         )
         report(path)
         listen(Event("validate and report", 1, 1))
@@ -120,7 +119,7 @@ def _refuse_other(assembly: Assembly, path: Path) -> None:
     with RunFolder(path) as folder:
         folder.settle_config(_settings(assembly), HARMLESS)
         before = folder.read_environment() or {}
-    now = _fingerprints(assembly, assembly.evaluator().fingerprint)
+    now = fingerprints(assembly, assembly.evaluator().fingerprint)
     changed = differences(before.get("fingerprints", now), now)
     if changed:
         libraries = differences(before.get("packages", {}), environment()["packages"])
@@ -148,41 +147,13 @@ def build_levels(assembly: Assembly, listen: Listener) -> None:
     assembly.build(progress)
 
 
-def make_goals(assembly: Assembly) -> list[Goal]:
-    """Every budget with its baselines, uniform and DP on layer errors."""
-    known = unit_errors(assembly.space, assembly.database.errors())
-    errors = layer_errors(assembly.space, known)
-    goals = []
-    for budget, limits in assembly.limits:
-        if len(limits) > 1:
-            allocated = allocate_limits(assembly.space, errors, limits)
-        else:
-            ((kind, limit),) = limits.items()
-            allocated = allocate(assembly.space, errors, kind).best(limit)
-        uniform = assembly.space.uniform(limits)
-        baselines = (Baseline("uniform", uniform), Baseline("dp-nmse", allocated))
-        goals.append(Goal(budget, limits, baselines))
-    return goals
-
-
-def unit_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Unit name to label to the sum of its layers' relative output errors."""
-    return {
-        unit.name: {
-            label: sum(errors[module][label] for module in unit.modules)
-            for label in unit.index
-            if label not in ("dense", "keep", "drop")
-        }
-        for unit in space.units
-    }
-
-
 def make_study(
     assembly: Assembly, goals: list[Goal], pool: LocalPool, journal: Journal, library: Journal
 ) -> Study:
     """The baselines, then the method, for every budget."""
     fidelity = assembly.archive_fidelity
-    baselines = [baseline.profile for goal in goals for baseline in goal.baselines]
+    first = [baseline.profile for goal in goals for baseline in goal.baselines]
+    starts = starting_profiles(assembly)
     methods = legs(
         assembly.config.search,
         assembly.space,
@@ -190,10 +161,11 @@ def make_study(
         search_pool(assembly),
         assembly.config.seed,
         unit_errors(assembly.space, assembly.database.errors()),
+        informed=bool(starts),
     )
-    first: Leg = lambda scored: FixedSearcher(baselines, fidelity)  # noqa: E731
+    opening: Leg = lambda scored: FixedSearcher([*first, *starts], fidelity)  # noqa: E731
     return Study(
-        SeriesSearcher([first, *methods], fidelity),
+        SeriesSearcher([opening, *methods], fidelity),
         pool,
         ParetoArchive(assembly.space, assembly.kind, fidelity),
         journal,
@@ -206,6 +178,26 @@ def make_study(
     )
 
 
+def starting_profiles(assembly: Assembly) -> list[Profile]:
+    """The front of the run that `start_from` names; empty without one.
+
+    Raises:
+        ValueError: that run has no front, is of another model, or has units or levels that this space lacks.
+    """
+    if assembly.config.start_from is None:
+        return []
+    front = RunFolder(Path(assembly.config.start_from)).read_front()
+    if front is None:
+        raise ValueError(
+            f"start_from {assembly.config.start_from!r} has no front.json; finish that run first"
+        )
+    if front["fingerprints"]["model"] != assembly.checkpoint.fingerprint:
+        raise ValueError(
+            f"start_from {assembly.config.start_from!r} is a run of another model, {front['model']}"
+        )
+    return [assembly.space.parse(point["profile"]) for point in front["points"]]
+
+
 def search_pool(assembly: Assembly) -> Pool:
     """The calibration sequences that searchers draw on."""
     return Pool(len(assembly.data["calibration"]), assembly.config.data.length, assembly.archive_fidelity)
@@ -216,7 +208,8 @@ def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
     known = unit_errors(assembly.space, assembly.database.errors())
     limits = [goal.limits for goal in goals]
     work = workload(assembly.config.search, assembly.space, limits, search_pool(assembly), known)
-    return work.add(sum(len(goal.baselines) for goal in goals), assembly.archive_fidelity)
+    opening = sum(len(goal.baselines) for goal in goals) + len(starting_profiles(assembly))
+    return work.add(opening, assembly.archive_fidelity)
 
 
 def _checkpoint(study: Study, folder: RunFolder) -> None:
@@ -261,66 +254,7 @@ def _library(assembly: Assembly, folder: RunFolder, fingerprint: str) -> Journal
 def _environment(assembly: Assembly, fingerprint: str, sanity: Sanity) -> dict[str, Any]:
     return environment() | {
         "seed": assembly.config.seed,
-        "fingerprints": _fingerprints(assembly, fingerprint),
+        "fingerprints": fingerprints(assembly, fingerprint),
         "dense_calibration_perplexity": sanity.perplexity,
         "dense_tokens_per_second": round(sanity.tokens_per_second),
-    }
-
-
-def _fingerprints(assembly: Assembly, fingerprint: str) -> dict[str, str]:
-    return {
-        "model": assembly.checkpoint.fingerprint,
-        "space": assembly.space.fingerprint,
-        "database": assembly.database.fingerprint,
-        "evaluation": fingerprint,
-        **{name: sequences.fingerprint for name, sequences in assembly.data.items()},
-    }
-
-
-def _front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint: str) -> dict[str, Any]:
-    config, kind = assembly.config, assembly.kind
-    found = conclude(
-        study,
-        goals,
-        assembly.data,
-        kind=kind,
-        seed=config.seed,
-        method="+".join(method.method for method in config.search),
-    )
-    parameters = sum(parameter.numel() for parameter in assembly.checkpoint.skeleton().parameters())
-    return {
-        "name": config.name,
-        "model": config.model,
-        "cost_kind": kind,
-        "cost_unit": UNITS[kind],
-        **found,
-        "dense": found["dense"] | {"bytes": parameters * assembly.checkpoint.dtype.itemsize},
-        "method": "+".join(method.method for method in config.search),
-        "seed": config.seed,
-        "evaluations": study.progress.evaluations,
-        "tokens": study.progress.tokens,
-        "teacher_tokens": study.progress.teacher_tokens,
-        "seconds": round(study.progress.seconds, 3),
-        "progress": [
-            {"budget": name, "tokens": tokens, "fitness": fitness}
-            for name, curve in study.progress.curve.items()
-            for tokens, fitness in curve
-        ],
-        "fingerprints": _fingerprints(assembly, fingerprint),
-    }
-
-
-def _file_name(budget: str) -> str:
-    return budget.replace(", ", "_").replace(" ", "-")
-
-
-def _profile(point: dict[str, Any], front: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model": front["model"],
-        "fingerprint": front["fingerprints"]["model"],
-        "method": point["method"],
-        "budget": point["budget"],
-        "costs": point["costs"],
-        "heldout": {"kl": point["heldout_kl"], "perplexity": point["heldout_perplexity"]},
-        "units": point["profile"],
     }

@@ -29,18 +29,20 @@ def legs(
     pool: Pool,
     seed: int,
     errors: Errors,
+    *,
+    informed: bool = False,
 ) -> list[Leg]:
     """Builders of the searchers, in the order in which they run.
 
     DP serves all budgets from one set of measurements; every other method runs once per budget. The first
-    method starts from uniform, a later one also from the best profiles that those before it left.
+    method starts from uniform, a later one (and the first, if `informed`) also from the best profiles measured so far.
     """
     found: list[Leg] = []
     for place, config in enumerate(methods):
         groups = [list(budgets)] if isinstance(config, DPConfig) else [[limits] for limits in budgets]
         for group in groups:
             leg_seed = int(np.random.SeedSequence([seed, len(found)]).generate_state(1)[0])
-            found.append(_leg(config, space, group, pool, leg_seed, errors, informed=place > 0))
+            found.append(_leg(config, space, group, pool, leg_seed, errors, informed=informed or place > 0))
     return found
 
 

@@ -1,36 +1,19 @@
 """What a search concludes: winners chosen on validation documents, figures made on held-out ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..evaluators.packing import Sequences
 from ..evaluators.trial import Evaluation, Fidelity, Trial
-from ..spaces.budget import BudgetConfig, in_units
-from ..spaces.space import DENSE, Limits, Profile, Space
+from ..spaces.budget import in_units
+from ..spaces.space import DENSE, Profile, Space
+from .goals import Goal
 from .selection import Choice, Contest, Finalist, choose, finalists
 from .study import Study
 
 RESAMPLES = 2_000
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A profile that every budget is compared with."""
-
-    method: str
-    profile: Profile
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One budget: its limits and baselines; the first baseline is `uniform`."""
-
-    budget: BudgetConfig
-    limits: Limits
-    baselines: tuple[Baseline, ...]
 
 
 def conclude(
@@ -50,11 +33,7 @@ def conclude(
     fields = [_field(study, goal) for goal in goals]
     validated = judge.measure("validation", [profile for field in fields for profile in field])
     documents = data["validation"].documents.tolist()
-    contests = []
-    for field in fields:
-        uniform, *rest = (Finalist(profile, validated[profile].values) for profile in field)
-        contests.append(Contest(uniform, rest, documents))
-    choices = choose(contests, seed)
+    choices = _choices(fields, validated, documents, seed)
     wanted = [choice.profile for choice in choices] + [b.profile for goal in goals for b in goal.baselines]
     heldout = judge.measure("heldout", [DENSE, *wanted])
     points, baselines = [], []
@@ -76,6 +55,26 @@ def conclude(
     }
 
 
+def _choices(
+    fields: Sequence[Sequence[Profile]],
+    validated: Mapping[Profile, Evaluation],
+    documents: Sequence[int],
+    seed: int,
+) -> list[Choice]:
+    """The winner of each field; profiles without finite values take no part.
+
+    Where uniform itself has none, the first finalist that has wins, and nothing is claimed.
+    """
+    finite = [[Finalist(p, validated[p].values) for p in field if p in validated] for field in fields]
+    contested = [i for i, field in enumerate(fields) if field[0] in validated]
+    chosen = choose([Contest(finite[i][0], finite[i][1:], documents) for i in contested], seed)
+    known = dict(zip(contested, chosen, strict=True))
+    fallback = [
+        next((f.profile for f in found), field[0]) for found, field in zip(finite, fields, strict=True)
+    ]
+    return [known.get(i, Choice(fallback[i], None, ())) for i in range(len(fields))]
+
+
 def _field(study: Study, goal: Goal) -> list[Profile]:
     """Uniform, then the finalists."""
     uniform = goal.baselines[0].profile
@@ -89,8 +88,8 @@ def _author(space: Space, goal: Goal, choice: Choice, method: str) -> str:
 
 
 def _verdict(choice: Choice) -> dict[str, Any]:
-    """Whether the winner beats uniform, and its p-value after Holm's correction (1 for uniform itself)."""
-    p_value = next((v.adjusted for v in choice.verdicts if v.profile == choice.profile), 1.0)
+    """Whether the winner beats uniform, and its p-value after Holm's correction; None where nothing is claimed."""
+    p_value = next((v.adjusted for v in choice.verdicts if v.profile == choice.profile), None)
     return {"significant": choice.significant, "p_value": p_value}
 
 
@@ -101,21 +100,20 @@ class _Judge:
         self.seed = seed
 
     def measure(self, which: str, profiles: Sequence[Profile]) -> dict[Profile, Evaluation]:
+        """Evaluations on all sequences of a set; what has no finite fitness is left out."""
         pool = self.data[which]
         fidelity = Fidelity(0, 0, len(pool), pool.length, which)
         trials = [Trial(i, profile, fidelity) for i, profile in enumerate(dict.fromkeys(profiles))]
         evaluations = self.study.evaluate(trials)
-        for evaluation in evaluations:
-            if evaluation.error is not None:
-                raise ValueError(f"{which} could not be measured: {evaluation.error}")
-        return {evaluation.trial.profile: evaluation for evaluation in evaluations}
+        return {e.trial.profile: e for e in evaluations if e.error is None}
 
     def row(
         self, method: str, goal: Goal, profile: Profile, heldout: Mapping[Profile, Evaluation], kind: str
     ) -> dict[str, Any]:
         """One point of the front or one baseline, as `front.json` holds it."""
         space: Space = self.study.space
-        evaluation = heldout[profile]
+        evaluation = heldout.get(profile)
+        documents = self.data["heldout"].documents
         known = {entry.profile: entry.fitness for entry in self.study.archive.entries}
         return {
             "budget": goal.budget.name,
@@ -124,9 +122,9 @@ class _Judge:
             "costs": space.costs(profile),
             "bytes": space.cost(profile, "bytes"),
             "fitness": known.get(space.canonical(profile)),
-            "heldout_kl": evaluation.fitness,
-            "heldout_perplexity": evaluation.perplexity,
-            "heldout_interval": interval(evaluation.values, self.data["heldout"].documents, self.seed),
+            "heldout_kl": evaluation and evaluation.fitness,
+            "heldout_perplexity": evaluation and evaluation.perplexity,
+            "heldout_interval": evaluation and interval(evaluation.values, documents, self.seed),
             "profile": space.describe(profile),
         }
 

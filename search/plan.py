@@ -9,7 +9,8 @@ from ..spaces.budget import in_units
 from ..spaces.labels import parse_label, stored_bits
 from .assembly import DTYPES, Assembly, assemble
 from .configuration import RunConfig
-from .job import UNITS, search_pool
+from .front import COST_UNITS
+from .job import search_pool
 from .methods import workload
 
 
@@ -32,13 +33,15 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
     space = assembly.space
     levels = sum(len(labels) for labels in assembly.labels.values())
     kind = assembly.kind
-    low, high = (in_units(kind, space.cost(space.extreme(kind, large), kind), space) for large in (False, True))
+    low, high = (
+        in_units(kind, space.cost(space.extreme(kind, large), kind), space) for large in (False, True)
+    )
     return [
         f"model: {config.model} ({assembly.structure.model_class}, {len(assembly.structure.blocks)} blocks), "
         f"dense perplexity {sanity.perplexity:.3f} on calibration text",
         f"space: {len(space.units)} units, {len(assembly.labels)} layers x levels = {levels} levels to build",
         f"budgets: {'; '.join(budget.name for budget, _ in assembly.limits)}; "
-        f"{low:.9g} to {high:.9g} {UNITS[kind]} can be reached",
+        f"{low:.9g} to {high:.9g} {COST_UNITS[kind]} can be reached",
         f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
         f"time: at most {_duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",

@@ -85,6 +85,7 @@ class Study:
         self.max_time = max_time
         self.progress = Progress(curve={name: [] for name in budgets})
         self.finished = False
+        self.cut = False
         self._asked = 0
         self._known: _Positions = {}
         self._taught: _Positions = {}
@@ -99,7 +100,8 @@ class Study:
         began = time.perf_counter()
         trials = self.searcher.ask()
         profile_tokens, teacher_tokens = self._new_tokens(trials)
-        if not trials or self._beyond(profile_tokens + teacher_tokens):
+        self.cut = bool(trials) and self._beyond(profile_tokens + teacher_tokens)
+        if not trials or self.cut:
             self.finished = True
             return False
         evaluations = self.evaluate(trials)

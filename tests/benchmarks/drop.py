@@ -3,8 +3,8 @@
     python -m tests.benchmarks.drop --model DIR --set "data.source=tinystories/*.txt"
 
 First all states that drop exactly as many branches as the budget asks (8,008 for 6 of 16) are measured on the
-archive's prefix; `--table` keeps the values for later calls. Then ten seeds of evolution with drops in any mix,
-EvoPress's equal-count rule against the optimum of its own set, and greedy. `tokens` count profiles times tokens
+archive's prefix; `--table` keeps the values for later calls. Then ten seeds of evolution with drops in any mix, of
+EvoPress's equal-count rule against the optimum of its own set (its own schedule, and a wider one), and greedy. `tokens` count profiles times tokens
 once per profile and sequence, the teacher's too, as everywhere; `exhaustive` is what measuring all states takes.
 """
 
@@ -25,7 +25,8 @@ from paretopress.evaluators.journal import Journal
 from paretopress.evaluators.trial import Evaluation, Trial
 from paretopress.search.assembly import Assembly, assemble
 from paretopress.search.configuration import RunConfig, load_config
-from paretopress.search.job import make_goals, make_study
+from paretopress.search.goals import make_goals
+from paretopress.search.job import make_study
 from paretopress.search.mutation import Mutation
 from paretopress.search.study import Study
 from paretopress.spaces.space import Profile, Space
@@ -33,6 +34,8 @@ from paretopress.workers.pool import LocalPool
 
 Values = npt.NDArray[np.float64]
 CHUNK = 1_001
+WIDE = {"generations": 40, "offspring": 64, "switches": 5}
+"""For the equal-count rule: its swaps stay within a type, and EvoPress's short steps end in local optima."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,15 @@ def compare(config: RunConfig, folder: Path, seeds: int, table: Path | None) -> 
     print("| method | seed | found | KL | optimum | rank | tokens | of exhaustive |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     wanted = [({"method": "evolution", **_evolution(config)}, everything, seed) for seed in range(seeds)]
-    equal = {"method": "evolution", "drop_balance": True}
-    wanted += [(equal, balanced, seed) for seed in range(seeds if balanced else 0)]
+    rows = range(seeds if balanced else 0)
+    wanted += [({"method": "evolution", "drop_balance": True}, balanced, seed) for seed in rows]
+    wanted += [({"method": "evolution", "drop_balance": True, **WIDE}, balanced, seed) for seed in rows]
     wanted.append(({"method": "greedy", "tokens": assembly.archive_fidelity.tokens}, everything, 0))
     for search, among, seed in wanted:
         study = _search(assembly, search, seed, folder, library)
         row = _row(space, study, limits, states, among, tokens) | {"search": search, "seed": seed}
         name = search["method"] + (" equal counts" if among is balanced else "")
+        name += ", wide" if "switches" in search else ""
         print(
             f"| {name} | {seed} | {'yes' if row['found'] else 'no'} | {row['kl']:.5f} | {row['optimum']:.5f} "
             f"| {row['rank']} of {len(among):,} | {row['tokens'] / 1e6:.2f} M "
@@ -168,7 +173,7 @@ def _search(assembly: Assembly, search: dict[str, Any], seed: int, folder: Path,
     content = assembly.config.model_dump(mode="json") | {"search": [search], "seed": seed}
     # The data stay those of the first seed: only the search draws anew.
     seeded = replace(assembly, config=RunConfig.model_validate(content))
-    name = f"{search['method']}-{search.get('drop_balance')}-{seed}.jsonl"
+    name = f"{search['method']}-{search.get('drop_balance')}-{search.get('switches')}-{seed}.jsonl"
     study = _study(seeded, folder / name, library)
     study.run()
     return study

@@ -94,12 +94,14 @@ class Driver:
             env=subprocess_environment() | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
 
-    def start(self, *arguments: str | Path, cwd: Path, die_at: int | None = None) -> int:
-        """The pid of a command that now runs; its output goes to `cwd/log`."""
+    def start(
+        self, *arguments: str | Path, cwd: Path, die_at: int | None = None, log: str | Path = "log"
+    ) -> int:
+        """The pid of a command that now runs; its output goes to `log` in `cwd`."""
         return self._answer(
             arguments=[str(argument) for argument in arguments],
             cwd=str(cwd),
-            log=str(cwd / "log"),
+            log=str(cwd / log),
             die_at=die_at,
         )
 

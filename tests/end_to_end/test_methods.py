@@ -24,7 +24,6 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "tpe": [{"method": "optuna", "sampler": "tpe", "trials": 8, "batch": 4}],
     "nsga2": [{"method": "optuna", "sampler": "nsga2", "trials": 8, "batch": 4}],
     "cmaes": [{"method": "optuna", "sampler": "cmaes", "trials": 8, "batch": 4}],
-    "gp": [{"method": "optuna", "sampler": "gp", "trials": 6, "batch": 3}],
     "greedy": [{"method": "greedy", "tokens": 2 * LENGTH}],
     "random": [{"method": "random", "samples": 10}],
     "dp, evolution": [{"method": "dp", "errors": "kl", "tokens": 2 * LENGTH}, evolution(2)],

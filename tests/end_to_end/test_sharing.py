@@ -21,7 +21,6 @@ FIRST: dict[str, Any] = {
     "budgets": [{"bits": 3.5}, {"bits": 4.5}],
 }
 OTHERS: dict[str, dict[str, Any]] = {
-    "the same": {"search": FIRST["search"], "budgets": FIRST["budgets"]},
     "another budget": {"search": FIRST["search"], "budgets": [{"bits": 4.0}]},
     "another method": {"search": [{"method": "greedy", "tokens": 2 * LENGTH}], "budgets": FIRST["budgets"]},
     "more tokens": {"search": [{"method": "dp", "tokens": 4 * LENGTH}], "budgets": FIRST["budgets"]},

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,18 +128,8 @@ def write_config(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def subprocess_environment() -> dict[str, str]:
-    """The environment of a child that imports this checkout; hub and terminal settings do not reach it."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-
-
-def run_command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "paretopress", *map(str, arguments)],
-        cwd=cwd,
-        env=subprocess_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    """The environment of a child that imports this checkout; settings of hub and terminal do not reach it."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")
+    }
+    return inherited | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TERM": "xterm-256color"}
