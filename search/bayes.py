@@ -28,7 +28,7 @@ class OptunaConfig(BaseModel):
     """Settings of `optuna`.
 
     Attributes:
-        sampler: `tpe`, `nsga2`, `gp` (seconds per trial: for evaluations of minutes) or `cmaes`.
+        sampler: `cmaes` (best in tests/benchmarks/methods.py), `tpe`, `nsga2` or `gp` (seconds per trial: for evaluations of minutes).
         trials: parameter vectors, the zero vector (uniform) included.
         tokens: with which each is measured.
         finalists: best of them that are measured again at the archive's fidelity.
@@ -40,7 +40,7 @@ class OptunaConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["optuna"] = "optuna"
-    sampler: Literal["tpe", "nsga2", "gp", "cmaes"] = "tpe"
+    sampler: Literal["tpe", "nsga2", "gp", "cmaes"] = "cmaes"
     trials: PositiveInt = 256
     tokens: PositiveInt = 16384
     finalists: PositiveInt = 4

@@ -80,7 +80,7 @@ def compare(config: RunConfig, folder: Path, seeds: int, table: Path | None) -> 
     ((_, limits),) = assembly.limits
     kept = limits["branches"]
     states = exhaustive(assembly, len(space.units) - kept, table)
-    everything = range(len(states.profiles))
+    everything = list(range(len(states.profiles)))
     balanced = [
         i for i in everything if Mutation(space, limits, "none", True, 3).is_balanced(states.profiles[i])
     ]

@@ -4,7 +4,7 @@
 
 Prints the winner's levels and its held-out perplexity twice: as the front has it, and as `AutoModelForCausalLM`
 gives it from the exported folder in float32 over the same sequences. Ends with an error if they differ by more than
-one part in a thousand. About five minutes on two CPU cores.
+one part in a thousand. The search takes 2.3 M tokens.
 """
 
 import argparse

@@ -1,7 +1,10 @@
 """Held-out divergence of every search method at equal tokens, over the same levels and text.
 
-    python -m tests.benchmarks.methods --model DIR --budget bits=3.25 --tokens 12000000
-    python -m tests.benchmarks.methods --model DIR --budget sparsity=0.6 --tokens 12000000 --long 70000000
+    python -m tests.benchmarks.methods --model DIR --budget bits=3.25 --tokens 12000000 --long 47200000
+    python -m tests.benchmarks.methods --model DIR --budget sparsity=0.6 --tokens 12000000 --long 35400000
+    python -m tests.benchmarks.methods --model DIR --budget bits=3.25 --config configs/benchmarks/asymmetric.yaml
+    python -m tests.benchmarks.methods --model configs/quickstart-model --budget bits=3.25 --tokens 2400000 \\
+        --set archive_tokens=16384 --set data.validation.tokens=65536
 
 Every row is a run by the public path (`RunConfig`, `search.job.run` with `stop.max_tokens`), in a folder of its
 own; the level database is shared. `tokens` are those that guided the search: profiles times tokens, no discount

@@ -1,6 +1,7 @@
 """Time and memory of a model of Llama-2-7B's shape with random weights: levels built, a few search steps.
 
-    python -m tests.benchmarks.seven_billion --folder /scratch/seven-billion
+    python -m tests.benchmarks.seven_billion --folder /scratch/seven-billion --set builder.quantizer=rtn
+    python -m tests.benchmarks.seven_billion --folder /scratch/two-blocks --blocks 2    # GPTQ, seconds per block
 
 The checkpoint (13.5 GB of bfloat16, sharded) is made shard by shard, its text is random and tokenised already; the
 dense blocks stream from disk. Prints seconds of every stage, the peak of this process's resident memory (which
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig
 
 from paretopress.search.configuration import load_config
 from paretopress.search.event import Event
@@ -127,7 +128,9 @@ def make_model(folder: Path, config: LlamaConfig) -> None:
     config.save_pretrained(folder)
     words = {str(i): i for i in range(config.vocab_size)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="0").save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "0"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(0)
     places: dict[str, str] = {}

@@ -66,7 +66,7 @@ CONFIGURATIONS: dict[str, tuple[Edit, str]] = {
     "a cost without drops": (put("budgets", [{"dropped": 2}]), ""),
     "two budgets in one name": (
         put("budgets", [{"bits": 4.0}, {"bits": 4}]),
-        "{config}: budgets: budget 'bits 4' is given twice; give each budget once",
+        "{config}: budgets: budget 'bits 4' is given twice; ",
     ),
     "missing model folder": (
         put("model", "/nowhere/model"),

@@ -17,8 +17,8 @@ from tests.end_to_end.tiny import LENGTH, evolution
 
 SEARCH = [
     {"method": "dp", "errors": "kl", "tokens": 2 * LENGTH},
-    evolution(4),
-    {"method": "optuna", "trials": 8, "batch": 4, "tokens": 4 * LENGTH},
+    evolution(3),
+    {"method": "optuna", "trials": 6, "batch": 3, "tokens": 4 * LENGTH},
 ]
 BUDGETS = [{"bits": 3.5}, {"bits": 4.5}]
 
@@ -221,7 +221,7 @@ def test_other_text_behind_the_same_name_is_refused(driver: Driver, tiny: Tiny, 
     shutil.copy(tiny.text, text)
     content = tiny.content()
     content["data"]["source"] = str(text)
-    case = Case(driver, tiny, tmp_path, data=content["data"])
+    case = Case(driver, tiny, tmp_path, data=content["data"], search=[evolution(1)], budgets=[{"bits": 4.0}])
     text.write_text("".join(text.read_text().splitlines(keepends=True)[3:]))
     assert case.search(case.whole) == 2
     said = (case.whole / "log").read_text().splitlines()[-1]

@@ -22,7 +22,10 @@ FIRST: dict[str, Any] = {
 }
 OTHERS: dict[str, dict[str, Any]] = {
     "another budget": {"search": FIRST["search"], "budgets": [{"bits": 4.0}]},
-    "another method": {"search": [{"method": "greedy", "tokens": 2 * LENGTH}], "budgets": FIRST["budgets"]},
+    "another method": {
+        "search": [{"method": "random", "samples": 8, "tokens": 2 * LENGTH}],
+        "budgets": FIRST["budgets"],
+    },
     "more tokens": {"search": [{"method": "dp", "tokens": 4 * LENGTH}], "budgets": FIRST["budgets"]},
     "another archive": {"search": FIRST["search"], "budgets": [{"bits": 3.5}], "archive_tokens": 10 * LENGTH},
 }

@@ -2,7 +2,8 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(console.time, "monotonic", found)
+    monkeypatch.setattr(time, "monotonic", found)
     return found
 
 
@@ -143,10 +144,10 @@ def test_bars_show_rate_and_time_left(clock: Clock, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+def stderr(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     out = io.StringIO()
     monkeypatch.setattr(console, "errors", Console(width=20, file=out))
-    return lambda: out.getvalue()
+    return out.getvalue
 
 
 @pytest.mark.parametrize(

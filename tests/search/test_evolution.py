@@ -152,6 +152,9 @@ def test_blanks_follow_the_paper() -> None:
     drop = schedule(EvolutionConfig(), space, {"n": 48})
     assert (drop.generations, drop.offspring, drop.survivors) == (128, 32, (2, 1))
     assert (drop.tokens, drop.drop_balance, drop.initial) == ((2048, 32768), True, 64)
+    mixed = schedule(EvolutionConfig(drop_balance=False), space, {"n": 48})
+    k, n = 2 * 8, 2 * 32  # of all branches, since any mix may be dropped
+    assert mixed.generations == int(k * (n - k) / 1.5)
     joint = schedule(EvolutionConfig(), joint_space(), joint_limits(joint_space()))
     assert (joint.generations, joint.groups, joint.drop_balance) == (150, "none", False)
 
