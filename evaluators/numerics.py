@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class EvaluationConfig(BaseModel):
@@ -20,9 +20,9 @@ class EvaluationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
-    device: str = "auto"
-    micro_batch: int | Literal["auto"] = "auto"
-    threads: int | Literal["auto"] = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    micro_batch: PositiveInt | Literal["auto"] = "auto"
+    threads: PositiveInt | Literal["auto"] = "auto"
     memory: int | str = "auto"
     cache: int | str = "auto"
     resident: bool | Literal["auto"] = "auto"

@@ -159,6 +159,7 @@ def assemble(config: RunConfig, databases: Path) -> Assembly:
         dense_bits=torch.finfo(checkpoint.dtype).bits,
         latency=_latency(config.space.latency),
     )
+    _check_chain(config, space)
     limits = tuple((budget, budget.limits(space)) for budget in config.budgets)
     axes = {next(iter(limit)) for _, limit in limits}
     if len(axes) > 1:
@@ -214,6 +215,13 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+def _check_chain(config: RunConfig, space: Space) -> None:
+    chain = config.builder.chain
+    for layer, labels in labels_to_build(space).items():
+        if chain is not None and chain not in labels:
+            raise ValueError(f"builder.chain {chain!r} is no level of {layer}; add it to `space.levels`")
 
 
 def _latency(path: str | None) -> Latency | None:

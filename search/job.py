@@ -88,8 +88,10 @@ def run(
             if config.stop.max_tokens is not None:
                 total = min(total, config.stop.max_tokens)
             _tell(study, total, listen)
+            study.on_answer = lambda tokens: _tell(study, total, listen, tokens)
             study.run(lambda study: _after_step(study, folder, total, listen))
             _checkpoint(study, folder)
+            study.on_answer = lambda tokens: None
             _tell(study, study.progress.tokens, listen)
             if study.cut:
                 listen(Event("stopped by `stop`", 1, 1, f"after {study.progress.steps} steps"))
@@ -172,6 +174,7 @@ def make_study(
         space=assembly.space,
         data={name: sequences.fingerprint for name, sequences in assembly.data.items()},
         library=library,
+        teacher=assembly.config.fitness.name != "cross-entropy",
         budgets={goal.budget.name: goal.limits for goal in goals},
         max_tokens=assembly.config.stop.max_tokens,
         max_time=assembly.config.stop.max_time,
@@ -223,10 +226,11 @@ def _after_step(study: Study, folder: RunFolder, total: int, listen: Listener) -
     _tell(study, total, listen)
 
 
-def _tell(study: Study, total: int, listen: Listener) -> None:
+def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> None:
     best = " ".join(f"{curve[-1][1]:.3g}" for curve in study.progress.curve.values() if curve)
     text = f"best {best}" if best else ""
-    listen(Event("search", study.progress.tokens, max(total, study.progress.tokens), text))
+    done = study.progress.tokens + within_step
+    listen(Event("search", done, max(total, done), text))
 
 
 def _values(assembly: Assembly) -> Path:

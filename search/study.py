@@ -55,8 +55,12 @@ class Study:
         space: gives profiles their keys and costs.
         data: fingerprint of each data set by name.
         budgets: limits by name, for the progress curve.
+        teacher: whether the fitness needs one; only then do its tokens count.
         max_tokens: never exceeded: a step that would is not begun.
         max_time: seconds after which no step is begun.
+
+    Attributes:
+        on_answer: told of the tokens measured so far within the present step.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Study:
         space: Space,
         data: Mapping[str, str],
         library: Journal | None = None,
+        teacher: bool = True,
         budgets: Mapping[str, Mapping[str, int]],
         max_tokens: int | None = None,
         max_time: float | None = None,
@@ -80,12 +85,14 @@ class Study:
         self.space = space
         self.data = data
         self.library = library
+        self.teacher = teacher
         self.budgets = budgets
         self.max_tokens = max_tokens
         self.max_time = max_time
         self.progress = Progress(curve={name: [] for name in budgets})
         self.finished = False
         self.cut = False
+        self.on_answer: Callable[[int], None] = lambda tokens: None
         self._asked = 0
         self._known: _Positions = {}
         self._taught: _Positions = {}
@@ -100,6 +107,7 @@ class Study:
         began = time.perf_counter()
         trials = self.searcher.ask()
         profile_tokens, teacher_tokens = self._new_tokens(trials)
+        teacher_tokens *= self.teacher
         self.cut = bool(trials) and self._beyond(profile_tokens + teacher_tokens)
         if not trials or self.cut:
             self.finished = True
@@ -121,10 +129,13 @@ class Study:
     def evaluate(self, trials: Sequence[Trial]) -> list[Evaluation]:
         """Evaluations in the order of `trials`: known values from the journal, the rest from the workers."""
         failed: dict[str, str] = {}
+        measured = 0
         keys = {trial.profile: self.key(trial.profile, trial.fidelity.data) for trial in trials}
         for evaluation in self.pool.run(self._missing(trials, keys)):
             key = keys[evaluation.trial.profile]
             self.journal.append(key, evaluation)
+            measured += evaluation.trial.fidelity.tokens
+            self.on_answer(measured)
             if evaluation.error is not None:
                 failed[key] = evaluation.error
         return [self._answer(trial, keys[trial.profile], failed) for trial in trials]

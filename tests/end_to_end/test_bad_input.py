@@ -68,6 +68,16 @@ CONFIGURATIONS: dict[str, tuple[Edit, str]] = {
         put("budgets", [{"bits": 4.0}, {"bits": 4}]),
         "{config}: budgets: budget 'bits 4' is given twice; ",
     ),
+    "an unknown device": (put("evaluation.device", "gpu"), ""),
+    "an empty micro-batch": (put("evaluation.micro_batch", 0), ""),
+    "a micro-batch beyond the text": (
+        put("evaluation.micro_batch", 64),
+        "a micro-batch of 64 sequences is more than the 1024 calibration tokens; lower evaluation.micro_batch",
+    ),
+    "a chain through no level": (
+        put("builder.chain", "w8g16"),
+        "builder.chain 'w8g16' is no level of model.layers.0.mlp.down_proj; add it to `space.levels`",
+    ),
     "missing model folder": (
         put("model", "/nowhere/model"),
         "model '/nowhere/model' is not a directory; check the path",

@@ -114,9 +114,3 @@ def test_a_chain_calibrates_each_block_behind_its_level(tmp_path: Path) -> None:
         found = chained.load(linear.path, "w3g16", CPU).dense()
         assert torch.equal(found, behind.load(linear.path, "w3g16", CPU).dense())
         assert not torch.equal(found, plain.load(linear.path, "w3g16", CPU).dense())
-
-
-def test_a_chain_through_a_level_that_is_not_built_is_refused(tmp_path: Path) -> None:
-    model = save_model("llama", tmp_path / "llama")
-    with pytest.raises(ValueError, match=r"builder.chain 'w2' is no level of .*; add it to `space.levels`"):
-        build_all(model, tmp_path / "levels", CalibratedBuilderConfig(chain="w2"))

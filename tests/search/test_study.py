@@ -222,3 +222,23 @@ def test_no_step_begins_after_the_time_limit(tmp_path: Path) -> None:
     study.run()
     assert study.finished
     assert study.progress.steps == 1
+
+
+def test_without_a_teacher_none_of_its_tokens_count(tmp_path: Path) -> None:
+    asks = [[(profile, at(0, 4)) for profile in profiles(3)]]
+    folders = [tmp_path / name for name in ("with", "without")]
+    for folder in folders:
+        folder.mkdir()
+    with_teacher, without = make(folders[0], asks), make(folders[1], asks, teacher=False)
+    for study in (with_teacher, without):
+        study.run()
+    assert (with_teacher.progress.teacher_tokens, without.progress.teacher_tokens) == (4 * LENGTH, 0)
+    assert with_teacher.progress.tokens == without.progress.tokens
+
+
+def test_it_tells_of_answers_within_a_step(tmp_path: Path) -> None:
+    study = make(tmp_path, [[(profile, at(0, 4)) for profile in profiles(3)]])
+    told: list[int] = []
+    study.on_answer = told.append
+    study.run()
+    assert told == [4 * LENGTH, 8 * LENGTH, 12 * LENGTH]
