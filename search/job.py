@@ -61,7 +61,7 @@ def run(
         _refuse_other(assembly, path)
     evaluator = assembly.evaluator()
     sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
-    listen(Event("check the dense model", 1, 1, f"perplexity {sanity.perplexity:.3f}"))
+    listen(Event("check the dense model", 1, 1, _checked(assembly, sanity)))
     if (groups := assembly.data["validation"].groups) < FEWEST_DOCUMENTS:
         text = (
             f"{groups} validation documents: nothing can be claimed to beat uniform, give {FEWEST_DOCUMENTS}"
@@ -130,6 +130,13 @@ def _refuse_other(assembly: Assembly, path: Path) -> None:
             f"run {path} was made with another {', another '.join(changed)}{versions}: its values are not "
             "comparable; restore what changed, choose another --run folder, or start anew with --fresh"
         )
+
+
+def _checked(assembly: Assembly, sanity: Sanity) -> str:
+    """What a person should look at before the work begins: a wrong BOS shows in the perplexity."""
+    bos = None if assembly.config.data.bos == "never" else assembly.tokenizer.bos
+    start = "no BOS" if bos is None else f"BOS {bos}"
+    return f"perplexity {sanity.perplexity:.3f}, {start} before each document"
 
 
 def _settings(assembly: Assembly) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from ..spaces.files import (
     read_json,
     read_yaml,
     remove_leftovers,
-    write_atomic,
     write_json,
     write_yaml,
 )
@@ -152,14 +151,6 @@ class RunFolder:
         for path in self._profiles.glob("*.yaml"):
             if path.stem not in profiles:
                 path.unlink()
-
-    def read_profiles(self) -> dict[str, dict[str, Any]]:
-        """Name to content of all profiles, in order of names."""
-        return {path.stem: _content(path, read_yaml(path)) for path in sorted(self._profiles.glob("*.yaml"))}
-
-    def write_report(self, page: str) -> None:
-        """Replace the report page."""
-        write_atomic(self._report, page)
 
 
 def _versioned(record: Mapping[str, Any]) -> dict[str, Any]:

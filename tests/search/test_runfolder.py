@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from paretopress.search.environment import environment
 from paretopress.search.runfolder import RunFolder
 from paretopress.search.settings import differences
+from paretopress.spaces.files import FORMAT_VERSION, read_yaml
 
 HOLD = (
     "import sys; from pathlib import Path; from paretopress.search.runfolder import RunFolder\n"
@@ -97,7 +98,6 @@ def test_reading_needs_no_lock_and_makes_nothing(tmp_path: Path) -> None:
         is folder.read_environment()
         is None
     )
-    assert folder.read_profiles() == {}
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file; choose another name"):
@@ -115,14 +115,17 @@ def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
         folder.write_front({"points": []})
         folder.write_profiles({"gone": {}, **profiles})
         folder.write_profiles(profiles)
-        folder.write_report("<html>")
+        (folder.path / "report.html").write_text("<html>")
         folder.journal.write_text("")
     again = RunFolder(tmp_path / "a" / "run")
     assert again.read_config() == CONFIG
     assert again.read_environment() == {"seed": 3}
     assert again.read_checkpoint() == state
     assert again.read_front() == {"points": []}
-    assert again.read_profiles() == profiles
+    found = {path.stem: read_yaml(path) for path in (again.path / "profiles").iterdir()}
+    assert found == {
+        name: {"format_version": FORMAT_VERSION, **profile} for name, profile in profiles.items()
+    }
     versioned = ("config.yaml", "environment.json", "checkpoint.json", "front.json", "profiles/b.yaml")
     assert all("format_version" in (again.path / name).read_text() for name in versioned)
     assert {p.relative_to(again.path).as_posix() for p in again.path.rglob("*") if p.is_file()} == {
