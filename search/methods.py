@@ -39,8 +39,7 @@ def legs(
     """
     found: list[Leg] = []
     for place, config in enumerate(methods):
-        groups = [list(budgets)] if isinstance(config, DPConfig) else [[limits] for limits in budgets]
-        for group in groups:
+        for group in _groups(config, budgets):
             leg_seed = int(np.random.SeedSequence([seed, len(found)]).generate_state(1)[0])
             found.append(_leg(config, space, group, pool, leg_seed, errors, informed=informed or place > 0))
     return found
@@ -52,11 +51,15 @@ def workload(
     """Most trials and tokens that all methods together will ask."""
     total = Workload()
     for config in methods:
-        groups = [list(budgets)] if isinstance(config, DPConfig) else [[limits] for limits in budgets]
-        for group in groups:
+        for group in _groups(config, budgets):
             part = _searcher(config, space, group, pool, 0, errors, []).workload()
             total = Workload(total.trials + part.trials, total.tokens + part.tokens)
     return total
+
+
+def _groups(config: MethodConfig, budgets: Sequence[Limits]) -> list[list[Limits]]:
+    """The budgets that one searcher serves: all at once for DP, else one."""
+    return [list(budgets)] if isinstance(config, DPConfig) else [[limits] for limits in budgets]
 
 
 def _leg(
