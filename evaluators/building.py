@@ -1,6 +1,6 @@
 """Building the level database: one pass through the blocks that gathers Hessians and calls the builders.
 
-Shapes: B micro-batch, T positions, D hidden, I inputs of a layer.
+Shapes: N sequences, T positions.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,14 +10,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..spaces.builders import BuilderConfig, build
+from ..spaces.builders import BuilderConfig, build_layers
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.database import Errors, LevelDatabase
 from ..spaces.layer_error import layer_errors
 from ..spaces.packed import Packed
+from ..spaces.replay import Replays
 from ..spaces.space import Space
 from ..spaces.structure import Block, Linear, Structure
-from .runner import BlockRunner, LoadedBlock
+from .calibration import CalibrationStates, host_copy
+from .runner import BlockRunner
+from .writing import Writer
 
 Labels = Mapping[str, tuple[str, ...]]
 """Layer path to the labels that are built for it."""
@@ -76,25 +79,25 @@ def build_database(
     ]
     if not missing:
         return
-    micro_batches = np.split(tokens_NT.astype(np.int64), len(tokens_NT) // runner.micro_batch)
-    states = [
-        runner.embed(torch.from_numpy(tokens_BT).to(runner.device)).cpu() for tokens_BT in micro_batches
-    ]
-    for block in structure.blocks[: missing[-1] + 1]:
-        part, linears = _part(block), _built(block, labels)
-        with runner.block(block.index) as loaded:
-            outputs = None
-            if linears and not database.has(part):
-                hessians, outputs = _hessians(loaded, states, runner.device)
-                database.write(
-                    part, *_build_part(linears, labels, hessians, checkpoint, config, runner.device)
-                )
-            if config.chain is not None:
-                loaded.install(_chained(database, linears, config.chain, runner.device), ())
-                outputs = None
-            states = outputs or [loaded(states_BTD.to(runner.device)).cpu() for states_BTD in states]
-            loaded.install({}, ())
-        progress(part)
+    states = CalibrationStates(runner, tokens_NT)
+    replays = Replays()
+    with Writer(database, progress) as writer:
+        for block in structure.blocks[: missing[-1] + 1]:
+            part, linears = _part(block), _built(block, labels)
+            with runner.block(block.index) as loaded:
+                build_it = bool(linears) and not database.has(part)
+                if build_it:
+                    hessians = states.hessians(loaded, advance=config.chain is None)
+                    built = _build_part(linears, labels, hessians, checkpoint, config, loaded.device, replays)
+                    writer.write(part, *built)
+                if not build_it or config.chain is not None:
+                    writer.finish()
+                    if config.chain is not None:
+                        loaded.install(_chained(database, linears, config.chain, loaded.device), ())
+                    states.advance(loaded)
+                loaded.install({}, ())
+            if not build_it:
+                progress(part)
 
 
 def _part(block: Block) -> str:
@@ -112,32 +115,6 @@ def _chained(
     return {linear.path: database.load(linear.path, chain, device).dense() for linear in linears}
 
 
-def _hessians(
-    loaded: LoadedBlock, states: list[Tensor], device: torch.device
-) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Sum of x x^T over all calibration positions, per layer (float32, (I, I)), and the block's outputs.
-
-    Layers that read the same tensor share one Hessian.
-    """
-    hessians: dict[str, Tensor] = {}
-    outputs = []
-    for states_BTD in states:
-        output_BTD, inputs = loaded.record(states_BTD.to(device))
-        outputs.append(output_BTD.cpu())
-        first: dict[int, str] = {}
-        for path, inputs_BTI in inputs.items():
-            twin = first.setdefault(inputs_BTI.data_ptr(), path)
-            if twin != path:
-                hessians[path] = hessians[twin]
-                continue
-            x_PI = inputs_BTI.reshape(-1, inputs_BTI.shape[-1]).float()
-            if path in hessians:
-                hessians[path].addmm_(x_PI.T, x_PI)
-            else:
-                hessians[path] = x_PI.T @ x_PI
-    return hessians, outputs
-
-
 def _build_part(
     linears: list[Linear],
     labels: Labels,
@@ -145,16 +122,25 @@ def _build_part(
     checkpoint: Checkpoint,
     config: BuilderConfig,
     device: torch.device,
+    replays: Replays,
 ) -> tuple[dict[str, dict[str, Packed]], Errors]:
-    levels: dict[str, dict[str, Packed]] = {}
-    errors: Errors = {}
+    """Levels in host memory, and their errors; layers that share a Hessian are built together."""
+    levels: dict[str, dict[str, Packed]] = {linear.path: {} for linear in linears}
+    errors: Errors = {linear.path: {} for linear in linears}
+    together: dict[int | str, list[Linear]] = {}
     for linear in linears:
-        weight = linear.turn(checkpoint.tensor(f"{linear.path}.weight").to(device))
-        hessian = hessians.get(linear.path)
-        built = build(weight, hessian, labels[linear.path], config=config, dtype=checkpoint.dtype)
-        levels[linear.path] = built
-        dense = {label: packed.dense() for label, packed in built.items()}
-        errors[linear.path] = layer_errors(weight, dense, hessian)
+        key = id(hessians[linear.path]) if linear.path in hessians else linear.path
+        together.setdefault(key, []).append(linear)
+    for twins in together.values():
+        hessian = hessians.get(twins[0].path)
+        weights = {
+            twin.path: twin.turn(checkpoint.tensor(f"{twin.path}.weight").to(device)) for twin in twins
+        }
+        built = build_layers(weights, hessian, labels, config=config, dtype=checkpoint.dtype, replays=replays)
+        for path, found in built.items():
+            dense = {label: packed.dense() for label, packed in found.items()}
+            errors[path] = layer_errors(weights[path], dense, hessian)
+            levels[path] = {label: packed.map(host_copy) for label, packed in found.items()}
     return levels, errors
 
 
@@ -169,4 +155,6 @@ def _build_ends(
     linears = [linear for linear in structure.ends.linears if linear.path in labels]
     if linears and not database.has("ends"):
         plain = config.model_copy(update={"quantizer": "rtn", "pruner": "magnitude"})
-        database.write("ends", *_build_part(linears, labels, {}, checkpoint, plain, torch.device("cpu")))
+        database.write(
+            "ends", *_build_part(linears, labels, {}, checkpoint, plain, torch.device("cpu"), Replays())
+        )

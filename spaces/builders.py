@@ -3,7 +3,7 @@
 Shapes: O outputs, I inputs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -11,13 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from . import masks
-from .grids import ScaleRule
+from .factor import factorize
+from .grids import ScaleRule, round_to_nearest
 from .labels import Pattern, Scheme, parse_label
 from .layer_error import layer_error
-from .packed import Packed, pack_level
-from .solver import Factor, Solution, factorize, round_to_nearest, solve
+from .packed import Packed, Solution, pack_level
+from .replay import Replays
+from .solver import Lane, Method, solve
 
-__all__ = ["BuilderConfig", "build", "layer_error"]
+__all__ = ["BuilderConfig", "build", "build_layers", "layer_error"]
 
 
 class BuilderConfig(BaseModel):
@@ -59,89 +61,85 @@ def build(
     config: BuilderConfig = _DEFAULT,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Packed]:
-    """Build the levels of one linear layer.
+    """`build_layers` for one layer: label to level; `dtype` is by default the weight's."""
+    return build_layers({"": weight}, hessian, {"": labels}, config=config, dtype=dtype or weight.dtype)[""]
 
-    A level depends on the weight, the Hessian and the configuration alone, bit for bit, not on the other labels. Sparse
-    and quantised levels (`2:4+w4g128`) are solved jointly when both parts compensate; a mask of Wanda or magnitude
-    is fixed first, and GPTQ then compensates both the pruned and the rounded weights.
+
+def build_layers(
+    weights: Mapping[str, Tensor],
+    hessian: Tensor | None,
+    labels: Mapping[str, Iterable[str]],
+    *,
+    config: BuilderConfig,
+    dtype: torch.dtype,
+    replays: Replays | None = None,
+) -> dict[str, dict[str, Packed]]:
+    """Build the levels of linear layers that read the same inputs.
+
+    A level depends on the weight, the Hessian and the configuration alone, bit for bit, not on the other labels and
+    layers. Sparse and quantised levels (`2:4+w4g128`) are solved jointly when both parts compensate; a mask of
+    Wanda or magnitude is fixed first, and GPTQ then compensates both the pruned and the rounded weights.
 
     Args:
-        weight: (O, I), any float type; computed with in float32 on its device.
+        weights: layer to (O, I), any float type; computed with in float32 on its device.
         hessian: (I, I), sum or mean of x x^T over calibration inputs, on the same device; None if no label
             needs it.
-        labels: levels of `spaces/labels.py`.
+        labels: layer to its levels, of `spaces/labels.py`.
         config: how.
-        dtype: the type the model runs in, by default the weight's; a float32 model stores float16.
+        dtype: the type the model runs in; a float32 model stores float16.
+        replays: recordings to use again where layers of the same shapes are built one after the other.
 
     Returns:
-        label to level, in the order given.
+        layer to label to level, in the orders given.
 
     Raises:
         ValueError: an unknown label; shapes that do not fit; values that are not finite or beyond `dtype`; a
             pattern that does not divide the inputs; a Hessian that is missing or cannot be factorized.
     """
-    dtype = dtype or weight.dtype
     storage = torch.float16 if dtype == torch.float32 else dtype
-    schemes = {label: parse_label(label) for label in labels}
-    work = weight.detach().float()
-    _check(work, hessian, schemes, storage, config)
-    factor = None
-    if hessian is not None and any(_compensates(scheme, config) for scheme in schemes.values()):
+    works = {layer: weight.detach().float() for layer, weight in weights.items()}
+    schemes = {
+        (layer, label): parse_label(label) for layer in works for label in dict.fromkeys(labels[layer])
+    }
+    for layer, work in works.items():
+        named = {label: scheme for (where, label), scheme in schemes.items() if where == layer}
+        _check(work, hessian, named, storage, config)
+    lanes = {key: _lane(works[key[0]], hessian, scheme, config) for key, scheme in schemes.items()}
+    compensated = {key: lane for key, lane in lanes.items() if lane.sparsity or lane.grid}
+    if compensated:
+        assert hessian is not None
         factor = factorize(hessian.detach(), config.damp)
-    built = {}
-    for label, scheme in schemes.items():
-        solution = _solution(work, hessian, factor, scheme, storage, config)
-        built[label] = pack_level(
-            label, solution.stored, storage, mask=solution.mask, scales=solution.scales, zeros=solution.zeros
-        )
+        method = Method(storage, config.column_block, config.scales)
+        solved = solve(list(compensated.values()), factor, method, replays or Replays())
+        solutions = dict(zip(compensated, solved, strict=True))
+    else:
+        solutions = {}
+    built: dict[str, dict[str, Packed]] = {layer: {} for layer in works}
+    for (layer, label), scheme in schemes.items():
+        lane = lanes[layer, label]
+        solution = solutions.get((layer, label)) or Solution(lane.weight_OI.to(storage), lane.mask_OI)
+        if scheme.grid is not None and lane.grid is None:
+            weight = solution.stored.float() if lane.sparsity else lane.weight_OI
+            solution = round_to_nearest(weight, scheme.grid, config.scales, storage, solution.mask)
+        built[layer][label] = pack_level(label, solution, storage)
     return built
 
 
-def _compensates(scheme: Scheme, config: BuilderConfig) -> bool:
-    prunes = scheme.sparsity is not None and config.pruner == "sparsegpt"
-    return prunes or (scheme.grid is not None and config.quantizer == "gptq")
-
-
-def _solution(
-    weight: Tensor,
-    hessian: Tensor | None,
-    factor: Factor | None,
-    scheme: Scheme,
-    dtype: torch.dtype,
-    config: BuilderConfig,
-) -> Solution:
-    sparsity, grid = scheme.sparsity, scheme.grid
-    mask = None
-    if sparsity is not None and config.pruner == "wanda":
-        assert hessian is not None
-        mask, sparsity = masks.wanda(weight, hessian, sparsity), None
-    elif sparsity is not None and config.pruner == "magnitude":
-        mask, sparsity = masks.magnitude(weight, sparsity), None
-    joint = grid if config.quantizer == "gptq" else None
-    if sparsity is not None or joint is not None:
-        assert factor is not None
-        solution = solve(
-            weight,
-            factor,
-            dtype=dtype,
-            column_block=config.column_block,
-            sparsity=sparsity,
-            mask_OI=mask,
-            grid=joint,
-            rule=config.scales,
-        )
-        if joint is not None or grid is None:
-            return solution
-        weight, mask = solution.stored.float(), solution.mask
-    if grid is None:
-        return Solution(weight.to(dtype), mask)
-    return round_to_nearest(weight, grid, config.scales, dtype, mask)
+def _lane(weight_OI: Tensor, hessian: Tensor | None, scheme: Scheme, config: BuilderConfig) -> Lane:
+    """What of a scheme compensates errors; what does not is a mask now, or rounding afterwards."""
+    grid = scheme.grid if config.quantizer == "gptq" else None
+    if scheme.sparsity is None or config.pruner == "sparsegpt":
+        return Lane(weight_OI, scheme.sparsity, grid=grid)
+    if config.pruner == "magnitude":
+        return Lane(weight_OI, mask_OI=masks.magnitude(weight_OI, scheme.sparsity), grid=grid)
+    assert hessian is not None
+    return Lane(weight_OI, mask_OI=masks.wanda(weight_OI, hessian, scheme.sparsity), grid=grid)
 
 
 def _check(
     weight: Tensor,
     hessian: Tensor | None,
-    schemes: dict[str, Scheme],
+    schemes: Mapping[str, Scheme],
     dtype: torch.dtype,
     config: BuilderConfig,
 ) -> None:

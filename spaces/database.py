@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 
-from .files import FORMAT_VERSION, check_version, digest, read_json, sha256_file, write_atomic, write_json
+from .files import FORMAT_VERSION, check_version, digest, read_json, sha256_file, write_json, write_pieces
 from .packed import Packed
+from .streaming import safetensors_pieces
 
 Errors = dict[str, dict[str, float]]
 """Layer path to label to relative output error (NMSE)."""
@@ -80,10 +80,9 @@ class LevelDatabase:
         }
         shapes = {layer: list(next(iter(packed.values())).shape) for layer, packed in levels.items()}
         file = self._file(part)
-        write_atomic(file, save(tensors))
         record = {
             "format_version": FORMAT_VERSION,
-            "sha256": sha256_file(file),
+            "sha256": write_pieces(file, safetensors_pieces(tensors)),
             "bytes": file.stat().st_size,
             "shapes": shapes,
             "errors": errors,

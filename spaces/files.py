@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,18 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: the folder is missing or cannot be written; the old file is untouched.
     """
+    write_pieces(path, [content.encode() if isinstance(content, str) else content])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    """`write_atomic` of bytes that come in pieces; returns their SHA-256 in hex, so that none is read again."""
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    data = content.encode() if isinstance(content, str) else content
+    found = hashlib.sha256()
     try:
         with part.open("xb") as file:
-            file.write(data)
+            for piece in pieces:
+                found.update(piece)
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -35,6 +43,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+    return found.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

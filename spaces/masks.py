@@ -14,18 +14,17 @@ def share(total: int, parts: int, start: int, stop: int) -> int:
     return total * stop // parts - total * start // parts
 
 
-def keep_largest(scores_RN: Tensor, zeros_R: Tensor) -> Tensor:
-    """False at the `zeros` smallest scores of each row, ties by position."""
+def keep_largest(scores_RN: Tensor, zeros: int | Tensor) -> Tensor:
+    """False at the `zeros` smallest scores of each row (one number, or one a row: (R, 1)), ties by position."""
     order = scores_RN.argsort(dim=1, stable=True)
     ranks = torch.arange(scores_RN.shape[1], device=scores_RN.device).expand_as(order)
-    return torch.empty_like(order, dtype=torch.bool).scatter_(1, order, ranks >= zeros_R[:, None])
+    return torch.empty_like(order, dtype=torch.bool).scatter_(1, order, ranks >= zeros)
 
 
 def keep_pattern(scores_OI: Tensor, pattern: Pattern) -> Tensor:
     """True at the largest `keep` scores in each `of` consecutive inputs."""
     scores = scores_OI.reshape(-1, pattern.of)
-    zeros = torch.full((len(scores),), pattern.of - pattern.keep, device=scores.device)
-    return keep_largest(scores, zeros).view(scores_OI.shape)
+    return keep_largest(scores, pattern.of - pattern.keep).view(scores_OI.shape)
 
 
 def magnitude(weight_OI: Tensor, sparsity: Sparsity) -> Tensor:
@@ -33,8 +32,7 @@ def magnitude(weight_OI: Tensor, sparsity: Sparsity) -> Tensor:
     scores = weight_OI.abs()
     if isinstance(sparsity, Pattern):
         return keep_pattern(scores, sparsity)
-    zeros = torch.tensor([sparsity.zeros(scores.numel())], device=scores.device)
-    return keep_largest(scores.reshape(1, -1), zeros).view(scores.shape)
+    return keep_largest(scores.reshape(1, -1), sparsity.zeros(scores.numel())).view(scores.shape)
 
 
 def wanda(weight_OI: Tensor, hessian_II: Tensor, sparsity: Sparsity) -> Tensor:
@@ -48,4 +46,4 @@ def wanda(weight_OI: Tensor, hessian_II: Tensor, sparsity: Sparsity) -> Tensor:
         return keep_pattern(scores, sparsity)
     rows, total = len(scores), sparsity.zeros(scores.numel())
     zeros = [share(total, rows, row, row + 1) for row in range(rows)]
-    return keep_largest(scores, torch.tensor(zeros, device=scores.device))
+    return keep_largest(scores, torch.tensor(zeros, device=scores.device)[:, None])

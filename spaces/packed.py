@@ -3,42 +3,14 @@
 Shapes: O outputs, I inputs, G groups of inputs in a row, S weights that survive a mask.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .bits import pack, unpack
 from .labels import Grid, Scheme, kept, parse_label
-
-
-def pack(codes: Tensor, bits: int) -> Tensor:
-    """Integers as dense bytes: eight codes become `bits` bytes, little end first.
-
-    Args:
-        codes: any shape, read in row-major order; each in [0, 2^bits).
-        bits: 1 to 8.
-
-    Returns:
-        uint8 of ceil(numel * bits / 8) bytes; the last one is padded with zero bits.
-    """
-    flat = codes.flatten()
-    eights = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
-    words = torch.zeros(len(eights), dtype=torch.int64, device=codes.device)
-    for k in range(8):
-        words |= eights[:, k].to(torch.int64) << (bits * k)
-    parts = [((words >> (8 * k)) & 255).to(torch.uint8) for k in range(bits)]
-    return torch.stack(parts, dim=1).flatten()[: -(-flat.numel() * bits // 8)].clone()
-
-
-def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The reverse of `pack`: the first `count` codes, flat, as uint8."""
-    groups = torch.nn.functional.pad(packed, (0, -packed.numel() % bits)).view(-1, bits)
-    words = torch.zeros(len(groups), dtype=torch.int64, device=packed.device)
-    for k in range(bits):
-        words |= groups[:, k].to(torch.int64) << (8 * k)
-    codes = [((words >> (bits * k)) & (2**bits - 1)).to(torch.uint8) for k in range(8)]
-    return torch.stack(codes, dim=1).flatten()[:count]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +47,17 @@ class Packed:
         """Bits that the tensors take; `labels.stored_bits` plus the padding of the last byte of codes and mask."""
         return 8 * sum(t.numel() * t.element_size() for t in self.tensors.values())
 
-    def to(self, device: torch.device | str) -> "Packed":
-        """The same on `device`."""
-        return Packed(self.label, self.shape, {k: t.to(device) for k, t in self.tensors.items()})
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Packed":
+        """The same with what the function gives for each tensor, its copy on a device for example."""
+        return Packed(self.label, self.shape, {name: function(t) for name, t in self.tensors.items()})
 
     def mask(self) -> Tensor | None:
         """(O, I), true where a weight survives; None where nothing is masked."""
         if "mask" not in self.tensors:
             return None
-        return unpack(self.tensors["mask"], 1, self.shape[0] * self.shape[1]).bool().view(self.shape)
+        return (
+            unpack(self.tensors["mask"], 1, self.shape[0] * self.shape[1]).view(torch.bool).view(self.shape)
+        )
 
     def codes(self) -> Tensor:
         """The integers (O, I): int8 around zero when symmetric, else uint8; pruned weights have the code of 0.
@@ -92,11 +66,7 @@ class Packed:
             ValueError: the level has no integers.
         """
         grid = self._grid()
-        numel = self.shape[0] * self.shape[1]
-        codes = unpack(self.tensors["codes"], grid.bits, kept(self.scheme, numel))
-        if grid.symmetric:
-            codes = (codes.to(torch.int16) - 2 ** (grid.bits - 1)).to(torch.int8)
-        mask = self.mask()
+        codes, mask = self._stored_codes(grid), self.mask()
         if mask is None:
             return codes.view(self.shape)
         nothing = torch.zeros(self.shape, dtype=codes.dtype, device=codes.device)
@@ -105,22 +75,42 @@ class Packed:
         return nothing.masked_scatter(mask, codes)
 
     def dense(self) -> Tensor:
-        """The weight (O, I): (code - zero) * scale in float32, rounded once to `dtype`."""
+        """The weight (O, I): (code - zero) * scale in float32, rounded once to `dtype`.
+
+        Codes and zero points are whole numbers that 16-bit floats hold exactly, and products of such floats are
+        formed in float32, so nothing wider need be stored on the way.
+        """
+        mask = self.mask()
         if self.scheme.grid is None:
-            values, mask = self.tensors["values"], self.mask()
+            values = self.tensors["values"]
             if mask is None:
                 return values.view(self.shape).clone()
             return values.new_zeros(self.shape).masked_scatter(mask, values)
-        codes = self.codes().float()
+        whole = self._in_groups(self.codes())
         if "zeros" in self.tensors:
-            codes -= self._per_input("zeros").float()
-        return (codes * self._per_input("scales").float()).to(self.dtype)
+            whole = whole - self._by_group("zeros")
+        return (whole * self._by_group("scales")).view(self.shape)
 
     def _grid(self) -> Grid:
         grid = self.scheme.grid
         if grid is None:
             raise ValueError(f"level {self.label!r} stores no integers; use `dense` for its values")
         return grid
+
+    def _stored_codes(self, grid: Grid) -> Tensor:
+        codes = unpack(self.tensors["codes"], grid.bits, kept(self.scheme, self.shape[0] * self.shape[1]))
+        # Bytes wrap around, so that what is below 2^(bits-1) becomes negative.
+        return codes.sub_(2 ** (grid.bits - 1)).view(torch.int8) if grid.symmetric else codes
+
+    def _in_groups(self, codes_OI: Tensor) -> Tensor:
+        """(O, G, K) where all groups are whole, else (O, I, 1)."""
+        group = self._grid().group or self.shape[1]
+        return codes_OI.view(self.shape[0], -1, 1 if self.shape[1] % group else group)
+
+    def _by_group(self, name: str) -> Tensor:
+        """A tensor of groups that fits `_in_groups`: (O, G, 1) or (O, I, 1)."""
+        group = self._grid().group or self.shape[1]
+        return (self._per_input(name) if self.shape[1] % group else self.tensors[name])[:, :, None]
 
     def _per_input(self, name: str) -> Tensor:
         """A tensor of groups (O, G), spread to (O, I)."""
@@ -129,25 +119,26 @@ class Packed:
         return self.tensors[name][:, torch.arange(in_features, device=self.tensors[name].device) // group]
 
 
-def pack_level(
-    label: str,
-    stored: Tensor,
-    dtype: torch.dtype,
-    *,
-    mask: Tensor | None = None,
-    scales: Tensor | None = None,
-    zeros: Tensor | None = None,
-) -> Packed:
-    """Pack a compressed layer.
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A compressed layer before it is packed.
 
-    Args:
-        label: what it is.
-        stored: (O, I), the codes, uint8 in [0, 2^bits), if the label has a grid; else the values.
-        dtype: 16-bit type of values, scales and zero points.
-        mask: (O, I), true where a weight survives.
-        scales: (O, G).
-        zeros: (O, G).
+    Attributes:
+        stored: (O, I): codes, uint8 in [0, 2^bits), if there is a grid; else values in the storage type.
+        mask: (O, I), true where a weight survives, or None.
+        scales: (O, G), float32, or None.
+        zeros: (O, G), float32, or None.
     """
+
+    stored: Tensor
+    mask: Tensor | None = None
+    scales: Tensor | None = None
+    zeros: Tensor | None = None
+
+
+def pack_level(label: str, solution: Solution, dtype: torch.dtype) -> Packed:
+    """Pack a compressed layer; `dtype` is the 16-bit type of values, scales and zero points."""
+    stored, mask = solution.stored, solution.mask
     tensors: dict[str, Tensor] = {}
     if mask is not None:
         tensors["mask"] = pack(mask.to(torch.uint8), 1)
@@ -157,6 +148,6 @@ def pack_level(
         tensors["values"] = survivors.to(dtype, copy=True)
     else:
         tensors["codes"] = pack(survivors, grid.bits)
-        floats = {"scales": scales, "zeros": zeros}
+        floats = {"scales": solution.scales, "zeros": solution.zeros}
         tensors |= {name: t.to(dtype).contiguous() for name, t in floats.items() if t is not None}
     return Packed(label, (stored.shape[0], stored.shape[1]), tensors)

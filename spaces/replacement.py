@@ -14,22 +14,28 @@ from transformers import PreTrainedModel
 
 
 class StandIn(nn.Module):
-    """Takes the place of `original`: calls go to `function`, attributes are still the original's.
+    """Takes the place of `original`, whose attributes are still to be had; subclasses answer its calls.
 
     The original is not a submodule of its stand-in: paths, parameters and hooks stay where they were.
     """
 
-    def __init__(self, original: nn.Module, function: Callable[..., object]) -> None:
+    def __init__(self, original: nn.Module) -> None:
         super().__init__()
         self.__dict__["original"] = original
-        self.function = function
-
-    def forward(self, *args: object, **kwargs: object) -> object:
-        """Answer with `function`."""
-        return self.function(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["original"], name)
+
+
+class _Visited(StandIn):
+    """A block whose calls go to a function."""
+
+    def __init__(self, original: nn.Module, function: Callable[..., object]) -> None:
+        super().__init__(original)
+        self.function = function
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.function(*args, **kwargs)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,7 +77,7 @@ def around_blocks(model: PreTrainedModel, blocks_path: str, visit: Visit, tokens
 def _visited(blocks: nn.Module, visit: Visit) -> Iterator[None]:
     originals = dict(blocks.named_children())
     for i, (name, block) in enumerate(originals.items()):
-        setattr(blocks, name, StandIn(block, _visitor(i, visit)))
+        setattr(blocks, name, _Visited(block, _visitor(i, visit)))
     try:
         yield
     finally:

@@ -4,209 +4,295 @@ Each column (one input of every output) is replaced by what will be stored, and 
 its error as the layer's Hessian says (optimal brain surgeon). Updates of columns further away are made once per
 block of columns, which changes the speed and not the definition.
 
-Shapes: O outputs, I inputs, G groups of inputs, K inputs of a group or block.
+Outputs know nothing of each other but for unstructured masks. So lanes (a layer at a label) that read the same
+inputs are walked side by side, their outputs in one wide row: what is done to a column is elementwise and launched
+once for all of them. The late updates, matrix products whose bits may depend on their width, are made for each
+lane apart in its own memory. So a lane's bits do not depend on its company.
+
+Shapes: O outputs of a lane, N outputs of all lanes together, I inputs, G groups of inputs, K columns of a block,
+M columns from the start of a block that are decided on in it (more than K where a group or pattern is longer).
 
 References:
     Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, alg. 1.
     Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot, alg. 1.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from .grids import ScaleRule, decode, encode, fit
+from .factor import Factor
+from .grids import Placement, ScaleRule, fit, shrinks_of
 from .labels import Grid, Pattern, Sparsity
 from .masks import keep_largest, keep_pattern, share
+from .packed import Solution
+from .replay import Replays
 
-_LARGEST_DAMP = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Factor:
-    """The damped inverse Hessian as U^T U with U upper triangular, made once per layer.
-
-    Attributes:
-        rows: (I, I), row i of U over U[i, i]: how an error in column i moves the columns after it.
-        diagonal: (I,), U[i, i]^2: the inverse Hessian's entry for column i once all before it are fixed;
-            infinite for an input that is always zero.
-    """
-
-    rows: Tensor
-    diagonal: Tensor
-
-
-def factorize(hessian_II: Tensor, damp: float) -> Factor:
-    """Add `damp` times the mean of the diagonal, ten times more while that is not enough, and factorize.
-
-    In float64: activations with outliers make Hessians that float32 factorizes only with more damping. An input
-    that is always zero is left with the damping alone: its weights are rounded to the nearest, pruned before all
-    others, and take no other column's error.
-
-    Raises:
-        ValueError: the Hessian is not positive definite even with its mean diagonal added.
-    """
-    hessian = hessian_II.double().flip(0, 1)
-    mean = float(hessian.diagonal().mean()) or 1.0
-    while True:
-        damped = hessian.clone()
-        damped.diagonal().add_(damp * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed and bool(lower.isfinite().all()):
-            break
-        if damp >= _LARGEST_DAMP:
-            raise ValueError(
-                f"the Hessian is not positive definite with {damp:g} of its mean diagonal added; "
-                "use more calibration tokens or a larger damp"
-            )
-        damp = min(10 * damp, _LARGEST_DAMP)
-    # H = R R^T with R upper triangular, so U is the inverse of R; no inverse Hessian is ever formed.
-    eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    upper = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
-    diagonal = upper.diagonal()
-    squares = diagonal.square().masked_fill(hessian_II.diagonal() == 0, math.inf)
-    return Factor((upper / diagonal[:, None]).float(), squares.float())
+_TOGETHER = 1 << 28
+"""Weights that are walked together: wide enough to hide the launches, 1 GiB of float32."""
 
 
 @dataclass(frozen=True, eq=False)
-class Solution:
-    """A compressed layer before it is packed.
+class Lane:
+    """One layer at one label, to be compressed with error compensation.
 
     Attributes:
-        stored: (O, I): codes, uint8 in [0, 2^bits), if there is a grid; else values in the storage type.
-        mask: (O, I), true where a weight survives, or None.
-        scales: (O, G), float32, or None.
-        zeros: (O, G), float32, or None.
-    """
-
-    stored: Tensor
-    mask: Tensor | None = None
-    scales: Tensor | None = None
-    zeros: Tensor | None = None
-
-
-def round_to_nearest(
-    weight_OI: Tensor, grid: Grid, rule: ScaleRule, dtype: torch.dtype, mask_OI: Tensor | None = None
-) -> Solution:
-    """Every weight to its nearest code, nothing compensated; masked weights are zero."""
-    work_IO = (weight_OI if mask_OI is None else weight_OI * mask_OI).T.contiguous()
-    quantizer = _Quantizer(grid, rule, dtype, work_IO)
-    for start in range(0, len(work_IO), quantizer.group):
-        quantizer.begin(start, work_IO[start : start + quantizer.group])
-        quantizer.quantize(slice(start, start + quantizer.group), work_IO[start : start + quantizer.group])
-    return quantizer.solution(mask_OI)
-
-
-def solve(
-    weight_OI: Tensor,
-    factor: Factor,
-    *,
-    dtype: torch.dtype,
-    column_block: int,
-    sparsity: Sparsity | None = None,
-    mask_OI: Tensor | None = None,
-    grid: Grid | None = None,
-    rule: ScaleRule = "minmax",
-) -> Solution:
-    """Compress one layer with error compensation.
-
-    Errors are those of the values as stored, so what the storage type rounds away is compensated as well.
-
-    Args:
         weight_OI: float32.
-        factor: of the same layer's Hessian.
-        dtype: 16-bit storage type.
-        column_block: columns that share one late update, and in which an unstructured mask is chosen.
         sparsity: prune, choosing the mask on the way by w^2 / U[i, i]^2 of the updated weights: at the start of
             each block with that block's even share of the zeros, or of each group of a pattern.
         mask_OI: prune what is false here instead.
         grid: quantise the (surviving) weights, with the scales of a group taken from its updated weights when
             its first column is reached.
+    """
+
+    weight_OI: Tensor
+    sparsity: Sparsity | None = None
+    mask_OI: Tensor | None = None
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How all lanes are solved.
+
+    Attributes:
+        dtype: 16-bit storage type. Errors are those of the values as stored, so what it rounds away is
+            compensated as well.
+        column_block: columns that share one late update, and in which an unstructured mask is chosen.
         rule: how scales are chosen.
     """
-    work_IO = weight_OI.T.clone(memory_format=torch.contiguous_format)
-    values_IO = torch.empty_like(work_IO, dtype=dtype)
-    quantizer = _Quantizer(grid, rule, dtype, work_IO) if grid else None
-    mask_IO = torch.ones_like(work_IO, dtype=torch.bool) if mask_OI is None else mask_OI.T.clone()
-    masked = sparsity is not None or mask_OI is not None
-    period = sparsity.of if isinstance(sparsity, Pattern) else column_block
-    periods = [period] * (sparsity is not None) + ([quantizer.group] if quantizer else [])
-    for start, stop in _blocks(len(work_IO), column_block, periods):
-        errors_KO = torch.empty_like(work_IO[start:stop])
-        for i in range(start, stop):
-            if sparsity is not None and i % period == 0:
-                mask_IO[i : i + period] = _choose(work_IO, factor, sparsity, slice(i, i + period))
-            if quantizer and i % quantizer.group == 0:
-                ahead = slice(i, i + quantizer.group)
-                quantizer.begin(i, work_IO[ahead] * mask_IO[ahead])
-            value = quantizer.quantize(i, work_IO[i]) if quantizer else work_IO[i].to(dtype).float()
-            if masked:
-                value *= mask_IO[i]
-            if not quantizer:
-                values_IO[i] = value
-            error = torch.sub(work_IO[i], value, out=errors_KO[i - start])
-            work_IO[i + 1 : stop].addcmul_(factor.rows[i, i + 1 : stop, None], error, value=-1)
-        work_IO[stop:].addmm_(factor.rows[start:stop, stop:].T, errors_KO, alpha=-1)
-    mask = mask_IO.T if masked else None
-    return quantizer.solution(mask) if quantizer else Solution(values_IO.T, mask)
+
+    dtype: torch.dtype
+    column_block: int
+    rule: ScaleRule = "minmax"
 
 
-def _blocks(width: int, limit: int, periods: list[int]) -> Iterator[tuple[int, int]]:
-    """Blocks of at most `limit` columns in which no period both starts late and ends outside.
+def solve(lanes: Sequence[Lane], factor: Factor, method: Method, replays: Replays) -> list[Solution]:
+    """Compress lanes of layers that read the same inputs; each one's bits are those it has alone.
 
-    So whenever a group or mask is decided, all of its columns are up to date: it starts a block or lies in it.
+    Args:
+        lanes: of the same number of inputs, on the same device.
+        factor: of their inputs' Hessian.
+        method: how.
+        replays: runs what is done inside a block of columns.
     """
-    start = 0
-    while start < width:
-        stop = min(start + limit, width)
-        while stop < width and (
-            cuts := [stop - stop % p for p in periods if stop % p and stop - stop % p > start]
+    walks: dict[_Kind, list[list[int]]] = {}
+    for number, lane in enumerate(lanes):
+        walk = walks.setdefault(_Kind.of(lane, method), [[]])
+        if walk[-1] and sum(lanes[i].weight_OI.numel() for i in [*walk[-1], number]) > _TOGETHER:
+            walk.append([])
+        walk[-1].append(number)
+    solutions: dict[int, Solution] = {}
+    for kind, walk in walks.items():
+        for numbers in walk:
+            together = _Walk(kind, [lanes[i] for i in numbers], factor, method, replays)
+            solutions |= zip(numbers, together.run(), strict=True)
+    return [solutions[number] for number in range(len(lanes))]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What lanes have in common that are walked side by side; bits and the number of zeros may differ.
+
+    Attributes:
+        group: columns that share a scale; 0 without a grid.
+        symmetric: the kind of grid.
+        period: columns whose mask is chosen together; 0 if none is chosen.
+        pattern: how it is chosen in a block; None if it is unstructured (chosen before) or not chosen.
+        masked: whether some weights are zero.
+    """
+
+    group: int
+    symmetric: bool
+    period: int
+    pattern: Pattern | None
+    masked: bool
+
+    @classmethod
+    def of(cls, lane: Lane, method: Method) -> "_Kind":
+        grid, sparsity = lane.grid, lane.sparsity
+        pattern = sparsity if isinstance(sparsity, Pattern) else None
+        return cls(
+            group=(grid.group or lane.weight_OI.shape[1]) if grid else 0,
+            symmetric=grid is not None and grid.symmetric,
+            period=pattern.of if pattern else method.column_block if sparsity else 0,
+            pattern=pattern,
+            masked=sparsity is not None or lane.mask_OI is not None,
+        )
+
+    def blocks(self, width: int, limit: int) -> Iterator[tuple[int, int]]:
+        """Blocks of at most `limit` columns in which no period both starts late and ends outside.
+
+        So whenever a group or mask is decided, all of its columns are up to date: it starts a block or lies in
+        it. An unstructured mask's period always starts a block.
+        """
+        periods = [period for period in (self.group, self.period) if period]
+        start = 0
+        while start < width:
+            stop = min(start + limit, width)
+            if self.period and self.pattern is None:
+                stop = min(stop, start - start % self.period + self.period)
+            while stop < width and (
+                cuts := [stop - stop % p for p in periods if stop % p and stop - stop % p > start]
+            ):
+                stop = min(cuts)
+            yield start, stop
+            start = stop
+
+
+class _Walk:
+    """Lanes of one kind, solved side by side."""
+
+    def __init__(
+        self, kind: _Kind, lanes: Sequence[Lane], factor: Factor, method: Method, replays: Replays
+    ) -> None:
+        self.kind, self.lanes, self.factor, self.method, self.replays = kind, lanes, factor, method, replays
+        self.widths = [len(lane.weight_OI) for lane in lanes]
+        # A lane's own memory, so that its late updates are the same products alone and in company.
+        self.work_IO = [lane.weight_OI.T.clone(memory_format=torch.contiguous_format) for lane in lanes]
+        inputs, outputs, device = len(self.work_IO[0]), sum(self.widths), self.work_IO[0].device
+        stored = torch.uint8 if kind.group else method.dtype
+        self.stored_IN = torch.empty((inputs, outputs), dtype=stored, device=device)
+        masks = [lane.mask_OI.T for lane in lanes if lane.mask_OI is not None]
+        shape = (inputs, outputs if kind.masked else 1)
+        self.mask_IN = (
+            torch.cat(masks, dim=1) if masks else torch.ones(shape, dtype=torch.bool, device=device)
+        )
+        groups = -(-inputs // kind.group) if kind.group else 1
+        self.scales_GN = torch.empty((groups, outputs), device=device)
+        self.lows_GN = torch.empty_like(self.scales_GN)
+        steps = torch.tensor([2.0**lane.grid.bits - 1 if lane.grid else 0 for lane in lanes])
+        self.steps_N = steps.repeat_interleave(torch.tensor(self.widths)).to(device)
+        self.shrinks_S = shrinks_of(method.rule, device)
+
+    def run(self) -> Iterator[Solution]:
+        """Fix all columns; one solution per lane."""
+        kind = self.kind
+        for start, stop in kind.blocks(len(self.stored_IN), self.method.column_block):
+            if kind.period and kind.pattern is None and start % kind.period == 0:
+                self._choose(slice(start, start + kind.period))
+            self._fix(start, stop)
+        wholes = (self.stored_IN, self.mask_IN.expand_as(self.stored_IN), self.scales_GN, self.lows_GN)
+        for parts in zip(*(torch.split(whole, self.widths, dim=1) for whole in wholes), strict=True):
+            stored_OI, mask_OI, scales_OG, lows_OG = (part.T for part in parts)
+            yield Solution(
+                stored_OI,
+                mask_OI if kind.masked else None,
+                scales_OG if kind.group else None,
+                -lows_OG if kind.group and not kind.symmetric else None,
+            )
+
+    def _choose(self, columns: slice) -> None:
+        """Which of these columns' weights survive; each lane has its own number of zeros."""
+        for lane, work_IO, mask_IO in zip(
+            self.lanes, self.work_IO, torch.split(self.mask_IN, self.widths, dim=1), strict=True
         ):
-            stop = min(cuts)
-        yield start, stop
-        start = stop
+            assert lane.sparsity is not None
+            scores_OK = _scores(work_IO, self.factor.diagonal, columns)
+            total, width = lane.sparsity.zeros(work_IO.numel()), len(work_IO)
+            zeros = share(total, width, columns.start, min(columns.stop, width))
+            mask_IO[columns] = keep_largest(scores_OK.reshape(1, -1), zeros).view(scores_OK.shape).T
+
+    def _fix(self, start: int, stop: int) -> None:
+        """Fix the columns of one block and update those after it."""
+        kind, rows_II = self.kind, self.factor.rows
+        block = _Block(
+            kind,
+            self.method.dtype,
+            range(-start % kind.group, stop - start, kind.group) if kind.group else range(0),
+            range(-start % kind.period, stop - start, kind.period) if kind.pattern else range(0),
+        )
+        longest = max([kind.group] * (0 in block.groups) + [kind.period] * (0 in block.patterns), default=0)
+        ahead = slice(start, max(stop, start + longest))
+        group = start // kind.group if kind.group else 0
+        errors_KN, self.stored_IN[start:stop], self.mask_IN[ahead], scales_GN, lows_GN = self.replays(
+            block,
+            torch.cat([work_IO[ahead] for work_IO in self.work_IO], dim=1),
+            rows_II[start:stop, start:stop],
+            self.factor.diagonal[ahead],
+            self.mask_IN[ahead],
+            self.scales_GN[group],
+            self.lows_GN[group],
+            self.steps_N,
+            self.shrinks_S,
+        )
+        if block.groups:
+            first = (start + block.groups[0]) // kind.group
+            self.scales_GN[first : first + len(scales_GN)] = scales_GN
+            self.lows_GN[first : first + len(lows_GN)] = lows_GN
+        for work_IO, errors_KO in zip(self.work_IO, torch.split(errors_KN, self.widths, dim=1), strict=True):
+            work_IO[stop:].addmm_(rows_II[start:stop, stop:].T, errors_KO.contiguous(), alpha=-1)
 
 
-def _choose(work_IO: Tensor, factor: Factor, sparsity: Sparsity, columns: slice) -> Tensor:
-    """Which of these columns' weights survive, (K, O)."""
-    scores_OK = (work_IO[columns].square() / factor.diagonal[columns, None]).T
-    if isinstance(sparsity, Pattern):
-        return keep_pattern(scores_OK, sparsity).T
-    zeros = share(
-        sparsity.zeros(work_IO.numel()), len(work_IO), columns.start, min(columns.stop, len(work_IO))
-    )
-    counts = torch.tensor([zeros], device=work_IO.device)
-    return keep_largest(scores_OK.reshape(1, -1), counts).view(scores_OK.shape).T
+@dataclass(frozen=True)
+class _Block:
+    """Fixes the columns of one block, one after the other, for all lanes at once.
+
+    Attributes:
+        kind: of the lanes.
+        dtype: storage type.
+        groups: columns, counted from the block's first, at which a group of a grid begins.
+        patterns: the same for a group of a pattern.
+    """
+
+    kind: _Kind
+    dtype: torch.dtype
+    groups: range
+    patterns: range
+
+    def __call__(
+        self,
+        open_MN: Tensor,
+        rows_KK: Tensor,
+        diagonal_M: Tensor,
+        mask_MN: Tensor,
+        scale_N: Tensor,
+        low_N: Tensor,
+        steps_N: Tensor,
+        shrinks_S: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Errors and what is stored of K columns, the mask of M, scales and lows of the groups begun.
+
+        `scale_N` and `low_N` are those of the group under way. `mask_MN` has one column if nothing is masked.
+        """
+        kind, columns = self.kind, len(rows_KK)
+        work_MN, mask_MN = open_MN.clone(), mask_MN.clone()
+        errors_KN = torch.empty_like(work_MN[:columns])
+        values_KN = torch.empty_like(errors_KN, dtype=self.dtype)
+        whole_KN = torch.empty_like(errors_KN)
+        scales_GN = work_MN.new_empty((len(self.groups), work_MN.shape[1]))
+        lows_GN = torch.empty_like(scales_GN)
+        grid = Placement(scale_N, low_N, low_N + steps_N)
+        for i in range(columns):
+            if i in self.patterns and kind.pattern:
+                some = slice(i, i + kind.period)
+                mask_MN[some] = keep_pattern(_scores(work_MN, diagonal_M, some), kind.pattern).T
+            if i in self.groups:
+                some = slice(i, i + kind.group)
+                weight_KN = work_MN[some] * mask_MN[some] if kind.masked else work_MN[some]
+                grid = fit(weight_KN, steps_N, kind.symmetric, shrinks_S, self.dtype)
+                group = self.groups.index(i)
+                scales_GN[group], lows_GN[group] = grid.scale, grid.low
+            if kind.group:
+                torch.mul(grid.whole(work_MN[i], out=whole_KN[i]), grid.scale, out=values_KN[i])
+            else:
+                values_KN[i] = work_MN[i]
+            if kind.masked:
+                values_KN[i] *= mask_MN[i]
+            torch.sub(work_MN[i], values_KN[i], out=errors_KN[i])
+            work_MN[i + 1 : columns].addcmul_(rows_KK[i, i + 1 :, None], errors_KN[i], value=-1)
+        if not kind.group:
+            return errors_KN, values_KN, mask_MN, scales_GN, lows_GN
+        lows = [low_N] * (0 not in self.groups) + list(lows_GN)
+        edges = sorted({0, *self.groups, columns})
+        for (first, last), low_N in zip(pairwise(edges), lows, strict=True):
+            whole_KN[first:last] -= low_N
+        return errors_KN, whole_KN.to(torch.uint8), mask_MN, scales_GN, lows_GN
 
 
-class _Quantizer:
-    """Codes and scales of a layer, filled in group by group."""
-
-    def __init__(self, grid: Grid, rule: ScaleRule, dtype: torch.dtype, work_IO: Tensor) -> None:
-        self.grid, self.rule, self.dtype = grid, rule, dtype
-        self.group = grid.group or len(work_IO)
-        groups, outputs = grid.groups(len(work_IO)), work_IO.shape[1]
-        self.codes = torch.empty(work_IO.shape, dtype=torch.uint8, device=work_IO.device)
-        self.scales = torch.empty((groups, outputs), device=work_IO.device)
-        self.zeros = None if grid.symmetric else torch.empty_like(self.scales)
-        self.scale, self.zero = self.scales[0], None if self.zeros is None else self.zeros[0]
-
-    def begin(self, start: int, weight_KO: Tensor) -> None:
-        """Fix the scale of the group whose first column is `start` from its weights."""
-        self.scale, self.zero = fit(weight_KO, self.grid, self.rule, self.dtype)
-        self.scales[start // self.group] = self.scale
-        if self.zeros is not None and self.zero is not None:
-            self.zeros[start // self.group] = self.zero
-
-    def quantize(self, columns: int | slice, weight: Tensor) -> Tensor:
-        """Note the codes of some columns of the current group; their values as stored."""
-        codes = encode(weight, self.scale, self.zero, self.grid)
-        self.codes[columns] = codes.to(torch.uint8)
-        return decode(codes, self.scale, self.zero, self.grid).to(self.dtype).float()
-
-    def solution(self, mask_OI: Tensor | None) -> Solution:
-        """The layer's codes, masked ones included: they are not packed."""
-        return Solution(self.codes.T, mask_OI, self.scales.T, None if self.zeros is None else self.zeros.T)
+def _scores(work_XN: Tensor, diagonal_X: Tensor, columns: slice) -> Tensor:
+    """How much the output loses by each weight's removal, (N, K)."""
+    return (work_XN[columns].square() / diagonal_X[columns, None]).T

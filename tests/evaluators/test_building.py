@@ -97,6 +97,21 @@ def test_an_interrupted_build_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     assert resumed.errors() == whole.errors()
 
 
+@pytest.mark.parametrize("chain", [None, "w3g16"])
+def test_a_part_that_cannot_be_written_is_not_recorded(chain: str | None, tmp_path: Path) -> None:
+    model = save_model("llama", tmp_path / "llama")
+    config = CalibratedBuilderConfig(chain=chain)
+    whole = build_all(model, tmp_path / "whole", config)
+    (tmp_path / "levels" / "block-001.safetensors").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"block-001\.safetensors"):
+        build_all(model, tmp_path / "levels", config)
+    (tmp_path / "levels" / "block-001.safetensors").rmdir()
+    found = LevelDatabase(tmp_path / "levels", {"labels": labels_of(model)})
+    assert found.has("block-000")
+    assert not found.has("block-001")
+    assert build_all(model, tmp_path / "levels", config).errors() == whole.errors()
+
+
 def test_a_chain_calibrates_each_block_behind_its_level(tmp_path: Path) -> None:
     model = save_model("llama", tmp_path / "llama")
     chained = build_all(model, tmp_path / "chained", CalibratedBuilderConfig(chain="w3g16"))

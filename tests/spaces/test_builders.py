@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -202,10 +202,11 @@ def test_most_decisions_are_clear_of_ties() -> None:
 @settings(max_examples=15, deadline=None)
 @given(
     sparse=st.sampled_from(["s37", "s50-3", "s99", "s0", "2:4", "4:8", "1:8"]),
-    grid=st.sampled_from(["", "+w3g8"]),
-    shape=st.tuples(st.integers(1, 9), st.sampled_from([8, 24, 56])),
+    grid=st.sampled_from(["", "+w3g8", "+w3g24"]),
+    shape=st.tuples(st.integers(1, 9), st.sampled_from([8, 24, 40, 56])),
     block=st.sampled_from([5, 16, 128]),
 )
+@example(sparse="s37", grid="+w3g24", shape=(3, 40), block=16)
 def test_zeros_are_counted_exactly(
     pruner: str, quantizer: str, sparse: str, grid: str, shape: tuple[int, int], block: int
 ) -> None:
@@ -294,15 +295,25 @@ def test_mse_scales_lose_less_than_minmax() -> None:
         assert errors[1] < errors[0]
 
 
-@given(st.integers(1, 20), st.integers(1, 70), st.integers(0, 2**32), st.booleans())
+@given(
+    st.integers(1, 20),
+    st.integers(1, 70),
+    st.integers(0, 2**32),
+    st.booleans(),
+    st.sampled_from([1, 16, 1024]),
+)
 @settings(deadline=None)
-def test_layer_error_is_its_definition(outputs: int, inputs: int, seed: int, correlated: bool) -> None:
+def test_layer_error_is_its_definition(
+    outputs: int, inputs: int, seed: int, correlated: bool, block: int
+) -> None:
     weight, hessian = random_layer(outputs, inputs, seed, correlated)
     approximation = build(weight, hessian, ["w3g16"])["w3g16"].dense()
     w, h = weight.double(), hessian.double()
     e = w - approximation.double()
     expected = float(torch.trace(e @ h @ e.T) / torch.trace(w @ h @ w.T))
-    assert layer_error(weight, approximation, hessian) == pytest.approx(expected, rel=1e-5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paretopress.spaces.layer_error._BLOCK", block)
+        assert layer_error(weight, approximation, hessian) == pytest.approx(expected, rel=1e-6)
     assert layer_error(weight, approximation, None) == pytest.approx(
         float((e**2).sum() / (w**2).sum()), rel=1e-9
     )
@@ -315,7 +326,7 @@ def test_layer_error_is_exact_where_nearly_all_of_the_error_is_compensated() -> 
     approximation = weight + torch.cat([error, -error], dim=1)
     e, w, h = approximation.double() - weight.double(), weight.double(), hessian.double()
     expected = float(torch.trace(e @ h @ e.T) / torch.trace(w @ h @ w.T))
-    assert layer_error(weight, approximation, hessian) == pytest.approx(expected, rel=1e-4)
+    assert layer_error(weight, approximation, hessian) == pytest.approx(expected, rel=1e-6)
 
 
 def test_layer_error_is_the_same_for_any_number_of_threads() -> None:
@@ -331,6 +342,16 @@ def test_layer_error_is_the_same_for_any_number_of_threads() -> None:
         torch.set_num_threads(threads)
     assert one == two
     assert one["coarse"] == layer_error(weight, approximations["coarse"], hessian)
+
+
+@pytest.mark.gpu
+def test_layer_error_is_the_same_on_a_gpu() -> None:
+    weight, hessian = random_layer(300, 1100, 6, True)
+    approximations = {"fine": weight.bfloat16(), "coarse": weight.round()}
+    there = {name: approximation.cuda() for name, approximation in approximations.items()}
+    for matrix in (hessian, None):
+        here = layer_errors(weight, approximations, matrix)
+        assert here == layer_errors(weight.cuda(), there, None if matrix is None else matrix.cuda())
 
 
 def test_an_exact_layer_and_an_empty_one_have_no_error() -> None:

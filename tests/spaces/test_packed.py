@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paretopress.spaces.bits import pack, unpack
 from paretopress.spaces.builders import BuilderConfig, build
 from paretopress.spaces.labels import kept, parse_label, stored_bits
-from paretopress.spaces.packed import Packed, pack, unpack
+from paretopress.spaces.packed import Packed
 
 PLAIN = BuilderConfig(quantizer="rtn", pruner="magnitude")
 GRIDS = ["w2g8", "w3g16a", "w4", "w5a", "w6g4", "w7g128", "w8g8a", "w8g8"]
