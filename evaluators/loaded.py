@@ -1,42 +1,83 @@
-"""One block that is loaded: its weights on the device, its configuration changed at will.
+"""One block, run with any weights and dropped branches.
 
-Legend: B micro-batch, T positions, D hidden, I inputs of a layer.
+Legend: B sequences, T positions, D hidden, I inputs of a layer.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..spaces.replacement import BlockCall, StandIn, answer, set_module, set_tensor
-from ..spaces.structure import Block, Branch
+from ..spaces.replay import Replays
+from ..spaces.structure import Block, Branch, Linear
+from .launch import COMPILE_OPTIONS, Launcher, Pace
 
 
 class LoadedBlock:
-    """One block, its weights on the device; made by `BlockRunner.block`."""
+    """One block of a `BlockRunner`; usable inside `BlockRunner.block`.
+
+    Args:
+        block: its structure.
+        module: the model's own.
+        device: where it runs.
+        dtype: of its weights.
+        call: (block, sequences, length) to what the module is called with besides states.
+        micro_batch: sequences that always run together.
+        pace: how micro-batches are run.
+        replays: what they are replayed by, if `pace` says so.
+    """
 
     def __init__(
         self,
         block: Block,
         module: nn.Module,
-        dense: Mapping[str, Tensor],
-        call: BlockCall,
-        shape_BTD: tuple[int, int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        call: Callable[[int, int, int], BlockCall],
+        micro_batch: int,
+        pace: Pace,
+        replays: Replays,
     ) -> None:
         self.block = block
-        self._shape_BTD = shape_BTD
+        self.device = device
+        self._dtype = dtype
         self._module = module
         self._call = call
+        self._micro_batch = micro_batch
+        self._pace = pace
+        self._replays = replays
         self._relative = {path: path.removeprefix(f"{block.path}.") for path in _replaceable(block)}
         self._originals = {path: module.get_submodule(name) for path, name in self._relative.items()}
-        self._dense = {
-            linear.path: dense[f"{self._relative[linear.path]}.weight"] for linear in block.linears
-        }
-        self._replaced: list[str] = []
+        self._forward: Callable[..., Any] = module
+        if pace.compiled:
+            self._forward = torch.compile(module, dynamic=False, options=COMPILE_OPTIONS)
+        self._dense: dict[str, Tensor] = {}
+        self._installed: dict[str, Tensor] = {}
+        self._dropped: frozenset[str] = frozenset()
+        self._launchers: dict[tuple[int, frozenset[str]], Launcher] = {}
+        self._places: dict[str, Tensor] = {}
 
-    @torch.inference_mode()
+    def load(self, dense: Mapping[str, Tensor]) -> None:
+        """Make it the dense block; with an empty mapping every layer that runs has to be installed."""
+        self._dense = {linear.path: linear.turn(dense[linear.path]) for linear in self.block.linears if dense}
+        if dense:
+            self.install({})
+
+    def release(self) -> None:
+        """Undo every change and let go of the weights."""
+        self._drop(frozenset())
+        for linear in self.block.linears:
+            module = self._originals[linear.path]
+            if linear.path not in self._places:
+                set_tensor(module, "weight", torch.empty_like(module.get_parameter("weight"), device="meta"))
+        self._installed = {}
+        self._dense = {}
+
+    @torch.no_grad()
     def install(self, weights: Mapping[str, Tensor], dropped: Collection[str] = ()) -> None:
         """Set exactly this configuration; `install({})` restores the dense block. Biases stay.
 
@@ -49,32 +90,40 @@ class LoadedBlock:
             dropped: `attention`, `mlp`, both or none.
 
         Raises:
-            ValueError: an unknown path or branch, or a weight of another shape.
+            ValueError: an unknown path or branch, a weight of another shape, or none where no dense one is loaded.
         """
         self._check(weights, dropped)
-        for path in self._replaced:
-            set_module(self._module, self._relative[path], self._originals[path])
-        for linear in self.block.linears:
-            tensor = self._dense[linear.path]
-            if linear.path in weights:
-                tensor = linear.turn(weights[linear.path].to(tensor))  # its device and dtype
-            set_tensor(self._originals[linear.path], "weight", tensor)
-        self._replaced = []
+        self._drop(frozenset(dropped))
         for branch in self.block.branches:
-            for path in branch.paths if branch.kind in dropped else ():
-                set_module(self._module, self._relative[path], _silent(self._originals[path], path, branch))
-                self._replaced.append(path)
+            for linear in branch.linears if branch.kind not in dropped else ():
+                weight = weights[linear.path] if linear.path in weights else self._dense[linear.path]
+                if self._installed.get(linear.path) is not weight:
+                    self._put(linear, weight)
+                    self._installed[linear.path] = weight
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, states_BTD: Tensor) -> Tensor:
-        """Run the block as it is installed: states_BTD to states_BTD."""
-        if states_BTD.shape != self._shape_BTD:
-            raise ValueError(
-                f"states have shape {tuple(states_BTD.shape)}; this runner takes {self._shape_BTD}"
-            )
-        result = self._module(states_BTD, *self._call.args, **self._call.kwargs)
-        output_BTD: Tensor = result if isinstance(result, Tensor) else result[0]
+        """Run one micro-batch through the block as it is installed: states_BTD to states_BTD."""
+        (output_BTD,) = self.run([states_BTD])
         return output_BTD
+
+    @torch.no_grad()
+    def run(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Run any number of micro-batches of one length; each one's bits are what it gives alone."""
+        for states_BTD in batches:
+            if len(states_BTD) != self._micro_batch:
+                raise ValueError(
+                    f"states have shape {tuple(states_BTD.shape)}; "
+                    f"this block takes {self._micro_batch} sequences at a time"
+                )
+        length = batches[0].shape[1]
+        key = (length, self._dropped)
+        if key not in self._launchers:
+            widest = self._pace.widest(self._micro_batch * length)
+            self._launchers[key] = Launcher(
+                self._plain, widest, self._replays if self._pace.replayed else None
+            )
+        return self._launchers[key]([states_BTD.to(self.device) for states_BTD in batches])
 
     def record(self, states_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the block and return also inputs_BTI of every linear layer that ran, by path.
@@ -86,8 +135,38 @@ class LoadedBlock:
             for linear in self.block.linears:
                 handle = self._originals[linear.path].register_forward_pre_hook(_keeper(inputs, linear.path))
                 hooks.callback(handle.remove)
-            output_BTD = self(states_BTD)
-        return output_BTD, {path: x.view(*self._shape_BTD[:2], -1) for path, x in inputs.items()}
+            output_BTD = self._through(self._module, states_BTD.to(self.device))
+        return output_BTD, {path: x.view(*states_BTD.shape[:2], -1) for path, x in inputs.items()}
+
+    def _plain(self, states_BTD: Tensor) -> Tensor:
+        return self._through(self._forward, states_BTD)
+
+    def _through(self, forward: Callable[..., Any], states_BTD: Tensor) -> Tensor:
+        call = self._call(self.block.index, *states_BTD.shape[:2])
+        result = forward(states_BTD, *call.args, **call.kwargs)
+        output_BTD: Tensor = result if isinstance(result, Tensor) else result[0]
+        return output_BTD
+
+    def _put(self, linear: Linear, weight: Tensor) -> None:
+        turned = linear.turn(weight.to(self.device, self._dtype))
+        if not self._pace.replayed:
+            set_tensor(self._originals[linear.path], "weight", turned)
+        elif linear.path in self._places:
+            self._places[linear.path].copy_(turned)
+        else:
+            self._places[linear.path] = turned.clone()
+            set_tensor(self._originals[linear.path], "weight", self._places[linear.path])
+
+    def _drop(self, dropped: frozenset[str]) -> None:
+        if dropped == self._dropped:
+            return
+        for branch in self.block.branches:
+            for path in branch.paths:
+                module = self._originals[path]
+                if branch.kind in dropped:
+                    module = _Silent(module, path, branch)
+                set_module(self._module, self._relative[path], module)
+        self._dropped = dropped
 
     def _check(self, weights: Mapping[str, Tensor], dropped: Collection[str]) -> None:
         linears = {linear.path: linear for linear in self.block.linears}
@@ -101,6 +180,12 @@ class LoadedBlock:
                 raise ValueError(
                     f"the weight for {path!r} has shape {tuple(weight.shape)}; give (out, in) = {shape}"
                 )
+        for branch in self.block.branches:
+            for path in (linear.path for linear in branch.linears if branch.kind not in dropped):
+                if path not in weights and path not in self._dense:
+                    raise ValueError(
+                        f"{path} has no weight; install one, or load the block with its dense weights"
+                    )
         for kind in dropped:
             if kind not in ("attention", "mlp"):
                 raise ValueError(f"branch {kind!r} is unknown; a block has attention and mlp")
@@ -111,23 +196,27 @@ def _replaceable(block: Block) -> set[str]:
     return branches | {linear.path for linear in block.linears}
 
 
-def _silent(original: nn.Module, path: str, branch: Branch) -> StandIn:
+class _Silent(StandIn):
     """What stands for a module of a dropped branch: zeros in the form of its output.
 
-    A module that is given the residual stream to add to (as in BLOOM) returns that.
+    A module that is given the residual stream to add to (as in BLOOM) returns that. Plain attributes, so that
+    blocks share one compilation.
     """
-    rows = {linear.path: linear.out_features for linear in branch.linears}
-    signature = inspect.signature(original.forward)
 
-    def function(*args: Tensor, **kwargs: Tensor) -> object:
-        if path in rows:  # a linear layer that sits on the block itself
-            return args[0].new_zeros(*args[0].shape[:-1], rows[path])
-        if "residual" in signature.parameters:
-            residual: Tensor = signature.bind(*args, **kwargs).arguments["residual"]
-            return answer(residual, branch.outputs)
-        return answer(torch.zeros_like(args[0] if args else kwargs["hidden_states"]), branch.outputs)
+    def __init__(self, original: nn.Module, path: str, branch: Branch) -> None:
+        super().__init__(original)
+        names = list(inspect.signature(original.forward).parameters)
+        self.rows = {linear.path: linear.out_features for linear in branch.linears}.get(path)
+        self.residual = names.index("residual") if "residual" in names else None
+        self.outputs = branch.outputs
 
-    return StandIn(original, function)
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> object:
+        if self.rows is not None:  # a linear layer that sits on the block itself
+            return args[0].new_zeros(*args[0].shape[:-1], self.rows)
+        if self.residual is not None:
+            residual = kwargs["residual"] if "residual" in kwargs else args[self.residual]
+            return answer(residual, self.outputs)
+        return answer(torch.zeros_like(args[0] if args else kwargs["hidden_states"]), self.outputs)
 
 
 def _keeper(inputs: dict[str, Tensor], path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -10,20 +10,23 @@ class EvaluationConfig(BaseModel):
 
     Attributes:
         dtype: of weights and hidden states; losses are always float32.
-        device: `auto` takes a GPU when there is one.
-        micro_batch: sequences that a block runs at once; `auto` makes 1,024 tokens of them, 8,192 on a GPU.
+        device: `auto` takes a GPU when there is one; `cuda:0,cuda:1` spreads the blocks over both.
+        micro_batch: sequences that always run together; `auto` makes 1,024 tokens of them, 2,048 on a GPU.
         threads: CPU threads; `auto` takes the machine's cores.
-        memory: bytes for hidden states; `auto` takes a quarter of what is free. Never changes a value.
-        cache: bytes for unpacked levels; `auto` likewise. Never changes a value.
-        resident: keep the dense blocks on the device; `auto` when they take less than half of what is free.
+        memory: bytes of the device that may be used; `auto` takes nine tenths of what is free on a GPU, half of
+            it on a CPU. What does not fit streams, what is too large comes in tiles. Never changes a value.
+        host_memory: bytes that may be pinned for blocks that stream and the teacher's states; `auto` takes half of
+            what is free. Never changes a value.
+        chunk: positions whose logits exist at once; `auto` makes 512 of them, on a GPU as many as take 512 MiB.
+        compile: run blocks and losses through `torch.compile`; `auto` on a GPU where launches are not what costs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$")
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     threads: PositiveInt | Literal["auto"] = "auto"
     memory: int | str = "auto"
-    cache: int | str = "auto"
-    resident: bool | Literal["auto"] = "auto"
-    chunk: int = Field(default=512, ge=1, description="positions whose logits exist at once")
+    host_memory: int | str = "auto"
+    chunk: PositiveInt | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = "auto"

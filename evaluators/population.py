@@ -1,36 +1,46 @@
 """The population evaluator: block after block, with all candidates together.
 
 Candidates that agree on the first blocks share their hidden states; candidates that agree on a block share its
-installation. One sequence's value does not depend on what else is evaluated: a block always runs micro-batches
-of one fixed shape, and a sequence's slot in its micro-batch follows from its position alone.
+installation. One sequence's value does not depend on what else is evaluated: its micro-batch and its slot there
+follow from its position alone, and micro-batches go side by side only where that gives the same bits.
 
 Shapes: B micro-batch, T positions, D hidden, P positions of one chunk, V vocabulary.
 """
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from ..spaces.database import LevelDatabase
 from ..spaces.files import digest
 from ..spaces.space import Profile, Space
 from ..spaces.structure import Block
-from .caches import LevelCache, RecentTensors
 from .data import Sequences
-from .fitness import FitnessConfig, cross_entropy, fitness_of, teacher_chunk
+from .fitness import FitnessConfig, fitness_of
+from .memory import MemoryPlan
+from .recent import RecentTensors
 from .runner import BlockRunner, LoadedBlock
+from .scores import Scorer, Student
 from .trial import Evaluation, Fidelity, Trial
+from .weights import DENSE, BlockWeights, Key
 
 SLICE = 128
 """Profiles after which answers are given, so that an interruption costs no more."""
 
+_WAVE = 16
+
 Assignment = Mapping[str, str]
 """Layer path to label; what is not named is dense."""
+
+_Configuration = tuple[Key, ...]
+"""Layers of one block and their labels, in order."""
 
 
 @dataclass
@@ -39,10 +49,11 @@ class _Node:
 
     candidates: list[int]
     states: list[Tensor]
+    children: int = 0
 
 
 class PopulationEvaluator:
-    """Evaluates profiles of one space on one device.
+    """Evaluates profiles of one space.
 
     Args:
         space: gives meaning to profiles.
@@ -50,8 +61,8 @@ class PopulationEvaluator:
         runner: runs the model block by block.
         data: `calibration`, `validation` and `heldout` sequences.
         fitness: what is minimised.
-        memory: bytes for hidden states.
-        cache: bytes for unpacked levels.
+        memory: what stays where; never changes a value.
+        teacher: bytes of host memory for the teacher's last hidden states.
         chunk: positions whose logits exist at once.
         recipe: what else decides a value: fingerprints of model, levels and versions.
     """
@@ -64,8 +75,8 @@ class PopulationEvaluator:
         data: Mapping[str, Sequences],
         fitness: FitnessConfig,
         *,
-        memory: int,
-        cache: int,
+        memory: MemoryPlan,
+        teacher: int,
         chunk: int = 512,
         recipe: Mapping[str, object] | None = None,
     ) -> None:
@@ -74,16 +85,22 @@ class PopulationEvaluator:
         self.data = data
         self.fitness = fitness
         self.memory = memory
-        self.chunk = chunk
-        self.database = database
-        self.levels = LevelCache(database, runner.device, runner.dtype, cache)
-        self.teacher = RecentTensors(memory)
+        self.weights = BlockWeights(
+            runner.checkpoint, runner.structure, database, runner.dtype, runner.place, memory.residency
+        )
+        self.teacher = RecentTensors(teacher)
+        self._score = Scorer(runner, fitness, chunk, self._install_head)
         self.recipe = {
             "recipe": dict(recipe or {}),
             "fitness": fitness.model_dump(),
             "numerics": [str(runner.dtype), runner.device.type, runner.micro_batch, runner.length, chunk],
+            "compiled": runner.pace.compiled,
         }
         self.fingerprint = digest(self.recipe)
+
+    def describe(self) -> str:
+        """One line for people: what runs at once, and what the memory is used for."""
+        return f"{self.runner.micro_batch} x {self.runner.length} tokens at once; {self.memory.describe()}"
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
         """Yield one evaluation per trial; trials of equal fidelity are evaluated together."""
@@ -119,10 +136,8 @@ class PopulationEvaluator:
             last, summed exactly.
         """
         sequences = self.data[fidelity.data]
-        if fidelity.length != self.runner.length:
-            raise ValueError(
-                f"fidelity length {fidelity.length} differs from the evaluator's {self.runner.length}"
-            )
+        if not 1 < fidelity.length <= self.runner.length:
+            raise ValueError(f"fidelity length {fidelity.length} is not within 2..{self.runner.length}")
         if not 0 <= fidelity.start < fidelity.stop <= len(sequences.tokens):
             raise ValueError(
                 f"sequences {fidelity.start}..{fidelity.stop} are asked of {len(sequences.tokens)} in "
@@ -130,29 +145,25 @@ class PopulationEvaluator:
             )
         size = self.runner.micro_batch
         micro_batches = list(range(fidelity.start // size, -(-fidelity.stop // size)))
-        population = max(1, min(len(assignments), self.memory // (2 * self._state_bytes)))
-        tile = max(1, self.memory // (2 * self._state_bytes * population))
-        values: list[list[float]] = [[] for _ in assignments]
-        losses: list[list[float]] = [[] for _ in assignments]
-        with torch.inference_mode():
+        one = 2 * size * fidelity.length * self.runner.hidden * self.runner.dtype.itemsize
+        population = max(1, min(len(assignments) + 1, self.memory.states // one) - 1)
+        tile = max(1, self.memory.states // (one * (population + 1)))
+        tables = []
+        with torch.no_grad():
             for first in range(0, len(assignments), population):
                 candidates = assignments[first : first + population]
-                for left in range(0, len(micro_batches), tile):
-                    columns = micro_batches[left : left + tile]
-                    for row, (v, c) in enumerate(self._tile(candidates, fidelity, columns), first):
-                        values[row] += v
-                        losses[row] += c
-        return values, losses
-
-    @property
-    def _state_bytes(self) -> int:
-        """Bytes of one candidate's hidden states for one micro-batch."""
-        runner = self.runner
-        return runner.micro_batch * runner.length * runner.hidden * torch.finfo(runner.dtype).bits // 8
+                parts = [
+                    self._tile(candidates, fidelity, micro_batches[left : left + tile])
+                    for left in range(0, len(micro_batches), tile)
+                ]
+                tables.append(np.concatenate(parts, axis=2))
+        values, losses = np.concatenate(tables, axis=1)
+        return values.tolist(), losses.tolist()
 
     def _tile(
         self, candidates: Sequence[Assignment], fidelity: Fidelity, micro_batches: list[int]
-    ) -> list[tuple[list[float], list[float]]]:
+    ) -> np.ndarray:
+        """Fitness and cross-entropy (2, candidates, sequences) of what `fidelity` has of these micro-batches."""
         tokens = [self._tokens(fidelity, index) for index in micro_batches]
         teacher = self._known_teacher(fidelity, micro_batches)
         dense: list[Assignment] = [] if teacher is not None else [{}]
@@ -162,15 +173,27 @@ class PopulationEvaluator:
             node.candidates.remove(len(candidates))
             teacher = node.states
             for index, states_BTD in zip(micro_batches, teacher, strict=True):
-                self.teacher.put((fidelity.data, fidelity.seed, index), states_BTD.cpu())
+                self.teacher.put(_teacher_key(fidelity, index), states_BTD)
             nodes = [node for node in nodes if node.candidates]
-        return self._scores(nodes, teacher, tokens, fidelity, micro_batches, candidates)
+        headed = [
+            (candidates_, Student(node.states, label))
+            for node in nodes
+            for label, candidates_ in self._grouped(node.candidates, candidates, self._head)
+        ]
+        with record_function("scores"):
+            scores = self._score([student for _, student in headed], teacher, tokens)
+        rows = [0] * len(candidates)
+        for row, (sharing, _) in enumerate(headed):
+            for candidate in sharing:
+                rows[candidate] = row
+        left = micro_batches[0] * self.runner.micro_batch
+        return scores[:, rows, max(fidelity.start - left, 0) : fidelity.stop - left]
 
     def _known_teacher(self, fidelity: Fidelity, micro_batches: list[int]) -> list[Tensor] | None:
         """The teacher's last hidden states if all are kept; nothing where no teacher is needed; else None."""
         if fitness_of(self.fitness) is None:
             return []
-        kept = [self.teacher.get((fidelity.data, fidelity.seed, index)) for index in micro_batches]
+        kept = [self.teacher.get(_teacher_key(fidelity, index)) for index in micro_batches]
         found = [states_BTD for states_BTD in kept if states_BTD is not None]
         return found if len(found) == len(kept) else None
 
@@ -191,42 +214,35 @@ class PopulationEvaluator:
         for label, candidates in self._grouped(range(len(assignments)), assignments, self._embedding):
             self._install_end(self._embedding, label)
             nodes.append(_Node(candidates, [self.runner.embed(tokens_BT) for tokens_BT in tokens]))
-        for block in self.runner.structure.blocks:
-            nodes = self._block(block, nodes, assignments)
+        blocks = self.runner.structure.blocks
+        wanted = [_wanted(block, assignments) for block in blocks]
+        for block, weights in zip(blocks, self.weights.stream(wanted), strict=True):
+            with record_function("blocks"):
+                nodes = self._block(block, nodes, assignments, weights)
         return nodes
 
-    def _block(self, block: Block, nodes: list[_Node], assignments: Sequence[Assignment]) -> list[_Node]:
+    def _block(
+        self,
+        block: Block,
+        nodes: list[_Node],
+        assignments: Sequence[Assignment],
+        weights: Mapping[Key, Tensor],
+    ) -> list[_Node]:
         """Run one block for all nodes, every distinct configuration installed once."""
-        layers = [linear.path for linear in block.linears]
-        members: dict[_Configuration, list[tuple[_Node, list[int]]]] = {}
-        children: Counter[int] = Counter()
+        members: dict[_Configuration, list[tuple[_Node, _Node]]] = {}
         for node in nodes:
             here: dict[_Configuration, list[int]] = {}
             for candidate in node.candidates:
-                labels = assignments[candidate]
-                configuration = tuple((layer, labels[layer]) for layer in layers if layer in labels)
-                here.setdefault(configuration, []).append(candidate)
+                here.setdefault(_configuration(block, assignments[candidate]), []).append(candidate)
             for configuration, candidates in here.items():
-                members.setdefault(configuration, []).append((node, candidates))
-                children[id(node)] += 1
-        found = []
-        with self.runner.block(block.index) as loaded:
+                child = _Node(candidates, [])
+                members.setdefault(configuration, []).append((node, child))
+            node.children = len(here)
+        with self.runner.block(block.index, dense=False) as loaded:
             for configuration, parts in members.items():
-                self._install(loaded, block, dict(configuration))
-                for node, candidates in parts:
-                    children[id(node)] -= 1
-                    found.append(_Node(candidates, _run(loaded, node, last=not children[id(node)])))
-            loaded.install({}, ())
-        return found
-
-    def _install(self, loaded: LoadedBlock, block: Block, labels: Assignment) -> None:
-        dropped = [
-            branch.kind
-            for branch in block.branches
-            if all(labels.get(linear.path) == "drop" for linear in branch.linears)
-        ]
-        weights = {layer: self.levels.get(layer, label) for layer, label in labels.items() if label != "drop"}
-        loaded.install(weights, dropped)
+                _install(loaded, configuration, weights)
+                _run(loaded, parts)
+        return [child for parts in members.values() for _, child in parts]
 
     @property
     def _embedding(self) -> str:
@@ -247,78 +263,50 @@ class PopulationEvaluator:
         return list(groups.items())
 
     def _install_end(self, layer: str, label: str | None) -> None:
-        self.runner.install_ends({layer: self.levels.get(layer, label)} if label else {})
+        weights = {layer: self.weights.end(layer, label, self.runner.device)} if label else {}
+        self.runner.install_ends(weights)
 
-    def _scores(
-        self,
-        nodes: list[_Node],
-        teacher: list[Tensor],
-        tokens: list[Tensor],
-        fidelity: Fidelity,
-        micro_batches: list[int],
-        assignments: Sequence[Assignment],
-    ) -> list[tuple[list[float], list[float]]]:
-        """Per candidate the fitness and cross-entropy of every sequence of the tile."""
-        scores: list[tuple[list[float], list[float]]] = [([], []) for _ in assignments]
-        headed = [
-            (node, label, candidates)
-            for node in nodes
-            for label, candidates in self._grouped(node.candidates, assignments, self._head)
-        ]
-        size = self.runner.micro_batch
-        for i, index in enumerate(micro_batches):
-            for slot in range(size):
-                if not fidelity.start <= index * size + slot < fidelity.stop:
-                    continue
-                tokens_T = tokens[i][slot]
-                teacher_TD = teacher[i][slot].to(self.runner.device) if teacher else None
-                students = [(node.states[i][slot], label) for node, label, _ in headed]
-                rows = self._sequence(teacher_TD, students, tokens_T)
-                for (_, _, candidates), (value, loss) in zip(headed, rows, strict=True):
-                    for candidate in candidates:
-                        scores[candidate][0].append(value)
-                        scores[candidate][1].append(loss)
-        return scores
-
-    def _sequence(
-        self, teacher_TD: Tensor | None, students: list[tuple[Tensor, str | None]], tokens_T: Tensor
-    ) -> list[tuple[float, float]]:
-        """Mean fitness and cross-entropy of one sequence for every student; the teacher's logits made once."""
-        divergence = fitness_of(self.fitness)
-        positions = len(tokens_T) - 1
-        parts: list[tuple[list[float], list[float]]] = [([], []) for _ in students]
-        for start in range(0, positions, self.chunk):
-            piece = slice(start, min(start + self.chunk, positions))
-            targets_P = tokens_T[piece.start + 1 : piece.stop + 1]
-            taught, installed = None, None
-            self._install_end(self._head, None)
-            if teacher_TD is not None:
-                taught = teacher_chunk(self.fitness, self.runner.logits(teacher_TD[piece]))
-            found: list[Tensor] = []
-            for states_TD, label in students:
-                if label != installed:
-                    self._install_end(self._head, label)
-                    installed = label
-                log_probs_PV = self.runner.logits(states_TD[piece]).log_softmax(-1)
-                loss_P = cross_entropy(log_probs_PV, targets_P)
-                found += [divergence(taught, log_probs_PV) if divergence and taught else loss_P, loss_P]
-            # One transfer for all students: waiting for each would cost a GPU more than its logits do.
-            rows = torch.stack(found).tolist()
-            for (values, losses), value_P, loss_P in zip(parts, rows[::2], rows[1::2], strict=True):
-                values += value_P
-                losses += loss_P
-        return [(math.fsum(v) / positions, math.fsum(c) / positions) for v, c in parts]
+    def _install_head(self, label: str | None) -> None:
+        self._install_end(self._head, label)
 
 
-_Configuration = tuple[tuple[str, str], ...]
-"""(layer, label) of the layers of one block that are not dense."""
+def _teacher_key(fidelity: Fidelity, micro_batch: int) -> tuple[str, int, int, int]:
+    return fidelity.data, fidelity.seed, fidelity.length, micro_batch
 
 
-def _run(loaded: LoadedBlock, node: _Node, *, last: bool) -> list[Tensor]:
-    """The block's outputs for a node; its inputs are freed on the way when no other child needs them."""
-    outputs = []
-    for i, states_BTD in enumerate(node.states):
-        outputs.append(loaded(states_BTD))
-        if last:
-            node.states[i] = states_BTD.new_empty(0)
-    return outputs
+def _configuration(block: Block, labels: Assignment) -> _Configuration:
+    return tuple((linear.path, labels.get(linear.path, DENSE)) for linear in block.linears)
+
+
+def _wanted(block: Block, assignments: Sequence[Assignment]) -> set[Key]:
+    """The matrices that these models have in one block."""
+    return {key for labels in assignments for key in _configuration(block, labels) if key[1] != "drop"}
+
+
+def _install(loaded: LoadedBlock, configuration: _Configuration, weights: Mapping[Key, Tensor]) -> None:
+    labels = dict(configuration)
+    dropped = [
+        branch.kind
+        for branch in loaded.block.branches
+        if all(labels[linear.path] == "drop" for linear in branch.linears)
+    ]
+    loaded.install({key[0]: weights[key] for key in configuration if key[1] != "drop"}, dropped)
+
+
+def _run(loaded: LoadedBlock, parts: Sequence[tuple[_Node, _Node]]) -> None:
+    """Fill the children's states; a parent's are freed on the way when no other child needs them."""
+    jobs = _jobs(parts)
+    while wave := list(islice(jobs, _WAVE)):
+        outputs = loaded.run([node.states[i] for node, _, i in wave])
+        for (node, child, i), states_BTD in zip(wave, outputs, strict=True):
+            child.states.append(states_BTD)
+            if not node.children:
+                node.states[i] = states_BTD.new_empty(0)
+
+
+def _jobs(parts: Sequence[tuple[_Node, _Node]]) -> Iterator[tuple[_Node, _Node, int]]:
+    """(parent, child, micro-batch), the parent's count of children that are still to come kept."""
+    for node, child in parts:
+        node.children -= 1
+        for i in range(len(node.states)):
+            yield node, child, i

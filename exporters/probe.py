@@ -55,7 +55,6 @@ def _runner(checkpoint: Checkpoint, structure: Structure, device: torch.device) 
         dtype=checkpoint.dtype,
         micro_batch=1,
         length=_LENGTH,
-        resident=False,
     )
 
 
@@ -69,7 +68,7 @@ def _tokens(checkpoint: Checkpoint, structure: Structure) -> Tensor:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _logits(runner: BlockRunner, tokens_BT: Tensor, compression: Compression) -> Tensor:
     runner.install_ends(compression.weights(runner.structure.ends.linears))
     states_BTD = runner.embed(tokens_BT)

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import psutil
 import torch
 import transformers
 import yaml
+from torch.utils._triton import has_triton
 
 from ..evaluators.building import build_database, labels_to_build
 from ..evaluators.data import load_sequences
+from ..evaluators.launch import Pace
+from ..evaluators.memory import MemoryPlan, Needs, share_out
 from ..evaluators.numerics import EvaluationConfig
 from ..evaluators.packing import Sequences
-from ..evaluators.population import PopulationEvaluator
+from ..evaluators.population import SLICE, PopulationEvaluator
 from ..evaluators.runner import BlockRunner
 from ..evaluators.tokenizer import Tokenizer, load_tokenizer
 from ..evaluators.trial import Fidelity
@@ -29,6 +32,8 @@ from ..spaces.files import digest
 from ..spaces.space import Space
 from ..spaces.structure import Structure, find_structure
 from .configuration import RunConfig
+
+_LOGITS = 512 << 20
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -97,20 +102,21 @@ class Assembly:
         return BlockRunner(
             self.checkpoint,
             self.structure,
-            device=torch.device(evaluation.device),
+            device=devices_of(evaluation),
             dtype=DTYPES[evaluation.dtype],
             micro_batch=int(evaluation.micro_batch),
             length=self.config.data.length,
-            resident=self._resident,
+            pace=self.pace,
         )
 
     @property
-    def _resident(self) -> bool:
-        if self.config.evaluation.resident != "auto":
-            return self.config.evaluation.resident
-        weights = sum(linear.in_features * linear.out_features for linear in self.structure.linears)
-        size = torch.finfo(DTYPES[self.config.evaluation.dtype]).bits // 8
-        return 2 * weights * size < free_memory(torch.device(self.config.evaluation.device))
+    def pace(self) -> Pace:
+        """How blocks run their micro-batches."""
+        evaluation = self.config.evaluation
+        rows = int(evaluation.micro_batch) * self.config.data.length
+        pace = Pace.of(block_weights(self.structure), rows, devices_of(evaluation)[0])
+        most = self._device_memory // (8 * self._row_bytes)
+        return replace(pace, compiled=bool(evaluation.compile), rows=min(pace.rows, most))
 
     def build(self, progress: Callable[[str], None]) -> None:
         """Fill the level database; `progress` is called with each finished part."""
@@ -124,19 +130,60 @@ class Assembly:
 
     def evaluator(self) -> PopulationEvaluator:
         """Evaluates profiles in this process."""
-        evaluation = self.config.evaluation
-        quarter = free_memory(self.runner.device) // 4
+        host = self._host_memory
         return PopulationEvaluator(
             self.space,
             self.database,
             self.runner,
             self.data,
             self.config.fitness,
-            memory=quarter if evaluation.memory == "auto" else parse_bytes(evaluation.memory),
-            cache=quarter if evaluation.cache == "auto" else parse_bytes(evaluation.cache),
-            chunk=evaluation.chunk,
+            memory=self.memory,
+            teacher=host // 2,
+            chunk=int(self.config.evaluation.chunk),
             recipe=self.recipe,
         )
+
+    @cached_property
+    def memory(self) -> MemoryPlan:
+        """What stays on the device and what streams, from what is free now."""
+        evaluation, runner = self.config.evaluation, self.runner
+        on_gpu = runner.device.type == "cuda"
+        used = max(map(torch.cuda.memory_allocated, runner.devices)) if on_gpu else 0
+        rows = int(evaluation.micro_batch) * self.config.data.length
+        logits = 16 * int(evaluation.chunk) * self.structure.ends.head.out_features
+        state = runner.hidden * runner.dtype.itemsize
+        return share_out(
+            self._device_memory - used,
+            self._host_memory // 2 if on_gpu else 0,
+            Needs(max(rows, self.pace.rows) * self._row_bytes + logits, rows * state, state),
+            self.structure,
+            self.labels,
+            runner.dtype,
+            SLICE,
+            len(runner.devices),
+        )
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes of one position's activations while a block runs, at most."""
+        hidden = self.structure.ends.embedding.in_features
+        widest = max((linear.out_features for linear in self.structure.linears), default=0)
+        return (8 * hidden + 6 * widest) * DTYPES[self.config.evaluation.dtype].itemsize
+
+    @cached_property
+    def _device_memory(self) -> int:
+        """Bytes that may be used on each device, what is there already included."""
+        if (given := self.config.evaluation.memory) != "auto":
+            return parse_bytes(given)
+        devices = devices_of(self.config.evaluation)
+        if devices[0].type != "cuda":
+            return free_memory(devices[0]) // 2
+        return min(free_memory(device) + torch.cuda.memory_allocated(device) for device in devices) * 9 // 10
+
+    @cached_property
+    def _host_memory(self) -> int:
+        given = self.config.evaluation.host_memory
+        return free_memory(torch.device("cpu")) // 2 if given == "auto" else parse_bytes(given)
 
 
 def assemble(config: RunConfig, databases: Path) -> Assembly:
@@ -148,10 +195,10 @@ def assemble(config: RunConfig, databases: Path) -> Assembly:
     checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
     if checkpoint.dtype not in DTYPES.values():
         raise ValueError(f"{config.model} is stored in {checkpoint.dtype}; convert it to {', '.join(DTYPES)}")
-    config = resolve(config, checkpoint)
-    torch.set_num_threads(int(config.evaluation.threads))
     skeleton = checkpoint.skeleton()
     structure = find_structure(skeleton)
+    config = resolve(config, checkpoint, structure)
+    torch.set_num_threads(int(config.evaluation.threads))
     space = build_space(
         structure,
         config.space,
@@ -171,20 +218,21 @@ def assemble(config: RunConfig, databases: Path) -> Assembly:
     return Assembly(config, checkpoint, structure, tokenizer, data, space, limits, databases)
 
 
-def resolve(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
+def resolve(config: RunConfig, checkpoint: Checkpoint, structure: Structure) -> RunConfig:
     """Replace every `auto` that decides a value by what it means on this machine."""
     evaluation = config.evaluation
     device = evaluation.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    on_gpu = device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} is not available here; use evaluation.device=cpu")
     dtype = evaluation.dtype
     if dtype == "auto":
         stored = str(checkpoint.dtype).removeprefix("torch.")
         dtype = "float32" if device == "cpu" or stored not in DTYPES else stored  # type: ignore[assignment]
     length = config.data.length
-    tokens = min(8192 if device.startswith("cuda") else 1024, config.data.calibration.tokens)
+    tokens = min(2048 if on_gpu else 1024, config.data.calibration.tokens)
     micro_batch = max(1, tokens // length) if evaluation.micro_batch == "auto" else evaluation.micro_batch
     if micro_batch * length > config.data.calibration.tokens:
         raise ValueError(
@@ -192,8 +240,34 @@ def resolve(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
             "tokens; lower evaluation.micro_batch or raise data.calibration.tokens"
         )
     threads = len(os.sched_getaffinity(0)) if evaluation.threads == "auto" else evaluation.threads
-    resolved = {"device": device, "dtype": dtype, "micro_batch": micro_batch, "threads": threads}
+    chunk, compiled = evaluation.chunk, evaluation.compile
+    if chunk == "auto":
+        chunk = max(128, _LOGITS // (4 * structure.ends.head.out_features)) if on_gpu else 512
+    if compiled == "auto":
+        pace = Pace.of(block_weights(structure), micro_batch * length, torch.device(device.split(",")[0]))
+        compiled = pace.compiled and has_triton()
+    resolved = {
+        "device": device,
+        "dtype": dtype,
+        "micro_batch": micro_batch,
+        "threads": threads,
+        "chunk": chunk,
+        "compile": compiled,
+    }
     return config.model_copy(update={"evaluation": evaluation.model_copy(update=resolved)})
+
+
+def devices_of(evaluation: EvaluationConfig) -> list[torch.device]:
+    """The devices that a resolved configuration names."""
+    return [torch.device(name) for name in evaluation.device.split(",")]
+
+
+def block_weights(structure: Structure) -> int:
+    """Weights of the largest block's linear layers."""
+    return max(
+        sum(linear.in_features * linear.out_features for linear in block.linears)
+        for block in structure.blocks
+    )
 
 
 def numerics(evaluation: EvaluationConfig) -> dict[str, Any]:

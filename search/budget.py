@@ -33,8 +33,8 @@ class Pool:
         return min(max(-(-tokens // self.length), 1), self.sequences)
 
     def prefix(self, tokens: int) -> Fidelity:
-        """The first `tokens` tokens, rounded up to whole sequences."""
-        return Fidelity(0, 0, self.count(tokens), self.length)
+        """The first `tokens` tokens: whole sequences, rounded up, or the beginning of one."""
+        return Fidelity(0, 0, self.count(tokens), self._cut(tokens))
 
     def window(self, tokens: int, turn: int, widest: int) -> Fidelity:
         """`tokens` tokens from the start of a window of `widest` tokens; `turn` moves the window on.
@@ -43,11 +43,15 @@ class Pool:
         """
         width = self.count(widest)
         start = turn % (self.sequences // width) * width
-        return Fidelity(0, start, start + min(self.count(tokens), width), self.length)
+        return Fidelity(0, start, start + min(self.count(tokens), width), self._cut(tokens))
 
     def fresh(self, tokens: int, seed: int) -> Fidelity:
         """`tokens` tokens drawn anew by `seed`, which must not be 0."""
-        return Fidelity(seed, 0, self.count(tokens), self.length)
+        return Fidelity(seed, 0, self.count(tokens), self._cut(tokens))
+
+    def _cut(self, tokens: int) -> int:
+        """Tokens of each sequence: a sequence is cut short only where less than one is asked for."""
+        return min(max(tokens, 2), self.length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from .series import Leg, SeriesSearcher
 from .settings import differences
 from .study import Study
 
-HARMLESS = ("evaluation.memory", "evaluation.cache", "evaluation.resident", "stop", "name")
+HARMLESS = ("evaluation.memory", "evaluation.host_memory", "stop", "name")
 """Configuration keys that cannot change a value and may differ when a run goes on."""
 
 
@@ -61,6 +61,7 @@ def run(
         _refuse_other(assembly, path)
     evaluator = assembly.evaluator()
     sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
+    listen(Event("memory", 1, 1, evaluator.describe()))
     listen(Event("check the dense model", 1, 1, _checked(assembly, sanity)))
     if (groups := assembly.data["validation"].groups) < FEWEST_DOCUMENTS:
         text = (

@@ -13,7 +13,7 @@ from ..evaluators.trial import Fidelity
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.space import DENSE
 from ..spaces.structure import find_structure
-from .assembly import DTYPES, Assembly, assemble
+from .assembly import DTYPES, Assembly, assemble, devices_of
 from .configuration import RunConfig
 
 Figures = dict[str, float | int]
@@ -60,7 +60,7 @@ def measure_model(config: RunConfig, model: Path, data: str) -> Figures:
     student = BlockRunner(
         checkpoint,
         structure,
-        device=torch.device(evaluation.device),
+        device=devices_of(evaluation),
         dtype=DTYPES[evaluation.dtype],
         micro_batch=int(evaluation.micro_batch),
         length=config.data.length,
@@ -69,31 +69,34 @@ def measure_model(config: RunConfig, model: Path, data: str) -> Figures:
     return {"kl": kl, "perplexity": math.exp(loss)}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _compare(assembly: Assembly, student: BlockRunner, data: str) -> tuple[float, float]:
     """Mean KL and cross-entropy over all positions but the last of each sequence."""
-    size, teacher, fitness = student.micro_batch, assembly.runner, assembly.config.fitness
+    size, teacher, chunk = student.micro_batch, assembly.runner, int(assembly.config.evaluation.chunk)
     tokens_NT = torch.from_numpy(assembly.data[data].tokens.astype("int64")).to(student.device)
+    padding = tokens_NT[:1].expand(-len(tokens_NT) % size, -1)
+    padded_NT = torch.cat([tokens_NT, padding])
+    batches = [padded_NT[i : i + size] for i in range(0, len(padded_NT), size)]
+    both = [torch.cat(_last_states(runner, batches)) for runner in (teacher, student)]
     values: list[float] = []
     losses: list[float] = []
-    for first in range(0, len(tokens_NT), size):
-        tokens_BT = tokens_NT[first : first + size]
-        padding = tokens_BT[:1].expand(size - len(tokens_BT), -1)
-        both = [_last_states(runner, torch.cat([tokens_BT, padding])) for runner in (teacher, student)]
-        for slot, tokens_T in enumerate(tokens_BT):
-            taught = teacher_chunk(fitness, teacher.logits(both[0][slot, :-1]))
-            log_probs_PV = student.logits(both[1][slot, :-1]).log_softmax(-1)
+    for taught_TD, learned_TD, tokens_T in zip(*both, tokens_NT, strict=False):
+        for start in range(0, len(tokens_T) - 1, chunk):
+            piece = slice(start, min(start + chunk, len(tokens_T) - 1))
+            taught = teacher_chunk(assembly.config.fitness, teacher.logits(taught_TD[piece]))
+            log_probs_PV = student.logits(learned_TD[piece]).log_softmax(-1)
             values += kl_divergence(taught, log_probs_PV).tolist()
-            losses += cross_entropy(log_probs_PV, tokens_T[1:]).tolist()
+            losses += cross_entropy(log_probs_PV, tokens_T[piece.start + 1 : piece.stop + 1]).tolist()
     return _mean(values), _mean(losses)
 
 
-def _last_states(runner: BlockRunner, tokens_BT: Tensor) -> Tensor:
-    states_BTD = runner.embed(tokens_BT)
+def _last_states(runner: BlockRunner, batches: list[Tensor]) -> list[Tensor]:
+    """Hidden states after the last block, block by block: each is read once."""
+    states = [runner.embed(tokens_BT) for tokens_BT in batches]
     for block in runner.structure.blocks:
         with runner.block(block.index) as loaded:
-            states_BTD = loaded(states_BTD)
-    return states_BTD
+            states = loaded.run(states)
+    return states
 
 
 def _everything(assembly: Assembly, data: str) -> Fidelity:

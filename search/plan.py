@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import torch
-
 from ..evaluators.sanity import check_dense
 from ..spaces.budget import in_units
 from ..spaces.labels import parse_label, stored_bits
-from .assembly import DTYPES, Assembly, assemble
+from .assembly import Assembly, assemble
 from .configuration import RunConfig
 from .front import COST_UNITS
 from .job import search_pool
@@ -20,7 +18,8 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
     The dense model is run on a few sequences for its perplexity and speed; nothing is written.
     """
     assembly = assemble(config, databases)
-    sanity = check_dense(assembly.evaluator(), assembly.structure.ends.embedding.out_features)
+    evaluator = assembly.evaluator()
+    sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
     pool = search_pool(assembly)
     limits = [limit for _, limit in assembly.limits]
     work = workload(assembly.config.search, assembly.space, limits, pool, _unknown(assembly))
@@ -45,7 +44,7 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
         f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
         f"time: at most {_duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",
-        f"memory: {_dense_bytes(assembly):,} bytes of dense blocks on {assembly.config.evaluation.device}",
+        f"memory: {evaluator.describe()}",
         f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}, "
         f"{len(assembly.database.errors())} of {len(assembly.labels)} layers built already",
     ]
@@ -54,11 +53,6 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
 def _unknown(assembly: Assembly) -> dict[str, dict[str, float]]:
     """Layer errors before they are known: the amount of work does not depend on them."""
     return {unit.name: dict.fromkeys(unit.index, 0.0) for unit in assembly.space.units}
-
-
-def _dense_bytes(assembly: Assembly) -> int:
-    weights = sum(linear.in_features * linear.out_features for linear in assembly.structure.linears)
-    return weights * torch.finfo(DTYPES[assembly.config.evaluation.dtype]).bits // 8
 
 
 def _disk(assembly: Assembly) -> int:

@@ -44,7 +44,7 @@ def put(path: str, value: object) -> Edit:
 CONFIGURATIONS: dict[str, tuple[Edit, str]] = {
     "unknown key": (
         put("evaluation.thread", 1),
-        "{config}: evaluation.thread: unknown key 'thread'; did you mean 'threads'? known: cache, chunk, ",
+        "{config}: evaluation.thread: unknown key 'thread'; did you mean 'threads'? known: chunk, compile, ",
     ),
     "no model": (
         lambda content: content.pop("model"),

@@ -10,10 +10,13 @@ import torch
 
 from paretopress.evaluators.building import CalibratedBuilderConfig, build_database, labels_to_build
 from paretopress.evaluators.fitness import FitnessConfig
+from paretopress.evaluators.memory import MemoryPlan
 from paretopress.evaluators.packing import Sequences
 from paretopress.evaluators.population import PopulationEvaluator
+from paretopress.evaluators.runner import BlockRunner
 from paretopress.evaluators.sanity import check_dense
 from paretopress.evaluators.trial import Fidelity, Trial
+from paretopress.evaluators.weights import Residency
 from paretopress.spaces.construction import SpaceConfig, UnitsConfig, build_space
 from paretopress.spaces.database import LevelDatabase
 from paretopress.spaces.space import DENSE, Profile
@@ -35,7 +38,8 @@ def make_evaluator(
     model: Path,
     folder: Path,
     *,
-    memory: int = AMPLE,
+    states: int = AMPLE,
+    resident: bool = True,
     micro_batch: int = 2,
     fitness: str = "kl",
     ends: bool = False,
@@ -57,10 +61,15 @@ def make_evaluator(
         runner,
         {"calibration": calibration, "heldout": sequences("heldout", 1)},
         FitnessConfig.model_validate({"name": fitness}),
-        memory=memory,
-        cache=AMPLE,
+        memory=memory_plan(runner, states, resident),
+        teacher=AMPLE,
         chunk=10,
     )
+
+
+def memory_plan(runner: BlockRunner, states: int, resident: bool) -> MemoryPlan:
+    blocks = len(runner.structure.blocks)
+    return MemoryPlan(states, states, Residency(frozenset(range(blocks) if resident else ())), blocks)
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +97,13 @@ def some_profiles(evaluator: PopulationEvaluator, count: int) -> list[Profile]:
 
 
 def plain_values(
-    evaluator: PopulationEvaluator, model: Path, profile: Profile, data: str
+    evaluator: PopulationEvaluator, model: Path, profile: Profile, data: str, length: int = LENGTH
 ) -> tuple[list[float], list[float]]:
     """KL and cross-entropy of every sequence, from the plain model in float64."""
     runner = evaluator.runner
     assignment = evaluator.space.assignment(profile)
     weights = {
-        layer: evaluator.database.load(layer, label, torch.device("cpu")).dense().float()
+        layer: evaluator.weights.database.load(layer, label, torch.device("cpu")).dense().float()
         for layer, label in assignment.items()
         if label != "drop"
     }
@@ -102,7 +111,7 @@ def plain_values(
         block.index: [b.kind for b in block.branches if assignment.get(b.linears[0].path) == "drop"]
         for block in runner.structure.blocks
     }
-    tokens = torch.from_numpy(evaluator.data[data].tokens.astype(np.int64))
+    tokens = torch.from_numpy(evaluator.data[data].tokens[:, :length].astype(np.int64))
     teacher, student = (
         run_plain(model, tokens, w, d, runner.structure.blocks_path).double().log_softmax(-1)
         for w, d in (({}, {}), (weights, dropped))
@@ -127,6 +136,16 @@ def test_a_population_is_every_profile_alone(name: str, evaluators: Make) -> Non
     assert max(e.fitness for e in found) > 0.1
 
 
+def test_sequences_can_be_cut_short(evaluators: Make) -> None:
+    evaluator = evaluators("gemma2")
+    profile = some_profiles(evaluator, 3)[-1]
+    for length in (LENGTH // 2, 2, LENGTH):
+        (found,) = evaluator.evaluate([Trial(0, profile, Fidelity(0, 0, SEQUENCES, length))])
+        kl, loss = plain_values(evaluator, evaluator.runner.checkpoint.path, profile, "calibration", length)
+        np.testing.assert_allclose(found.values, kl, rtol=2e-4, atol=2e-6)
+        np.testing.assert_allclose(found.cross_entropy, loss, rtol=1e-5)
+
+
 def test_values_do_not_depend_on_population_tile_or_order(evaluators: Make, tmp_path: Path) -> None:
     evaluator = evaluators("llama")
     profiles = some_profiles(evaluator, 9)
@@ -135,7 +154,7 @@ def test_values_do_not_depend_on_population_tile_or_order(evaluators: Make, tmp_
         e.trial.profile: e.values
         for e in evaluator.evaluate([Trial(i, p, whole) for i, p in enumerate(profiles)])
     }
-    tiny = make_evaluator(evaluator.runner.checkpoint.path, tmp_path, memory=1)
+    tiny = make_evaluator(evaluator.runner.checkpoint.path, tmp_path, states=1)
     for profile in reversed(profiles):
         (alone,) = tiny.evaluate([Trial(0, profile, whole)])
         assert alone.values == together[profile]
@@ -149,8 +168,7 @@ def test_values_do_not_depend_on_population_tile_or_order(evaluators: Make, tmp_
 
 def test_a_streamed_model_has_the_same_values(evaluators: Make, tmp_path: Path) -> None:
     evaluator = evaluators("gpt2")
-    streamed = make_evaluator(evaluator.runner.checkpoint.path, tmp_path)
-    streamed.runner.resident = False
+    streamed = make_evaluator(evaluator.runner.checkpoint.path, tmp_path, resident=False)
     trial = Trial(0, some_profiles(evaluator, 4)[-1], Fidelity(0, 0, 4, LENGTH))
     (first,), (second,) = evaluator.evaluate([trial]), streamed.evaluate([trial])
     assert first.values == second.values
@@ -215,8 +233,8 @@ def test_asking_for_what_is_not_there_is_refused(evaluators: Make) -> None:
     profile = some_profiles(evaluator, 1)[0]
     with pytest.raises(ValueError, match="sequences 0..8 are asked of 7 in calibration"):
         list(evaluator.evaluate([Trial(0, profile, Fidelity(0, 0, 8, LENGTH))]))
-    with pytest.raises(ValueError, match="fidelity length 12 differs from the evaluator's 24"):
-        list(evaluator.evaluate([Trial(0, profile, Fidelity(0, 0, 2, 12))]))
+    with pytest.raises(ValueError, match=r"fidelity length 25 is not within 2\.\.24"):
+        list(evaluator.evaluate([Trial(0, profile, Fidelity(0, 0, 4, 25))]))
 
 
 def test_the_sanity_gate_refuses_what_cannot_work(evaluators: Make) -> None:

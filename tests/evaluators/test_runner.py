@@ -2,7 +2,7 @@ import copy
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BloomConfig, PreTrainedModel
 
+from paretopress.evaluators.launch import Pace
 from paretopress.evaluators.runner import BlockRunner
 from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.structure import find_structure
@@ -58,7 +59,7 @@ def make_runner(
     micro_batch: int = BATCH,
     length: int = LENGTH,
     dtype: torch.dtype = torch.float32,
-    resident: bool = True,
+    pace: Pace | None = None,
 ) -> BlockRunner:
     checkpoint = Checkpoint(directory)
     return BlockRunner(
@@ -68,7 +69,7 @@ def make_runner(
         dtype=dtype,
         micro_batch=micro_batch,
         length=length,
-        resident=resident,
+        pace=pace,
     )
 
 
@@ -212,27 +213,33 @@ def test_a_missing_soft_cap_is_noticed(cap: str, models: Models, tmp_path: Path)
         assert_equal_models(expected_BTV, run_blocks(make_runner(tmp_path / "gemma2"), tokens_BT, {}, {}))
 
 
+def test_a_block_leaves_the_device_after_use(models: Models) -> None:
+    runner = make_runner(models("llama"))
+    with runner.block(1) as loaded:
+        loaded.install(rounded_of(runner, 1), ["mlp"])
+        module = loaded._module
+    devices = {name: parameter.device.type for name, parameter in module.named_parameters()}
+    assert {device for name, device in devices.items() if "norm" in name} == {"cpu"}
+    assert {device for name, device in devices.items() if "norm" not in name} == {"meta"}
+    assert type(module.get_submodule("mlp")).__name__ == "LlamaMLP"
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_streamed_and_resident_blocks_give_the_same_bits(name: str, models: Models, runners: Runners) -> None:
-    resident, streamed = runners(name), make_runner(models(name), resident=False)
-    tokens_BT = random_tokens(BATCH)
-    weights = dict(list(rounded(resident).items())[::2])
-    dropped: Dropped = {1: ["attention"], 2: ["mlp"]}
-    for _ in range(2):
-        assert torch.equal(
-            run_blocks(resident, tokens_BT, weights, dropped),
-            run_blocks(streamed, tokens_BT, weights, dropped),
-        )
-
-
-def test_streamed_blocks_leave_the_device(models: Models) -> None:
-    for resident, expected in ((True, {"cpu"}), (False, {"meta"})):
-        runner = make_runner(models("llama"), resident=resident)
-        with runner.block(1) as loaded:
-            loaded.install(rounded_of(runner, 1), ["mlp"])
-            module = loaded._module
-        assert {parameter.device.type for parameter in module.parameters()} == expected
-        assert type(module.get_submodule("mlp")).__name__ == "LlamaMLP"
+def test_blocks_compile_as_a_whole_and_share_it(
+    name: str, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced only: what is compiled from the traces needs a GPU to be of use."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager", fullgraph=True))
+    torch._dynamo.reset()
+    plain, compiled = make_runner(models(name)), make_runner(models(name), pace=Pace(compiled=True))
+    torch._dynamo.utils.counters.clear()
+    tokens_BT, weights = random_tokens(BATCH), rounded(plain)
+    for dropped in ({}, {1: ["attention"], 2: ["attention"]}):
+        for installed in ({}, weights):
+            expected_BTV = run_blocks(plain, tokens_BT, installed, dropped)
+            assert torch.equal(run_blocks(compiled, tokens_BT, installed, dropped), expected_BTV)
+    kinds = 2 if name in SLIDING or name == "gpt_neo" else 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2 * kinds
 
 
 def rounded_of(runner: BlockRunner, index: int) -> dict[str, Tensor]:
@@ -258,14 +265,15 @@ def test_installing_nothing_restores_the_dense_block(name: str, runners: Runners
     with runner.block(1) as loaded:
         dense_BTD = loaded(states_BTD)
         modules = dict(loaded._module.named_modules())
-        parameters = dict(loaded._module.named_parameters())
+        parameters = {key: value.clone() for key, value in loaded._module.named_parameters()}
         loaded.install(rounded_of(runner, 1), ["attention"])
         assert not torch.equal(loaded(states_BTD), dense_BTD)
         loaded.install({}, ["attention", "mlp"])
         loaded.install({})
         assert torch.equal(loaded(states_BTD), dense_BTD)
         assert dict(loaded._module.named_modules()) == modules
-        assert all(parameters[key] is value for key, value in loaded._module.named_parameters())
+        for key, value in loaded._module.named_parameters():
+            assert torch.equal(parameters[key], value)
     with runner.block(1) as loaded:
         assert torch.equal(loaded(states_BTD), dense_BTD)
 
@@ -429,9 +437,9 @@ def test_wrong_requests_are_answered(models: Models) -> None:
         runner.embed(random_tokens(3))
     with runner.block(0) as loaded:
         with pytest.raises(
-            ValueError, match=r"states have shape \(2, 5, 32\); this runner takes \(2, 24, 32\)"
+            ValueError, match=r"states have shape \(3, 5, 32\); this block takes 2 sequences at a time"
         ):
-            loaded(torch.zeros(2, 5, 32))
+            loaded(torch.zeros(3, 5, 32))
         with pytest.raises(
             ValueError, match=r"'model\.layers\.1\.mlp\.up_proj' is no linear layer of model\.layers\.0"
         ):
@@ -440,6 +448,11 @@ def test_wrong_requests_are_answered(models: Models) -> None:
             loaded.install({"model.layers.0.mlp.up_proj": torch.zeros(32, 48)})
         with pytest.raises(ValueError, match="branch 'attn' is unknown; a block has attention and mlp"):
             loaded.install({}, ["attn"])
+    with (
+        runner.block(0, dense=False) as loaded,
+        pytest.raises(ValueError, match=r"layers\.0\.mlp\.gate_proj has no weight; install one, or load"),
+    ):
+        loaded.install({}, ["attention"])
 
 
 def test_blocks_that_see_the_tokens_are_refused(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,168 @@
+"""The matrices that a block may be given, on its device when it runs: its dense weights and its levels.
+
+Where they do not all fit they stream: from pinned host memory or from disk, packed, one block ahead.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from ..spaces.checkpoint import Checkpoint
+from ..spaces.database import LevelDatabase
+from ..spaces.packed import Packed
+from ..spaces.structure import Linear, Structure
+
+Key = tuple[str, str]
+"""(layer path, label)"""
+
+DENSE = "dense"
+
+_Stored = Packed | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """Where blocks' matrices stay between visits; those of the other blocks stay on disk.
+
+    Attributes:
+        device: blocks whose matrices stay on the device, ready to use.
+        host: blocks whose matrices stay in pinned host memory, packed.
+    """
+
+    device: frozenset[int]
+    host: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """Packed matrices on a device, there once `event` has passed."""
+
+    stored: dict[Key, _Stored]
+    event: torch.cuda.Event | None = None
+
+
+class BlockWeights:
+    """Dense weights and levels by block.
+
+    Args:
+        checkpoint: has the dense weights.
+        structure: of the model.
+        database: has the levels.
+        dtype: of the weights that are given out.
+        place: index of a block to its device.
+        residency: what stays where; never changes a value.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        structure: Structure,
+        database: LevelDatabase,
+        dtype: torch.dtype,
+        place: Callable[[int], torch.device],
+        residency: Residency,
+    ) -> None:
+        self.residency = residency
+        self.database = database
+        self._checkpoint = checkpoint
+        self._linears: dict[str, Linear] = {linear.path: linear for linear in structure.linears}
+        self._dtype = dtype
+        self._place = place
+        self._kept: dict[Key, Tensor] = {}
+        self._pinned: dict[Key, _Stored] = {}
+        self._sides: dict[torch.device, torch.cuda.Stream] = {}
+
+    def stream(self, wanted: Sequence[Collection[Key]]) -> Iterator[dict[Key, Tensor]]:
+        """What is wanted of every block in turn, as (out, in) matrices; what it gave before is let go.
+
+        The next block's matrices travel while one is used.
+        """
+        with ThreadPoolExecutor(1) as reader:
+            arrivals: list[Future[_Arrival] | None] = [None] * (len(wanted) + 1)
+
+            def begin(index: int) -> None:
+                if index < len(wanted) and (missing := [k for k in wanted[index] if k not in self._kept]):
+                    arrivals[index] = reader.submit(self._fetch, index, missing)
+
+            begin(0)
+            for index, keys in enumerate(wanted):
+                arrival, arrivals[index] = arrivals[index], None
+                with record_function("levels"):
+                    found = self._unpacked(index, arrival.result()) if arrival else {}
+                begin(index + 1)
+                weights = {key: found[key] if key in found else self._kept[key] for key in keys}
+                del arrival, found
+                yield weights
+                weights.clear()
+
+    def end(self, layer: str, label: str, device: torch.device) -> Tensor:
+        """A level of the embedding or the head; kept on the device."""
+        if (layer, label) not in self._kept:
+            packed = self.database.load(layer, label, device)
+            self._kept[layer, label] = packed.dense().to(self._dtype)
+        return self._kept[layer, label]
+
+    def _fetch(self, index: int, keys: Sequence[Key]) -> _Arrival:
+        """Bring a block's matrices to its device; on a GPU beside what it computes."""
+        device = self._place(index)
+        if device.type != "cuda":
+            return _Arrival({key: self._read(key) for key in keys})
+        if device not in self._sides:
+            self._sides[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side = self._sides[device]
+        with torch.cuda.device(device), torch.cuda.stream(side):
+            stored = {key: _sent(self._pinned_copy(index, key), device) for key in keys}
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(side)
+        return _Arrival(stored, event)
+
+    def _pinned_copy(self, index: int, key: Key) -> _Stored:
+        if key in self._pinned:
+            return self._pinned[key]
+        pinned = _pinned(self._read(key))
+        if index in self.residency.host:
+            self._pinned[key] = pinned
+        return pinned
+
+    def _read(self, key: Key) -> _Stored:
+        layer, label = key
+        if label != DENSE:
+            return self.database.load(layer, label, torch.device("cpu"))
+        tensor = self._checkpoint.tensor(f"{layer}.weight")
+        # Always a copy: a file's mapping is not aligned as the allocator's memory, and products may depend on it.
+        return self._linears[layer].turn(tensor).to(self._dtype, copy=True)
+
+    def _unpacked(self, index: int, arrival: _Arrival) -> dict[Key, Tensor]:
+        device = self._place(index)
+        if arrival.event is not None:
+            torch.cuda.current_stream(device).wait_event(arrival.event)
+        found = {}
+        for key, stored in arrival.stored.items():
+            for tensor in _tensors(stored):
+                if tensor.is_cuda:
+                    tensor.record_stream(torch.cuda.current_stream(device))
+            found[key] = stored if isinstance(stored, Tensor) else stored.dense().to(self._dtype)
+            if index in self.residency.device:
+                self._kept[key] = found[key]
+        return found
+
+
+def _tensors(stored: _Stored) -> list[Tensor]:
+    return [stored] if isinstance(stored, Tensor) else list(stored.tensors.values())
+
+
+def _pinned(stored: _Stored) -> _Stored:
+    if isinstance(stored, Tensor):
+        return stored.pin_memory()
+    return Packed(stored.label, stored.shape, {k: t.pin_memory() for k, t in stored.tensors.items()})
+
+
+def _sent(stored: _Stored, device: torch.device) -> _Stored:
+    if isinstance(stored, Tensor):
+        return stored.to(device, non_blocking=True)
+    tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in stored.tensors.items()}
+    return Packed(stored.label, stored.shape, tensors)
