@@ -61,7 +61,7 @@ def main() -> None:
         raise SystemExit("the exported model is not the one of the front")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def perplexity(folder: Path, tokens_NT: torch.Tensor) -> float:
     """Of a model folder in float32, every sequence on its own, over all positions but the last."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -10,24 +10,19 @@ counts pages of mapped files), of its anonymous memory at the end of each stage,
 """
 
 import argparse
-import json
 import resource
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from torch import Tensor
 from transformers import LlamaConfig
 
 from paretopress.search.configuration import load_config
 from paretopress.search.event import Event
 from paretopress.search.job import run
+from tests.benchmarks.shapes import make_model, make_text
 
 HOST_LIMIT = 24_000_000_000
-BLOCKS_PER_SHARD = 2
 
 
 def main() -> None:
@@ -120,67 +115,6 @@ def status() -> dict[str, int]:
     """Memory figures of this process in bytes, by the kernel's names."""
     rows = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[-1] == "kB"}
-
-
-def make_model(folder: Path, config: LlamaConfig) -> None:
-    """A checkpoint with random weights that prefers to repeat the last token, so that it beats guessing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)
-    words = {str(i): i for i in range(config.vocab_size)}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="0"))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "0"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = torch.Generator(device).manual_seed(0)
-    places: dict[str, str] = {}
-
-    def normal(rows: int, columns: int, deviation: float) -> Tensor:
-        made = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
-        return made.normal_(0, deviation, generator=generator).cpu()
-
-    def write(name: str, tensors: dict[str, Tensor]) -> None:
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-        places.update(dict.fromkeys(tensors, name))
-
-    hidden, mlp = config.hidden_size, config.intermediate_size
-    embedding = normal(config.vocab_size, hidden, 2.0)
-    ends = {
-        "model.embed_tokens.weight": embedding,
-        "lm_head.weight": embedding * (7 / hidden),
-        "model.norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
-    }
-    write("model-ends.safetensors", ends)
-    shapes = {
-        "self_attn.q_proj": (hidden, hidden, 0.02),
-        "self_attn.k_proj": (hidden, hidden, 0.02),
-        "self_attn.v_proj": (hidden, hidden, 0.02),
-        "self_attn.o_proj": (hidden, hidden, 0.002),
-        "mlp.gate_proj": (mlp, hidden, 0.02),
-        "mlp.up_proj": (mlp, hidden, 0.02),
-        "mlp.down_proj": (hidden, mlp, 0.002),
-    }
-    for first in range(0, config.num_hidden_layers, BLOCKS_PER_SHARD):
-        shard: dict[str, Tensor] = {}
-        for block in range(first, min(first + BLOCKS_PER_SHARD, config.num_hidden_layers)):
-            prefix = f"model.layers.{block}."
-            for layer, shape in shapes.items():
-                shard[f"{prefix}{layer}.weight"] = normal(*shape)
-            for norm in ("input_layernorm", "post_attention_layernorm"):
-                shard[f"{prefix}{norm}.weight"] = torch.ones(hidden, dtype=torch.bfloat16)
-        write(f"model-{first:03d}.safetensors", shard)
-    size = sum(path.stat().st_size for path in folder.glob("model-*.safetensors"))
-    index = {"metadata": {"total_size": size}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-def make_text(path: Path, vocabulary: int, rows: int = 80, length: int = 2048) -> None:
-    """Random tokens, each four times in a row; every row a document."""
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(1, vocabulary, (rows, length // 4), generator=generator).repeat_interleave(
-        4, dim=1
-    )
-    save_file({"tokens": tokens.to(torch.int32).contiguous()}, path)
 
 
 if __name__ == "__main__":
