@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from ..spaces.replacement import BlockCall, StandIn, answer, set_module, set_tensor
 from ..spaces.replay import Replays
@@ -139,7 +140,12 @@ class LoadedBlock:
         return output_BTD, {path: x.view(*states_BTD.shape[:2], -1) for path, x in inputs.items()}
 
     def _plain(self, states_BTD: Tensor) -> Tensor:
-        return self._through(self._forward, states_BTD)
+        try:
+            return self._through(self._forward, states_BTD)
+        except TorchDynamoException as error:
+            raise ValueError(
+                f"{self.block.path} cannot be compiled ({type(error).__name__}); set evaluation.compile=false"
+            ) from error
 
     def _through(self, forward: Callable[..., Any], states_BTD: Tensor) -> Tensor:
         call = self._call(self.block.index, *states_BTD.shape[:2])

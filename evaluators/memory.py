@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..spaces.labels import parse_label, stored_bits
-from ..spaces.structure import Block, Structure
+from ..spaces.structure import Block, Ends, Structure
 from .weights import Residency
 
 STATES = 131_072
@@ -85,16 +85,17 @@ def share_out(
         {index: ready[index] for index in ready if spread(index, len(ready), devices) == device}
         for device in range(devices)
     ]
-    everything = needs.working + max(sum(sizes.values()) for sizes in neighbours)
+    # Levels of embedding and head stay on the device; packed matrices arrive beside those that are used.
+    working = needs.working + _ready(structure.ends, labels, dtype, dense=False) + 2 * max(packed.values())
+    everything = working + max(sum(sizes.values()) for sizes in neighbours)
     if everything + slice_states <= budget:
         return MemoryPlan(budget, budget - everything, Residency(frozenset(ready)), len(ready))
-    # One block is unpacked while it runs; the next one's packed matrices arrive beside it.
-    visit = max(ready.values()) + 2 * max(packed.values())
-    spare = budget - needs.working - visit
+    visit = working + max(ready.values())
+    spare = budget - visit
     if spare < least_states:
         raise ValueError(
             f"evaluation.memory leaves {budget:,} bytes but one block, its work and two micro-batches need "
-            f"{needs.working + visit + least_states:,}; raise it, or lower evaluation.micro_batch or chunk"
+            f"{visit + least_states:,}; raise it, or lower evaluation.micro_batch or chunk"
         )
     states = max(least_states, min(spare, 2 * max(STATES * needs.position, least_states)))
     on_device = frozenset[int]().union(*(_first(sizes, spare - states) for sizes in neighbours))
@@ -119,11 +120,13 @@ def _first(sizes: Mapping[int, int], room: int) -> frozenset[int]:
     return frozenset(chosen)
 
 
-def _ready(block: Block, labels: Mapping[str, tuple[str, ...]], dtype: torch.dtype) -> int:
-    """Bytes of the block's matrices at every level and dense, unpacked."""
+def _ready(
+    part: Block | Ends, labels: Mapping[str, tuple[str, ...]], dtype: torch.dtype, *, dense: bool = True
+) -> int:
+    """Bytes of a part's matrices at every level, unpacked, and of the dense ones."""
     weights = sum(
-        linear.in_features * linear.out_features * (1 + len(labels.get(linear.path, ())))
-        for linear in block.linears
+        linear.in_features * linear.out_features * (dense + len(labels.get(linear.path, ())))
+        for linear in part.linears
     )
     return weights * dtype.itemsize
 

@@ -83,6 +83,7 @@ class Scorer:
                 self._piece(students, i, taught, targets, piece, found[:, :, i, piece])
         # One transfer for all: waiting for each would cost a GPU more than its logits do.
         values = found.cpu().numpy().reshape(2, len(students), -1, length)
+        self._install_head(None)
         # Converted before it is summed: numpy's buffered sums may be cut where other rows end.
         return np.asarray(values[..., :-1].astype(np.float64).sum(-1) / (length - 1))
 
@@ -104,7 +105,7 @@ class Scorer:
             if student.head != installed:
                 self._install_head(student.head)
                 installed = student.head
-            states_PD = student.states[micro_batch].to(self._runner.device).flatten(0, 1)[piece]
+            states_PD = student.states[micro_batch].flatten(0, 1)[piece].to(self._runner.device)
             found[:, s] = self._score(taught, self._runner.logits(states_PD), targets[piece])
 
 

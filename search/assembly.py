@@ -138,7 +138,7 @@ class Assembly:
             self.data,
             self.config.fitness,
             memory=self.memory,
-            teacher=host // 2,
+            teacher=host // 4,
             chunk=int(self.config.evaluation.chunk),
             recipe=self.recipe,
         )

@@ -242,6 +242,22 @@ def test_blocks_compile_as_a_whole_and_share_it(
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2 * kinds
 
 
+def test_what_cannot_be_compiled_is_answered_with_the_remedy(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch._dynamo.reset()
+    runner = make_runner(models("llama"), pace=Pace(compiled=True))
+    with (
+        runner.block(0) as loaded,
+        pytest.raises(ValueError, match=r"layers\.0 cannot be compiled .*; set evaluation\.compile=false"),
+    ):
+        loaded(runner.embed(random_tokens(BATCH)))
+
+
 def rounded_of(runner: BlockRunner, index: int) -> dict[str, Tensor]:
     prefix = runner.structure.blocks[index].path + "."
     return {path: weight for path, weight in rounded(runner).items() if path.startswith(prefix)}
