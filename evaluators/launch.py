@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +9,6 @@ from torch import Tensor
 from ..spaces.replay import Replays
 
 _LAUNCH_BOUND = 2e11
-COMPILE_OPTIONS: dict[str, Any] = {"deterministic": True}
-"""For `torch.compile`: kernels are chosen by rule, never by timing, which would change the last bits from run to run."""
-
 _ROWS = 32_768
 _ALIGNMENT = 512
 

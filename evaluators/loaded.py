@@ -15,7 +15,8 @@ from torch._dynamo.exc import TorchDynamoException
 from ..spaces.replacement import BlockCall, StandIn, answer, set_module, set_tensor
 from ..spaces.replay import Replays
 from ..spaces.structure import Block, Branch, Linear
-from .launch import COMPILE_OPTIONS, Launcher, Pace
+from .kernels import compiled
+from .launch import Launcher, Pace
 
 
 class LoadedBlock:
@@ -55,7 +56,7 @@ class LoadedBlock:
         self._originals = {path: module.get_submodule(name) for path, name in self._relative.items()}
         self._forward: Callable[..., Any] = module
         if pace.compiled:
-            self._forward = torch.compile(module, dynamic=False, options=COMPILE_OPTIONS)
+            self._forward = compiled(module)
         self._dense: dict[str, Tensor] = {}
         self._installed: dict[str, Tensor] = {}
         self._dropped: frozenset[str] = frozenset()

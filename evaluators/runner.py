@@ -5,13 +5,11 @@ What a block needs besides hidden states (masks, positions, rotary embeddings) i
 hands it, captured once for every (B, T); what comes before and after the blocks is the model's own forward.
 """
 
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from ..spaces.checkpoint import Checkpoint
@@ -28,21 +26,13 @@ from ..spaces.replacement import (
 )
 from ..spaces.replay import Replays
 from ..spaces.structure import Structure
+from .head import Head
+from .kernels import fixed_kernels
 from .launch import Pace
 from .loaded import LoadedBlock
 from .memory import spread
 
 __all__ = ["BlockRunner", "LoadedBlock"]
-
-
-ATTENTION = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
-"""The first that can: on an H200 cuDNN's runs at 578 TFLOP/s (8,192 positions, 24 heads of 128), flash at 301,
-and its rows do not depend on how many sequences there are."""
 
 
 class BlockRunner:
@@ -129,7 +119,7 @@ class BlockRunner:
         matrices = {f"{linear.path.removeprefix(f'{block.path}.')}.weight" for linear in block.linears}
         prefix, place = f"{block.path}.", self.place(index)
         # Not in inference mode: a compiled block would be made anew for every mix of weights made in and outside.
-        with torch.no_grad(), self._attention(), _compiling():
+        with torch.no_grad(), fixed_kernels(self.device):
             if index not in self._loaded:
                 self._small[index] = self._read(module, prefix, place, without=matrices)
                 self._loaded[index] = LoadedBlock(
@@ -144,12 +134,6 @@ class BlockRunner:
                 yield loaded
             finally:
                 loaded.release()
-
-    def _attention(self) -> AbstractContextManager[None]:
-        """Attention kernels in a fixed order of preference."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        return sdpa_kernel(ATTENTION, set_priority=True)
 
     def _call(self, index: int, sequences: int, length: int) -> BlockCall:
         """What a block is called with besides states."""
@@ -252,7 +236,7 @@ class BlockRunner:
     def _load_outside(self) -> None:
         """Load everything but the blocks; buffers of blocks are small and loaded too."""
         head_path = self.structure.ends.head.path
-        self._head = _Head(self._model.get_submodule(head_path))
+        self._head = Head(self._model.get_submodule(head_path))
         set_module(self._model, head_path, self._head)
         blocks = f"{self.structure.blocks_path}."
         for name, buffer in list(self._model.named_buffers(remove_duplicate=False)):
@@ -298,30 +282,6 @@ class BlockRunner:
         return tensor.to(device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-class _Head(nn.Module):
-    """A linear head that multiplies in its own dtype and returns float32, accumulated in float32."""
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-
-    def __init__(self, linear: nn.Module) -> None:
-        super().__init__()
-        parameters = dict(linear.named_parameters())
-        self.register_parameter("weight", parameters["weight"])
-        self.register_parameter("bias", parameters.get("bias"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of x (..., D): (..., V)."""
-        flat_PD = x.reshape(-1, x.shape[-1])
-        if x.is_cuda and x.dtype != torch.float32:
-            logits_PV = torch.mm(flat_PD, self.weight.T, out_dtype=torch.float32)
-        else:
-            logits_PV = torch.mm(flat_PD.float(), self.weight.T.float())
-        if self.bias is not None:
-            logits_PV = logits_PV + self.bias.float()
-        return logits_PV.view(*x.shape[:-1], -1)
-
-
 def _until_last(model: PreTrainedModel, structure: Structure, visit: Visit, tokens_BT: Tensor) -> None:
     """`around_blocks` without what comes after the blocks."""
 
@@ -347,14 +307,3 @@ def _moved(call: BlockCall, device: torch.device) -> BlockCall:
         Tensor, lambda tensor: tensor.to(device), (call.args, dict(call.kwargs))
     )
     return BlockCall(args, kwargs)
-
-
-@contextmanager
-def _compiling() -> Iterator[None]:
-    """Room for every kind of block; nothing taken from a cache that does not know which attention was preferred."""
-    with ExitStack() as settings:
-        settings.enter_context(torch._dynamo.config.patch(recompile_limit=256))
-        settings.enter_context(torch._functorch.config.patch(enable_autograd_cache=False))
-        settings.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-        yield

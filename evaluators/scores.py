@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .fitness import FitnessConfig, TeacherChunk, cross_entropy, fitness_of, teacher_chunk
-from .launch import COMPILE_OPTIONS
+from .kernels import compiled
 from .runner import BlockRunner
 
 Score = Callable[[TeacherChunk | None, Tensor, Tensor], Tensor]
@@ -54,7 +54,7 @@ class Scorer:
         self._install_head = install_head
         self._score: Score = _score_by(fitness)
         if runner.pace.compiled:
-            self._score = torch.compile(self._score, dynamic=False, options=COMPILE_OPTIONS)
+            self._score = compiled(self._score)
 
     def __call__(
         self, students: Sequence[Student], teacher: Sequence[Tensor], tokens: Sequence[Tensor]

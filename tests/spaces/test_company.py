@@ -9,19 +9,13 @@ from hypothesis import strategies as st
 
 from paretopress.spaces.builders import BuilderConfig, build, build_layers
 from paretopress.spaces.packed import Packed
-from paretopress.spaces.replay import Function, Replays
+from paretopress.spaces.replay import Replays
+from tests.benchmarks.levels import OneByOne
 from tests.spaces.test_builders import random_layer
 
 GRIDS = ("w2g8", "w3g8", "w6g8", "w8g8", "w3g8a", "w5g8a", "w4g24", "w4", "w5a", "w3g5", "w2g100")
 MASKS = ("s30", "s50", "s80-3", "2:4", "1:4", "4:8")
 LABELS = (*GRIDS, *MASKS, *(f"{mask}+{grid}" for mask, grid in product(MASKS[1:], GRIDS[::2])), "dense")
-
-
-class OneByOne(Replays):
-    """Records nothing."""
-
-    def __call__(self, function: Function, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return function(*tensors)
 
 
 def same(some: Packed, others: Packed) -> bool:

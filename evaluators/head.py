@@ -1,0 +1,28 @@
+"""The head of a model: a linear layer whose logits are float32."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Head(nn.Module):
+    """A linear head that multiplies in its own dtype and returns float32, accumulated in float32."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        parameters = dict(linear.named_parameters())
+        self.register_parameter("weight", parameters["weight"])
+        self.register_parameter("bias", parameters.get("bias"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of x (..., D): (..., V)."""
+        flat_PD = x.reshape(-1, x.shape[-1])
+        if x.is_cuda and x.dtype != torch.float32:
+            logits_PV = torch.mm(flat_PD, self.weight.T, out_dtype=torch.float32)
+        else:
+            logits_PV = torch.mm(flat_PD.float(), self.weight.T.float())
+        if self.bias is not None:
+            logits_PV = logits_PV + self.bias.float()
+        return logits_PV.view(*x.shape[:-1], -1)
