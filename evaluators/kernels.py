@@ -16,9 +16,16 @@ _ATTENTION = [
 ]
 
 
+_ROOM = {
+    "recompile_limit": 4096,
+    "accumulated_recompile_limit": 4096,
+    "fail_on_recompile_limit_hit": True,  # otherwise what comes later is not compiled and has other bits
+}
+
+
 @contextmanager
 def fixed_kernels(device: torch.device) -> Iterator[None]:
-    """Attention by the first kernel that can, on a GPU; room to compile every kind of block.
+    """Attention by the first kernel that can, on a GPU; room to compile every kind of block and loss.
 
     cuDNN's attention comes first: on an H200 it runs at 578 TFLOP/s (8,192 positions, 24 heads of 128), flash at
     301, and its rows do not depend on how many sequences there are. The cache of traced blocks is left out,
@@ -27,7 +34,7 @@ def fixed_kernels(device: torch.device) -> Iterator[None]:
     with ExitStack() as settings:
         if device.type == "cuda":
             settings.enter_context(sdpa_kernel(_ATTENTION, set_priority=True))
-        settings.enter_context(torch._dynamo.config.patch(recompile_limit=256))
+        settings.enter_context(torch._dynamo.config.patch(_ROOM))
         settings.enter_context(torch._functorch.config.patch(enable_autograd_cache=False))
         settings.enter_context(warnings.catch_warnings())
         # Products of float32 are meant to be of float32.

@@ -42,7 +42,7 @@ class Needs:
     """Bytes that one evaluation needs whatever is kept.
 
     Attributes:
-        working: activations of a block and logits of a chunk.
+        working: activations of a block, logits of a chunk, and what recordings of blocks keep.
         candidate: hidden states of one candidate's micro-batch.
         position: hidden state of one position.
     """

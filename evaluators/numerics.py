@@ -13,7 +13,7 @@ class EvaluationConfig(BaseModel):
         device: `auto` takes a GPU when there is one; `cuda:0,cuda:1` spreads the blocks over both.
         micro_batch: sequences that always run together; `auto` makes 1,024 tokens of them, 2,048 on a GPU.
         threads: CPU threads; `auto` takes the machine's cores.
-        memory: bytes of the device that may be used; `auto` takes nine tenths of what is free on a GPU, half of
+        memory: bytes of each device that evaluating may use (building levels has its own needs); `auto` takes nine tenths of what is free on a GPU, half of
             it on a CPU. What does not fit streams, what is too large comes in tiles. Never changes a value.
         host_memory: bytes that may be pinned for blocks that stream and the teacher's states; `auto` takes half of
             what is free. Never changes a value.

@@ -10,6 +10,7 @@ Shapes: B micro-batch, T positions, D hidden, P positions of one chunk, V vocabu
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
@@ -34,7 +35,7 @@ from .weights import DENSE, BlockWeights, Key
 SLICE = 128
 """Profiles after which answers are given, so that an interruption costs no more."""
 
-_WAVE = 16
+_WAVE = 16  # micro-batches handed over at once; as many as go side by side at most
 
 Assignment = Mapping[str, str]
 """Layer path to label; what is not named is dense."""
@@ -133,7 +134,7 @@ class PopulationEvaluator:
 
         Returns:
             Two tables, one row per assignment and one column per sequence; means over all positions but the
-            last, summed exactly.
+            last, summed in float64.
         """
         sequences = self.data[fidelity.data]
         if not 1 < fidelity.length <= self.runner.length:
@@ -216,9 +217,10 @@ class PopulationEvaluator:
             nodes.append(_Node(candidates, [self.runner.embed(tokens_BT) for tokens_BT in tokens]))
         blocks = self.runner.structure.blocks
         wanted = [_wanted(block, assignments) for block in blocks]
-        for block, weights in zip(blocks, self.weights.stream(wanted), strict=True):
-            with record_function("blocks"):
-                nodes = self._block(block, nodes, assignments, weights)
+        with closing(self.weights.stream(wanted)) as stream:
+            for block, weights in zip(blocks, stream, strict=True):
+                with record_function("blocks"):
+                    nodes = self._block(block, nodes, assignments, weights)
         return nodes
 
     def _block(

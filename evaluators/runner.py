@@ -39,7 +39,7 @@ class BlockRunner:
     """One model on one device or several, a block at a time.
 
     Embedding, head and whatever else is not a block stay on the first device; the blocks' norms, biases and
-    buffers are kept too, their matrices are loaded for as long as a block is in use. A row's values depend on
+    buffers are kept too, their matrices are loaded for as long as a block is in use (replayed blocks keep a place for them). A row's values depend on
     that row's tokens only.
 
     Args:

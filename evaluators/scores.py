@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .fitness import FitnessConfig, TeacherChunk, cross_entropy, fitness_of, teacher_chunk
-from .kernels import compiled
+from .kernels import compiled, fixed_kernels
 from .runner import BlockRunner
 
 Score = Callable[[TeacherChunk | None, Tensor, Tensor], Tensor]
@@ -69,6 +69,12 @@ class Scorer:
         Returns:
             Float64 (2, S, sequences of all micro-batches): fitness and cross-entropy.
         """
+        with fixed_kernels(self._runner.device):
+            return self._means(students, teacher, tokens)
+
+    def _means(
+        self, students: Sequence[Student], teacher: Sequence[Tensor], tokens: Sequence[Tensor]
+    ) -> np.ndarray:
         sequences, length = tokens[0].shape
         found = torch.empty(
             (2, len(students), len(tokens), sequences * length),

@@ -3,7 +3,7 @@
 Where they do not all fit they stream: from pinned host memory or from disk, packed, one block ahead.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -76,7 +76,7 @@ class BlockWeights:
         self._pinned: dict[Key, _Stored] = {}
         self._sides: dict[torch.device, torch.cuda.Stream] = {}
 
-    def stream(self, wanted: Sequence[Collection[Key]]) -> Iterator[dict[Key, Tensor]]:
+    def stream(self, wanted: Sequence[Collection[Key]]) -> Generator[dict[Key, Tensor]]:
         """What is wanted of every block in turn, as (out, in) matrices; what it gave before is let go.
 
         The next block's matrices travel while one is used.
@@ -86,7 +86,9 @@ class BlockWeights:
 
             def begin(index: int) -> None:
                 if index < len(wanted) and (missing := [k for k in wanted[index] if k not in self._kept]):
-                    arrivals[index] = reader.submit(self._fetch, index, missing)
+                    # Not before the block ahead begins: the host is far ahead of a GPU, its memory would pile up.
+                    ahead = _event(self._place(index - 1)) if index else None
+                    arrivals[index] = reader.submit(self._fetch, index, missing, ahead)
 
             begin(0)
             for index, keys in enumerate(wanted):
@@ -106,8 +108,10 @@ class BlockWeights:
             self._kept[layer, label] = packed.dense().to(self._dtype)
         return self._kept[layer, label]
 
-    def _fetch(self, index: int, keys: Sequence[Key]) -> _Arrival:
-        """Bring a block's matrices to its device; on a GPU beside what it computes."""
+    def _fetch(self, index: int, keys: Sequence[Key], ahead: torch.cuda.Event | None) -> _Arrival:
+        """Bring a block's matrices to its device once `ahead` has passed; on a GPU beside what it computes."""
+        if ahead is not None:
+            ahead.synchronize()
         device = self._place(index)
         if device.type != "cuda":
             return _Arrival({key: self._read(key) for key in keys})
@@ -116,9 +120,7 @@ class BlockWeights:
         side = self._sides[device]
         with torch.cuda.device(device), torch.cuda.stream(side):
             stored = {key: _sent(self._pinned_copy(index, key), device) for key in keys}
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(side)
-        return _Arrival(stored, event)
+            return _Arrival(stored, _event(device))
 
     def _pinned_copy(self, index: int, key: Key) -> _Stored:
         if key in self._pinned:
@@ -155,14 +157,22 @@ def _tensors(stored: _Stored) -> list[Tensor]:
     return [stored] if isinstance(stored, Tensor) else list(stored.tensors.values())
 
 
+def _each(stored: _Stored, function: Callable[[Tensor], Tensor]) -> _Stored:
+    return function(stored) if isinstance(stored, Tensor) else stored.map(function)
+
+
 def _pinned(stored: _Stored) -> _Stored:
-    if isinstance(stored, Tensor):
-        return stored.pin_memory()
-    return Packed(stored.label, stored.shape, {k: t.pin_memory() for k, t in stored.tensors.items()})
+    return _each(stored, Tensor.pin_memory)
 
 
 def _sent(stored: _Stored, device: torch.device) -> _Stored:
-    if isinstance(stored, Tensor):
-        return stored.to(device, non_blocking=True)
-    tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in stored.tensors.items()}
-    return Packed(stored.label, stored.shape, tensors)
+    return _each(stored, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    """Passes when the device's current stream gets here; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event

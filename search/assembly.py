@@ -150,12 +150,16 @@ class Assembly:
         on_gpu = runner.device.type == "cuda"
         used = max(map(torch.cuda.memory_allocated, runner.devices)) if on_gpu else 0
         rows = int(evaluation.micro_batch) * self.config.data.length
-        logits = 16 * int(evaluation.chunk) * self.structure.ends.head.out_features
+        logits = 20 * int(evaluation.chunk) * self.structure.ends.head.out_features
         state = runner.hidden * runner.dtype.itemsize
+        working = max(rows, self.pace.rows) * self._row_bytes + logits
+        if self.pace.replayed:  # every block's matrices have a place of their own, which its recordings read
+            weights = sum(linear.in_features * linear.out_features for linear in self.structure.linears)
+            working += weights * runner.dtype.itemsize
         return share_out(
             self._device_memory - used,
             self._host_memory // 2 if on_gpu else 0,
-            Needs(max(rows, self.pace.rows) * self._row_bytes + logits, rows * state, state),
+            Needs(working, rows * state, state),
             self.structure,
             self.labels,
             runner.dtype,
@@ -273,10 +277,11 @@ def block_weights(structure: Structure) -> int:
 def numerics(evaluation: EvaluationConfig) -> dict[str, Any]:
     """Libraries and hardware that decide the last bits of a value."""
     cuda = evaluation.device.startswith("cuda")
+    names = sorted({torch.cuda.get_device_name(device) for device in devices_of(evaluation) if cuda})
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "hardware": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),
+        "hardware": ", ".join(names) if cuda else torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
         "threads": evaluation.threads,
         "micro_batch": evaluation.micro_batch,

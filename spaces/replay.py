@@ -16,13 +16,13 @@ class Replays:
 
     The same kernels run on the same values in the same order, so the bits are those of a plain call, which is all
     that happens on a CPU. The first call of a kind only runs (and makes whatever is made once), the second is
-    recorded, so what comes once is never recorded. Recordings share one pool of memory as large as the largest
-    needs, kept, with a copy of each one's arguments, for as long as this object lives.
+    recorded, so what comes once is never recorded. Recordings of a device share a pool of memory; it is kept, with a
+    copy of each one's arguments and results, for as long as this object lives.
     """
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Function | None] = {}
-        self._pool: Any = None
+        self._places: dict[torch.device, tuple[Any, torch.cuda.Stream]] = {}
 
     def __call__(self, function: Function, *tensors: Tensor) -> tuple[Tensor, ...]:
         """`function(*tensors)`; what it returns is overwritten by the next call.
@@ -46,15 +46,19 @@ class Replays:
 
     def _record(self, function: Function, tensors: tuple[Tensor, ...]) -> Function:
         """What replays the function, or the function itself if it does what cannot be recorded."""
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         device = tensors[0].device
-        # A recording that fails leaves its own stream the current one, and warns of its emptiness.
         stream = torch.cuda.stream(torch.cuda.current_stream(device))
+        # A recording that fails leaves its own stream the current one; one that is empty is warned of.
         with torch.cuda.device(device), stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message="The CUDA Graph is empty")
+            if device not in self._places:
+                own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+                self._places[device] = torch.cuda.graph_pool_handle(), own
             try:
-                return _Recording(function, tensors, self._pool)
-            except RuntimeError:
+                return _Recording(function, tensors, *self._places[device])
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, UserWarning):
                 return function
 
 
@@ -65,10 +69,12 @@ def _form(tensor: Tensor) -> Hashable:
 class _Recording:
     """A function's graph, the memory it reads its arguments from, and that of its results."""
 
-    def __init__(self, function: Function, tensors: tuple[Tensor, ...], pool: Any) -> None:
+    def __init__(
+        self, function: Function, tensors: tuple[Tensor, ...], pool: Any, stream: torch.cuda.Stream
+    ) -> None:
         self._inputs = [tensor.clone() for tensor in tensors]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._outputs = function(*self._inputs)
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:

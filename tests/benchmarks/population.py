@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.population --folder /scratch --shape llama-3.2b --json figures.json
     python -m tests.benchmarks.population --folder /scratch --shape llama-8b
-    python -m tests.benchmarks.population --folder /scratch --shape llama-13b --only generation --cap 12GB --set evaluation.memory=12GB
+    python -m tests.benchmarks.population --folder /scratch --shape llama-13b --only generation --cap 12GB --set evaluation.memory=11GB
     python -m tests.benchmarks.population --folder /scratch --only scaling
     python -m tests.benchmarks.population --folder /scratch --model DIR --only launches             # a small model on a GPU
     python -m tests.benchmarks.population --folder /scratch --model DIR --only arithmetic --micro-batch 1 2 4   # on a CPU

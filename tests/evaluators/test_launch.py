@@ -94,14 +94,15 @@ def test_one_wrong_output_among_many_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("special", [float("nan"), float("inf"), -0.0])
-def test_special_values_are_bits_like_others(special: float) -> None:
+def test_what_hides_differences_decides_nothing(special: float) -> None:
     run = Doubling(1)
     launcher = Launcher(run, 4)
-    batches = [torch.full((1, LENGTH, HIDDEN), special) for _ in range(4)]
-    for _ in range(2):
+    hiding = [torch.full((1, LENGTH, HIDDEN), special) for _ in range(4)]
+    telling = micro_batches(4, 1)
+    for batches, widths in [(hiding, 1), (hiding, 1), (telling, 1), (hiding, 4), (telling, 4)]:
         run.widths.clear()
         assert same_bits(launcher(batches), [batch * 2 for batch in batches])
-    assert run.widths == [4]
+        assert run.widths == ([1, 1, 1, 1, 4] if widths == 1 else [4])
 
 
 def test_zeros_of_another_sign_are_other_bits() -> None:
