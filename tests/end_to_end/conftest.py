@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from paretopress import cli
+from paretopress.evaluators.trial import Evaluation, Trial
+from paretopress.search import job
+from paretopress.workers.pool import LocalPool
 from tests.end_to_end.tiny import (
     LENGTH,
     ROOT,
@@ -163,3 +166,24 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Finished:
         return Finished(folder, config, shell("search", config))
     finally:
         os.chdir(before)
+
+
+class RecordingPool(LocalPool):
+    """A pool that remembers what it was asked."""
+
+    asked: ClassVar[list[Trial]] = []
+
+    def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
+        """Remember and pass on."""
+        wanted = list(trials)
+        self.asked.extend(wanted)
+        return super().run(wanted)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
+    """What is asked of the workers from now on."""
+    found: list[Trial] = []
+    monkeypatch.setattr(RecordingPool, "asked", found)
+    monkeypatch.setattr(job, "LocalPool", RecordingPool)
+    return found

@@ -1,19 +1,17 @@
 """Every method and kind of space through the whole job, under the same rules."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from paretopress.evaluators.trial import Evaluation, Trial
+from paretopress.evaluators.trial import Trial
 from paretopress.exporters.hf import export_run
 from paretopress.search import job
 from paretopress.search.assembly import assemble
 from paretopress.search.configuration import RunConfig, load_config
 from paretopress.search.measure import measure_model
 from paretopress.search.runfolder import RunFolder
-from paretopress.workers.pool import LocalPool
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import LENGTH, evolution
 
@@ -42,26 +40,6 @@ SPACES: dict[str, dict[str, Any]] = {
         "budgets": [{"bytes": 22_000}, {"bytes": "25KB"}],
     },
 }
-
-
-class RecordingPool(LocalPool):
-    """A pool that remembers what it was asked."""
-
-    asked: ClassVar[list[Trial]] = []
-
-    def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """Remember and pass on."""
-        wanted = list(trials)
-        self.asked.extend(wanted)
-        return super().run(wanted)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
-    found: list[Trial] = []
-    monkeypatch.setattr(RecordingPool, "asked", found)
-    monkeypatch.setattr(job, "LocalPool", RecordingPool)
-    return found
 
 
 def check_front(

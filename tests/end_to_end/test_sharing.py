@@ -11,7 +11,6 @@ from paretopress.evaluators.trial import Trial
 from paretopress.search import job
 from paretopress.search.configuration import load_config
 from tests.end_to_end.conftest import Tiny
-from tests.end_to_end.test_methods import RecordingPool
 from tests.end_to_end.tiny import LENGTH, evolution
 
 Position = tuple[str, str, int, int]
@@ -29,14 +28,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "more tokens": {"search": [{"method": "dp", "tokens": 4 * LENGTH}], "budgets": FIRST["budgets"]},
     "another archive": {"search": FIRST["search"], "budgets": [{"bits": 3.5}], "archive_tokens": 10 * LENGTH},
 }
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
-    found: list[Trial] = []
-    monkeypatch.setattr(RecordingPool, "asked", found)
-    monkeypatch.setattr(job, "LocalPool", RecordingPool)
-    return found
 
 
 @pytest.fixture(scope="module")
