@@ -25,6 +25,7 @@ from ..evaluators.runner import BlockRunner
 from ..evaluators.tokenizer import Tokenizer, load_tokenizer
 from ..evaluators.trial import Fidelity
 from ..spaces.budget import BudgetConfig, parse_bytes
+from ..spaces.builders import REVISION
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.construction import Latency, build_space
 from ..spaces.database import LevelDatabase
@@ -80,7 +81,7 @@ class Assembly:
         return {
             "model": self.checkpoint.fingerprint,
             "calibration": self.data["calibration"].fingerprint,
-            "builder": self.config.builder.model_dump(mode="json"),
+            "builder": self.config.builder.model_dump(mode="json") | {"revision": REVISION},
             "numerics": numerics(self.config.evaluation),
         }
 

@@ -22,6 +22,10 @@ from .solver import Lane, Method, solve
 __all__ = ["BuilderConfig", "build", "build_layers", "layer_error"]
 
 
+REVISION = 2
+"""Raised whenever the same weight, Hessian and configuration give another level than before."""
+
+
 class BuilderConfig(BaseModel):
     """How levels are made.
 
