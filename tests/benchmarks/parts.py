@@ -166,6 +166,7 @@ def _agreement(bench: Bench, published: Figures | None) -> Figures:
 
 def profiles(bench: Bench) -> Figures:
     """Seconds by kind of kernel, and by the evaluator's own parts, of a generation in the steady state."""
+    bench.generation("steady", WARM_UP)
     around = StageProfiler()
     stages = bench.generation("steady", WARM_UP + 2, around)
     seconds = {stage.name: stage.seconds for stage in stages}

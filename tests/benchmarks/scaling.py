@@ -104,7 +104,7 @@ def _wider(axes: Axes) -> dict[int, Shape]:
 
 def _timed(bench: Bench, population: int, tokens: int, rate: float) -> tuple[float, float, float]:
     """Seconds, floor and their ratio of one population, after a warm-up."""
-    steady(bench, bench.offspring(WARM_UP, 4), tokens)
+    steady(bench, bench.offspring(WARM_UP, population), tokens)
     stage = steady(bench, bench.offspring(0, population), tokens)
     floor = stage.work.total / rate
     return stage.seconds, floor, stage.seconds / floor

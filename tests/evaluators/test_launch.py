@@ -153,9 +153,9 @@ def test_as_many_go_side_by_side_as_there_are_rows_for(rows: int, micro_batch: i
 
 
 @given(st.integers(1, 10**12), st.integers(1, 1 << 20))
-def test_a_gpu_replays_small_blocks_and_compiles_large_ones(weights: int, rows: int) -> None:
+def test_a_gpu_replays_small_blocks_and_compiles_all_but_the_smallest(weights: int, rows: int) -> None:
     pace = Pace.of(weights, rows, torch.device("cuda"))
     assert pace.replayed == (2 * weights * rows < 0.2e12)
-    assert pace.compiled == (not pace.replayed)
+    assert pace.compiled == (2 * weights * rows >= 0.03e12)
     assert pace.rows == 32_768
     assert Pace.of(weights, rows, torch.device("cpu")) == Pace(compiled=False, replayed=False, rows=0)
