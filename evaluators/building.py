@@ -73,9 +73,11 @@ def build_database(
         progress: called with each finished part's name.
     """
     structure, checkpoint = runner.structure, runner.checkpoint
-    _build_ends(database, labels, structure, checkpoint, config)
+    build_ends(database, labels, structure, checkpoint, config)
     missing = [
-        block.index for block in structure.blocks if not database.has(_part(block)) and _built(block, labels)
+        block.index
+        for block in structure.blocks
+        if not database.has(part_of(block)) and _built(block, labels)
     ]
     if not missing:
         return
@@ -83,7 +85,7 @@ def build_database(
     replays = Replays()
     with Writer(database, progress) as writer:
         for block in structure.blocks[: missing[-1] + 1]:
-            part, linears = _part(block), _built(block, labels)
+            part, linears = part_of(block), _built(block, labels)
             with runner.block(block.index) as loaded:
                 build_it = bool(linears) and not database.has(part)
                 if build_it:
@@ -100,7 +102,8 @@ def build_database(
                 progress(part)
 
 
-def _part(block: Block) -> str:
+def part_of(block: Block) -> str:
+    """Name of the block's part of a level database."""
     return f"block-{block.index:03d}"
 
 
@@ -144,7 +147,7 @@ def _build_part(
     return levels, errors
 
 
-def _build_ends(
+def build_ends(
     database: LevelDatabase,
     labels: Labels,
     structure: Structure,

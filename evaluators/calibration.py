@@ -3,6 +3,8 @@
 Shapes: N sequences, B micro-batch, T positions of a sequence, P positions of several, D hidden, I inputs of a layer.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,6 +29,10 @@ class CalibrationStates:
         for tokens_BT in np.split(tokens_NT.astype(np.int64), len(tokens_NT) // runner.micro_batch):
             # Every block's outputs will take the place of its inputs.
             self._states.append(host_copy(runner.embed(torch.from_numpy(tokens_BT).to(runner.device))))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Micro-batches of states_BTD, in order."""
+        return iter(self._states)
 
     def advance(self, loaded: LoadedBlock) -> None:
         """Pass the block as it is installed, by the very calls that `hessians` makes: a build may be resumed."""

@@ -60,6 +60,7 @@ class Front:
         cost_unit: unit of every point's cost.
         points: in order of cost.
         baselines: in order of cost, several methods mixed.
+        refits: points that were refitted, with the refit's figures.
         dense: figures of the uncompressed model, `bytes` and `heldout_perplexity`.
         made: `evaluations`, `tokens`, `teacher_tokens`, `seconds` and `seed`.
         fingerprints: what was fingerprinted to its digest.
@@ -71,6 +72,7 @@ class Front:
     cost_unit: str
     points: tuple[Point, ...]
     baselines: tuple[Point, ...] = ()
+    refits: tuple[Point, ...] = ()
     dense: Mapping[str, float] = field(default_factory=dict)
     made: Mapping[str, float] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
@@ -107,6 +109,7 @@ def _front(record: Mapping[str, Any]) -> Front:
         cost_unit=str(record["cost_unit"]),
         points=_points(record["points"]),
         baselines=_points(record.get("baselines") or ()),
+        refits=_points(_refit(row) for row in record["points"] if row.get("refit")),
         dense=_figures(record.get("dense") or {}),
         made=_figures(made),
         fingerprints={str(k): str(v) for k, v in (record.get("fingerprints") or {}).items()},
@@ -117,6 +120,14 @@ def _front(record: Mapping[str, Any]) -> Front:
 
 def _points(rows: Any) -> tuple[Point, ...]:
     return tuple(sorted((_point(row) for row in rows), key=lambda point: point.cost))
+
+
+def _refit(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A point's refit as a point of its own."""
+    refit: dict[str, Any] = row["refit"]
+    method = "refit" if refit["kept"] else "refit, not kept"
+    names = ("budget", "cost", "bytes", "profile")
+    return {name: row.get(name) for name in names} | refit | {"method": method, "significant": refit["kept"]}
 
 
 def _point(row: Mapping[str, Any]) -> Point:

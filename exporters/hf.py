@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..search.front import find_point, heldout_figures
+from ..search.refitted import kept_refit
 from ..search.runfolder import RunFolder
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.database import LevelDatabase
@@ -19,7 +21,7 @@ from ..spaces.structure import Structure, find_structure
 from .dense_plan import Compression, plan_tensors
 from .model_card import model_card
 from .probe import compare_logits, passes_unchanged
-from .profiles import ProfileFile, layer_labels, nearest, read_profile
+from .profiles import ProfileFile, layer_labels, read_profile
 from .shortening import shortened_config
 from .tensor_files import verify_tensors, write_tensors
 
@@ -127,6 +129,8 @@ def export_run(
 ) -> list[str]:
     """Export a point of a run's front, or a profile file with the run's levels, as `export_dense` does.
 
+    A profile whose refit was kept is written with the refitted levels.
+
     Args:
         run: a run's folder; its level database lies beside it, in `databases/`.
         output: the folder to make.
@@ -155,11 +159,14 @@ def export_run(
     structure = find_structure(checkpoint.skeleton())
     assignment = layer_labels(known.units, structure)
     stored = set(assignment.values()) - {"drop"}
-    database = run.parent / "databases" / front["fingerprints"]["database"]
+    refitted = kept_refit(run, known.units)
+    if refitted is not None:
+        refitted.verify()
+    plain = run.parent / "databases" / front["fingerprints"]["database"]
     summary = export_dense(
         checkpoint,
         structure,
-        _database(database) if stored else None,
+        (refitted or _database(plain)) if stored else None,
         assignment,
         output,
         profile=known,
@@ -168,6 +175,9 @@ def export_run(
         trust_remote_code=config["trust_remote_code"],
     )
     lines = [f"{output}: {summary.bytes:,} bytes of dense weights in {checkpoint.dtype}"]
+    if refitted is not None:
+        figures = ", ".join(f"held-out {name} {value:.6g}" for name, value in known.heldout.items())
+        lines.append(f"refitted weights; {figures}")
     if summary.removed:
         lines.append(
             f"{len(summary.removed)} of {len(structure.blocks)} blocks removed: {_listed(summary.removed)}"
@@ -177,27 +187,22 @@ def export_run(
     return lines
 
 
-def _chosen(front: Mapping[str, Any], budget: str | None, profile: Path | None) -> ProfileFile:
+def _chosen(front: dict[str, Any], budget: str | None, profile: Path | None) -> ProfileFile:
     if (budget is None) == (profile is None):
         raise ValueError(
             f"give a budget of the run ({_listed(p['budget'] for p in front['points'])}) or a profile file"
         )
     if profile is not None:
         return read_profile(profile)
-    names = [point["budget"] for point in front["points"]]
-    found = [p for p in front["points"] if budget == p["budget"]] or [
-        p for p in front["points"] if budget == p["budget"].split()[-1]
-    ]
-    if len(found) != 1:
-        raise ValueError(f"budget {budget!r} is not one of this run's; {nearest(str(budget), names)}")
+    point = find_point(front, str(budget))
     return ProfileFile(
-        found[0]["profile"],
+        point["profile"],
         model=front["model"],
         fingerprint=front["fingerprints"]["model"],
-        method=found[0]["method"],
-        budget=found[0]["budget"],
-        costs=found[0]["costs"],
-        heldout={"kl": found[0]["heldout_kl"], "perplexity": found[0]["heldout_perplexity"]},
+        method=point["method"],
+        budget=point["budget"],
+        costs=point["costs"],
+        heldout=heldout_figures(point),
     )
 
 

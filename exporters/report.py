@@ -100,6 +100,8 @@ def _front(front: Front) -> str:
         _series(method, *_SHAPES[i % len(_SHAPES)], front, (b for b in front.baselines if b.method == method))
         for i, method in enumerate(methods)
     ]
+    if front.refits:
+        series.append(_series("refit", "third", "diamond", front, front.refits))
     series.append(_series("front", "front", "circle", front, front.points, selects=True))
     series = [one for one in series if one.marks]
     note = "Divergence from the dense model on held-out text against cost; lower and further left is better. "
@@ -191,13 +193,13 @@ def _table(front: Front) -> str:
     rows = []
     for budget in budgets:
         chosen = [p for p in front.points if p.budget == budget]
-        others = [b for b in front.baselines if b.budget == budget]
+        others = [b for b in (*front.refits, *front.baselines) if b.budget == budget]
         group = [_row(front, p, chosen=p in chosen) for p in (*chosen, *others)]
         rows += [group[0].replace('<tr class="', '<tr class="start ', 1), *group[1:]]
     dense = _dense_row(front)
     note = f"Rows in bold are the front. Cost in {escape(front.cost_unit)}; KL in nats per token, with its confidence "
     note += "interval; fitness is on calibration text, KL and perplexity on held-out text; p is of the paired test "
-    note += "against uniform on validation text."
+    note += "against uniform on validation text, for a refit against the point before."
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}{dense}</tbody></table></div>'
     return _section("Figures", note, body)
 

@@ -1,4 +1,4 @@
-"""The command line: search, build, status, show, evaluate, export, import."""
+"""The command line: search, build, sensitivities, refit, status, show, evaluate, export, import."""
 
 import json
 import shlex
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -79,6 +79,66 @@ def build(
 
 
 @app.command()
+def sensitivities(
+    config: Config,
+    overrides: Overrides = None,
+    run: Annotated[Path | None, typer.Option(help="run folder; default runs/NAME")] = None,
+    scores: Annotated[
+        str | None, typer.Option(help="names with commas or spaces between, e.g. kl,nmse; default all")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="calibration tokens of each measurement")] = 8192,
+    base: Annotated[
+        Literal["best", "uniform"], typer.Option(help="levels of the others while one unit is measured")
+    ] = "best",
+    check: Annotated[
+        bool, typer.Option("--check", help="evaluate the profiles that each score leads to")
+    ] = False,
+    fitness: Annotated[
+        float | None, typer.Option(help="also find the cheapest profile predicted to be this good")
+    ] = None,
+) -> None:
+    """Score every level of every unit, compare the scores, allocate by each."""
+    from .search.configuration import load_config
+    from .search.sensitivities import SCORES, check_scores
+    from .search.sensitivities import sensitivities as compare_scores
+
+    wanted = check_scores(SCORES if scores is None else scores.replace(",", " ").split())
+    settings = load_config(config, overrides or [])
+    folder = run or RUNS / settings.name
+    kept = f"{folder / 'sensitivities'} keeps everything that was measured"
+    with _resumable(kept), console.progress() as listen:
+        found = compare_scores(
+            settings,
+            folder,
+            scores=wanted,
+            tokens=tokens,
+            base=base,
+            check=check,
+            bound=fitness,
+            listen=listen,
+        )
+    console.console.print(console.score_table(found))
+    console.console.print(console.allocation_table(found))
+    console.say(f"scores and profiles: {folder / 'sensitivities'}")
+    _next("search", config, *_options("--set", overrides), *_options("--run", [str(run)] if run else None))
+
+
+@app.command()
+def refit(
+    run: Run,
+    budget: Annotated[str | None, typer.Option(help="a budget of the run; default all")] = None,
+) -> None:
+    """Rebuild the winners' weights behind their own compressed layers; keep what is better."""
+    from .exporters.report import write_report
+    from .search.refit import refit as refit_run
+
+    with _resumable(f"{run} keeps what was refitted"), console.progress() as listen:
+        front = refit_run(_existing(run), budget, listen=listen, report=write_report)
+    console.console.print(console.front_table(front))
+    _next("export", run, "--budget", budget or front["points"][-1]["budget"], "--output", run / "model")
+
+
+@app.command()
 def status(run: Run) -> None:
     """How far a run is."""
     from .search.runfolder import RunFolder
@@ -142,7 +202,9 @@ def evaluate(
     else:
         from .exporters.profiles import read_profile
 
-        figures = measure_profile(settings, read_profile(target).units, folder.parent / "databases", data)
+        figures = measure_profile(
+            settings, read_profile(target).units, folder.parent / "databases", data, folder
+        )
     for name, value in figures.items():
         console.say(f"{name}: {value:,.8g}" if isinstance(value, float) else f"{name}: {value:,}")
 

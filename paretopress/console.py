@@ -1,11 +1,12 @@
-"""What the terminal shows: progress with rates and time left, the front as a table, errors in one line."""
+"""What the terminal shows: progress with rates and time left, fronts and scores as tables, errors in one line."""
 
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,10 +16,13 @@ from rich.text import Text
 
 from .search.event import Event, Listener
 
+if TYPE_CHECKING:
+    from .search.sensitivities import Allocation, Comparison
+
 console = Console()
 errors = Console(stderr=True)
 
-_UNITS = {"build levels": "blocks", "search": "tokens"}
+_UNITS = {"build levels": "blocks"} | dict.fromkeys(("search", "score kl", "check the allocations"), "tokens")
 _SILENCE = 10.0
 _SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 
@@ -146,7 +150,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
         title_justify="left",
         title_style="bold",
         caption="KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
-        "p against uniform on validation text",
+        "p on validation text: against uniform, a refit's against its front",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -164,13 +168,17 @@ def front_table(front: Mapping[str, Any]) -> Table:
         rows.sort(key=lambda row: row["method"] != "uniform")
         for i, row in enumerate(rows):
             table.add_row(point["budget"] if i == 0 else "", row["method"], *_figures(front, row))
+        refit = point.get("refit")
         table.add_row(
             "" if rows else point["budget"],
             f"front: {point['method'].replace('+', ' + ')}",
             *_figures(front, point),
             style="bold",
-            end_section=True,
+            end_section=not refit,
         )
+        if refit:
+            kept = "refit" if refit["kept"] else "refit, not kept"
+            table.add_row("", kept, *_figures(front, point | refit), end_section=True)
     return table
 
 
@@ -183,6 +191,67 @@ def _figures(front: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         measured = [f"{row['heldout_kl']:.5f}", f"{(high - low) / 2:.2g}", f"{row['heldout_perplexity']:.3f}"]
     figures = [_size(row["bytes"]), *measured, "" if p_value is None else f"{p_value:.2g}"]
     return figures if front["cost_kind"] == "bytes" else [f"{row['cost']:.6g}", *figures]
+
+
+def score_table(found: "Comparison") -> Table:
+    """What each score cost, and how far it ranks levels and units as measured changes of fitness do."""
+    table = _plain_table("Spearman: rank correlation with kl, over all levels of all units and over units")
+    table.add_column("score")
+    for heading in ("tokens", "seconds", "Spearman, levels", "units"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for row in found.scored:
+        ranks = ["" if rank is None else f"{rank:.3f}" for rank in (row.levels, row.units)]
+        reused = "measured before" if row.reused else ""
+        table.add_row(row.score, f"{row.tokens:,}", f"{row.seconds:.1f}", *ranks, reused)
+    return table
+
+
+def allocation_table(found: "Comparison") -> Table:
+    """The profile that the exact allocation makes of each score, for every budget."""
+    rows = [*found.allocations, *([found.within] if found.within else [])]
+    table = _plain_table(
+        "predicted: fitness if the changes in kl added up; measured: on calibration text, the best in bold"
+        if any(row.fitness is not None for row in rows)
+        else "predicted: fitness if the changes in kl added up; --check measures it"
+    )
+    for heading in ("budget", "by"):
+        table.add_column(heading, no_wrap=True, vertical="top")
+    for heading in (found.cost_unit, "predicted", "measured"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("units at each level")
+    for i, row in enumerate(rows):
+        same = [other for other in rows if other.budget == row.budget]
+        known = [other.fitness for other in same if other.fitness is not None]
+        table.add_row(
+            row.budget if row is same[0] else "",
+            row.score,
+            f"{found.in_units(row.cost):.6g}",
+            *("" if value is None else f"{value:.5f}" for value in (row.predicted, row.fitness)),
+            _levels(found, row),
+            style="bold" if row.fitness is not None and row.fitness == min(known) else None,
+            end_section=i + 1 == len(rows) or rows[i + 1].budget != row.budget,
+        )
+    return table
+
+
+def _levels(found: "Comparison", row: "Allocation") -> str:
+    """How many units have each level, in the order in which the space names them."""
+    space = found.assembly.space
+    order = dict.fromkeys(label for unit in space.units for label in unit.index)
+    counts = Counter(space.describe(row.profile).values())
+    return ", ".join(f"{counts[label]}\u00a0{label}" for label in order if label in counts)
+
+
+def _plain_table(caption: str) -> Table:
+    return Table(
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+    )
 
 
 def _size(count: float) -> str:

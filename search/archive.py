@@ -1,7 +1,8 @@
 """The Pareto archive: everything measured at one fidelity, and what of it is not dominated."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from ..evaluators.trial import Evaluation, Fidelity
 from ..spaces.space import Limits, Profile, Space
@@ -9,12 +10,17 @@ from ..spaces.space import Limits, Profile, Space
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model of the archive; `profile` is canonical, `cost` is of the archive's kind."""
+    """One model of the archive; `profile` is canonical, `cost` is of the archive's kind, `costs` of every kind."""
 
     profile: Profile
     cost: int
     fitness: float
     evaluation: Evaluation
+    costs: Mapping[str, int]
+
+    def fits(self, limits: Limits) -> bool:
+        """Whether no limit is exceeded."""
+        return all(self.costs[kind] <= limit for kind, limit in limits.items())
 
 
 class ParetoArchive:
@@ -46,10 +52,16 @@ class ParetoArchive:
                 continue
             profile = self.space.canonical(evaluation.trial.profile)
             if profile not in self._entries and evaluation.fitness < float("inf"):
-                cost = self.space.cost(profile, self.kind)
-                self._entries[profile] = Entry(profile, cost, evaluation.fitness, evaluation)
+                costs = self.space.costs(profile)
+                self._entries[profile] = Entry(
+                    profile, costs[self.kind], evaluation.fitness, evaluation, costs
+                )
                 self._front = None
         return len(self._entries) - before
+
+    def newest(self, count: int) -> list[Entry]:
+        """The entries added last."""
+        return list(islice(reversed(self._entries.values()), count))
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -76,7 +88,7 @@ class ParetoArchive:
 
     def ranked(self, limits: Limits) -> list[Entry]:
         """Entries within all limits, best fitness first, then cheapest, then in order of profile."""
-        fitting = [e for e in self._entries.values() if self.space.fits(e.profile, limits)]
+        fitting = [entry for entry in self._entries.values() if entry.fits(limits)]
         return sorted(fitting, key=lambda e: (e.fitness, e.cost, e.profile))
 
     def best(self, limits: int | Limits) -> Entry | None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 import transformers
@@ -121,27 +122,35 @@ class Assembly:
 
     def build(self, progress: Callable[[str], None]) -> None:
         """Fill the level database; `progress` is called with each finished part."""
-        size = self.runner.micro_batch
-        tokens = self.data["calibration"].tokens
-        wanted = min(-(-self.config.builder.tokens // self.config.data.length), len(tokens))
-        usable = max(wanted // size, 1) * size
         build_database(
-            self.database, self.labels, self.runner, tokens[:usable], self.config.builder, progress=progress
+            self.database,
+            self.labels,
+            self.runner,
+            self.builder_tokens,
+            self.config.builder,
+            progress=progress,
         )
 
-    def evaluator(self) -> PopulationEvaluator:
-        """Evaluates profiles in this process."""
+    @property
+    def builder_tokens(self) -> np.ndarray:
+        """The calibration sequences that levels are built from, in whole micro-batches."""
+        size, tokens = self.runner.micro_batch, self.data["calibration"].tokens
+        wanted = min(-(-self.config.builder.tokens // self.config.data.length), len(tokens))
+        return tokens[: max(wanted // size, 1) * size]
+
+    def evaluator(self, refitted: LevelDatabase | None = None) -> PopulationEvaluator:
+        """Evaluates profiles in this process; with `refitted` the one profile whose levels those are."""
         host = self._host_memory
         return PopulationEvaluator(
             self.space,
-            self.database,
+            refitted or self.database,
             self.runner,
             self.data,
             self.config.fitness,
             memory=self.memory,
             teacher=host // 4,
             chunk=int(self.config.evaluation.chunk),
-            recipe=self.recipe,
+            recipe=refitted.recipe if refitted else self.recipe,
         )
 
     @cached_property

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 from cmaes import CMA
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -84,6 +85,7 @@ class OptunaSearcher(Turns):
         self._attributes: list[dict[str, Any]] = []
         self._profiles: list[Profile] = []
         self._fitness: list[float] = []
+        self._cma: CMA | None = None
 
     def workload(self) -> Workload:
         """Most trials and tokens, known values not subtracted."""
@@ -185,19 +187,27 @@ class OptunaSearcher(Turns):
         return int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
 
     def _ask_cma(self, number: int) -> Parameters:
-        """CMA-ES replayed over all full populations told so far; inside one all vectors share a distribution."""
+        """CMA-ES after all full populations told so far; inside one all vectors share a distribution."""
         names, spread = self.projection.names, self.config.spread
-        bounds = np.tile([-spread, spread], (len(names), 1))
-        cma = CMA(mean=np.zeros(len(names)), sigma=spread / 4, bounds=bounds, seed=self._seed_of(0))
-        finite = [f for f in self._fitness if f < math.inf]
-        worst = max(finite, default=0.0) + 1.0
-        vectors = [np.array([parameters[name] for name in names]) for parameters in self._parameters]
-        told = [(x, f if f < math.inf else worst) for x, f in zip(vectors, self._fitness, strict=False)]
-        size = cma.population_size
-        for start in range(0, len(told) - size + 1, size):
-            cma.tell(told[start : start + size])
+        if self._cma is None:
+            bounds = np.tile([-spread, spread], (len(names), 1))
+            self._cma = CMA(np.zeros(len(names)), spread / 4, bounds, seed=self._seed_of(0))
+        cma, size = self._cma, self._cma.population_size
+        for start in range(cma.generation * size, len(self._fitness) - size + 1, size):
+            cma.tell(self._population(range(start, start + size)))
         cma.reseed_rng(self._seed_of(number))
         return dict(zip(names, map(float, cma.ask()), strict=True))
+
+    def _population(self, numbers: range) -> list[tuple[npt.NDArray[np.float64], float]]:
+        """Vectors with their fitness; one that failed is worse than all so far."""
+        worst = max((f for f in self._fitness[: numbers.stop] if f < math.inf), default=0.0) + 1.0
+        return [
+            (
+                np.array([self._parameters[n][name] for name in self.projection.names]),
+                min(self._fitness[n], worst),
+            )
+            for n in numbers
+        ]
 
     def _learn(self, _profiles: list[Profile], fitness: list[float]) -> None:
         if self._started:
@@ -217,7 +227,7 @@ class OptunaSearcher(Turns):
 
     def _load(self, state: Mapping[str, Any]) -> None:
         names = self.projection.names
-        self._seed = state["seed"]
+        self._seed, self._cma = state["seed"], None
         self._started, self._finished = state["started"], state["finished"]
         self._parameters = [dict(zip(names, row, strict=True)) for row in state["parameters"]]
         self._attributes = [dict(row) for row in state["attributes"]]

@@ -17,12 +17,14 @@ from ..spaces.files import read_yaml
 from .bayes import OptunaConfig
 from .dp import DPConfig
 from .evolution import EvolutionConfig
+from .frontier import FrontierConfig
 from .greedy import GreedyConfig
 from .messages import explain
 from .random import RandomConfig
 
 SearchConfig = Annotated[
-    EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig, Field(discriminator="method")
+    FrontierConfig | EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig,
+    Field(discriminator="method"),
 ]
 
 

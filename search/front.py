@@ -4,6 +4,7 @@ from typing import Any
 
 from .assembly import Assembly
 from .goals import Goal
+from .messages import nearest
 from .outcome import conclude
 from .study import Study
 
@@ -76,9 +77,31 @@ def profile_record(point: dict[str, Any], front: dict[str, Any]) -> dict[str, An
         "method": point["method"],
         "budget": point["budget"],
         "costs": point["costs"],
-        "heldout": {"kl": point["heldout_kl"], "perplexity": point["heldout_perplexity"]},
+        "heldout": heldout_figures(point),
         "units": point["profile"],
     }
+
+
+def find_point(front: dict[str, Any], budget: str) -> dict[str, Any]:
+    """The point of a budget, by its name or by its last word (`bits 3.25` or `3.25`).
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    names = [point["budget"] for point in front["points"]]
+    exact = [point for point in front["points"] if point["budget"] == budget]
+    found = exact or [point for point in front["points"] if point["budget"].split()[-1] == budget]
+    if len(found) != 1:
+        raise ValueError(f"budget {budget!r} is not one of this run's; {nearest(budget, names)}")
+    point: dict[str, Any] = found[0]
+    return point
+
+
+def heldout_figures(point: dict[str, Any]) -> dict[str, Any]:
+    """Held-out figures of the weights that stand for a point: its refit's, if that was kept."""
+    refit = point.get("refit") or {}
+    source = refit if refit.get("kept") else point
+    return {"kl": source["heldout_kl"], "perplexity": source["heldout_perplexity"]}
 
 
 def _weights(assembly: Assembly) -> dict[str, int]:

@@ -101,7 +101,7 @@ def run(
         finally:
             pool.close()
             journal.close()
-        folder.write_front(front)
+        front = folder.write_front(front)
         folder.write_profiles(
             {file_name(point["budget"]): profile_record(point, front) for point in front["points"]}
         )

@@ -15,12 +15,18 @@ from ..spaces.space import DENSE
 from ..spaces.structure import find_structure
 from .assembly import DTYPES, Assembly, assemble, devices_of
 from .configuration import RunConfig
+from .refitted import kept_refit, refit_recipe
 
 Figures = dict[str, float | int]
 
 
-def measure_profile(config: RunConfig, units: Mapping[str, str], databases: Path, data: str) -> Figures:
+def measure_profile(
+    config: RunConfig, units: Mapping[str, str], databases: Path, data: str, run: Path | None = None
+) -> Figures:
     """Divergence from the dense model, perplexity and costs of a profile; its levels must be built.
+
+    With the folder of a run, a point of its front is measured with the weights that an export of it has: those of
+    its refit where that was kept, which the figure `refitted layers` tells.
 
     Raises:
         ValueError: a level is not in the database, or the profile is of another space.
@@ -32,8 +38,12 @@ def measure_profile(config: RunConfig, units: Mapping[str, str], databases: Path
         )
     profile = assembly.space.parse(units)
     assignments = [assembly.space.assignment(profile), assembly.space.assignment(DENSE)]
-    values, losses = assembly.evaluator().measure(assignments, _everything(assembly, data))
+    refitted = kept_refit(run, assembly.space.describe(profile)) if run else None
+    if refitted and refitted.recipe != refit_recipe(assembly, assignments[0]):
+        refitted = None
+    values, losses = assembly.evaluator(refitted).measure(assignments, everything(assembly, data))
     return {
+        **({"refitted layers": len(refitted.errors())} if refitted else {}),
         config.fitness.name: _mean(values[0]),
         "perplexity": math.exp(_mean(losses[0])),
         "dense perplexity": math.exp(_mean(losses[1])),
@@ -99,7 +109,12 @@ def _last_states(runner: BlockRunner, batches: list[Tensor]) -> list[Tensor]:
     return states
 
 
-def _everything(assembly: Assembly, data: str) -> Fidelity:
+def everything(assembly: Assembly, data: str) -> Fidelity:
+    """All sequences of one set.
+
+    Raises:
+        ValueError: there is no such set.
+    """
     if data not in assembly.data:
         raise ValueError(f"data {data!r} is unknown; it is one of {', '.join(assembly.data)}")
     return Fidelity(0, 0, len(assembly.data[data]), assembly.config.data.length, data)

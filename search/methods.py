@@ -9,12 +9,13 @@ from .bayes import OptunaConfig, OptunaSearcher
 from .budget import Pool, Workload
 from .dp import DPConfig, DPSearcher
 from .evolution import EvolutionConfig, EvolutionSearcher
+from .frontier import FrontierConfig, FrontierSearcher
 from .greedy import GreedyConfig, GreedySearcher
 from .random import RandomConfig, RandomSearcher
 from .series import Leg, Scored, starts_within
 from .turns import Turns
 
-MethodConfig = EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig
+MethodConfig = FrontierConfig | EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig
 Errors = Mapping[str, Mapping[str, float]]
 """Unit name to label to layer error."""
 
@@ -34,7 +35,7 @@ def legs(
 ) -> list[Leg]:
     """Builders of the searchers, in the order in which they run.
 
-    DP serves all budgets from one set of measurements; every other method runs once per budget. The first
+    `frontier` and `dp` serve all budgets together; every other method runs once per budget. The first
     method starts from uniform, a later one (and the first, if `informed`) also from the best profiles measured so far.
     """
     found: list[Leg] = []
@@ -58,8 +59,9 @@ def workload(
 
 
 def _groups(config: MethodConfig, budgets: Sequence[Limits]) -> list[list[Limits]]:
-    """The budgets that one searcher serves: all at once for DP, else one."""
-    return [list(budgets)] if isinstance(config, DPConfig) else [[limits] for limits in budgets]
+    """The budgets that one searcher serves: all at once for frontier and DP, else one."""
+    together = isinstance(config, FrontierConfig | DPConfig)
+    return [list(budgets)] if together else [[limits] for limits in budgets]
 
 
 def _leg(
@@ -89,6 +91,9 @@ def _searcher(
 ) -> Turns:
     limits = budgets[0]
     start = starts_within(space, limits, scored, STARTS)
+    if isinstance(config, FrontierConfig):
+        every = [p for each in budgets for p in starts_within(space, each, scored, STARTS)]
+        return FrontierSearcher(config, space, budgets, pool, seed, every)
     if isinstance(config, DPConfig):
         return DPSearcher(config, space, budgets, pool, seed, start, errors)
     if isinstance(config, EvolutionConfig):

@@ -43,16 +43,21 @@ class Moves:
         self.droppable_U = np.array([unit.droppable for unit in space.units])
         self.fixed_K = np.array([space.fixed.get(kind, 0) for kind in self.kinds], np.int64)
         self._units_U = np.arange(shape[0])
+        self.flat = bool((self.parent_U < 0).all())
 
     def active(self, levels_U: Ints) -> Bools:
         """Which units count: those whose parent, if any, is not dropped."""
+        if self.flat:
+            return np.ones(len(levels_U), np.bool_)
         dropped_U = self.drop_UL[self._units_U, levels_U]
         active_U: Bools = (self.parent_U < 0) | ~dropped_U[self.parent_U]
         return active_U
 
     def total(self, levels_U: Ints) -> Ints:
         """Cost in each kind, shape (K,)."""
-        counted_KU = self.cost_KUL[:, self._units_U, levels_U] * self.active(levels_U)
+        counted_KU = self.cost_KUL[:, self._units_U, levels_U]
+        if not self.flat:
+            counted_KU = counted_KU * self.active(levels_U)
         total: Ints = self.fixed_K + counted_KU.sum(axis=1)
         return total
 
@@ -63,10 +68,11 @@ class Moves:
     def deltas(self, levels_U: Ints) -> Ints:
         """Change of cost, shape (K, U, L), of moving one unit to each of its levels; 0 for irrelevant units."""
         here_KU = self.cost_KUL[:, self._units_U, levels_U]
-        delta_KUL: Ints = (self.cost_KUL - here_KU[:, :, None]) * self.active(levels_U)[None, :, None]
-        child_U = self.parent_U >= 0
-        if not child_U.any():
+        delta_KUL: Ints = self.cost_KUL - here_KU[:, :, None]
+        if self.flat:
             return delta_KUL
+        delta_KUL = delta_KUL * self.active(levels_U)[None, :, None]
+        child_U = self.parent_U >= 0
         inside_KU = np.zeros_like(here_KU)
         np.add.at(inside_KU.T, self.parent_U[child_U], here_KU.T[child_U])
         now_U = self.drop_UL[self._units_U, levels_U].astype(np.int64)
@@ -76,6 +82,8 @@ class Moves:
 
     def direction(self, delta_KUL: Ints) -> npt.NDArray[np.float64]:
         """Sum of the cost changes relative to the limits, shape (U, L): above 0 is up."""
+        if len(self.kinds) == 1:
+            return np.asarray(self._weight_K[0] * delta_KUL[0], np.float64)
         found: npt.NDArray[np.float64] = np.tensordot(self._weight_K, delta_KUL, axes=1)
         return found
 
@@ -86,32 +94,14 @@ class Moves:
 
     def raises(self, levels_U: Ints, allowed_U: Bools | None = None) -> Bools:
         """Shape (U, L): single steps up that keep within the limits."""
-        delta_KUL = self.deltas(levels_U)
-        room_K = self.limit_K - self.total(levels_U)
-        fits_UL = (delta_KUL <= room_K[:, None, None]).all(axis=0)
-        return _only(self.steps(levels_U) & fits_UL & (self.direction(delta_KUL) > 0), allowed_U)
+        return _only(_State(self, levels_U).raises(), allowed_U)
 
     def lowerings(self, levels_U: Ints, allowed_U: Bools | None = None, *, far: bool = False) -> Bools:
         """Shape (U, L): single steps (`far`: any moves) that lower what exceeds its limit.
 
         Where nothing is exceeded, all that go down. No exceeded kind may rise.
         """
-        return self._lowerings(levels_U, self.deltas(levels_U), allowed_U, far)[0]
-
-    def _lowerings(
-        self, levels_U: Ints, delta_KUL: Ints, allowed_U: Bools | None, far: bool
-    ) -> tuple[Bools, Bools]:
-        """The lowering moves, and those of them that are enough alone."""
-        over_K = self.total(levels_U) - self.limit_K
-        reach_UL = self.exists_UL if far else self.steps(levels_U)
-        exceeded_K = over_K > 0
-        if exceeded_K.any():
-            change_KUL = delta_KUL[exceeded_K]
-            found_UL = reach_UL & (change_KUL <= 0).all(axis=0) & (change_KUL < 0).any(axis=0)
-        else:
-            found_UL = reach_UL & (self.direction(delta_KUL) < 0)
-        found_UL = _only(found_UL, allowed_U)
-        return found_UL, found_UL & (delta_KUL <= -over_K[:, None, None]).all(axis=0)
+        return _only(_State(self, levels_U).lowerings(far)[0], allowed_U)
 
     def lower(
         self, levels_U: Ints, rng: np.random.Generator, allowed_U: Bools | None = None, *, far: bool = False
@@ -121,23 +111,23 @@ class Moves:
         A move that is enough alone goes before those that are not, so few units change. Costs that oppose each
         other could be traded for ever, so the number of moves is bounded.
         """
-        levels_U = levels_U.copy()
+        state = _State(self, levels_U.copy())
         for _ in range(2 * self.exists_UL.sum() + 1):
-            if self.fits(levels_U):
-                return levels_U
-            moves_UL, enough_UL = self._lowerings(levels_U, self.deltas(levels_U), allowed_U, far)
+            if (state.total_K <= self.limit_K).all():
+                return state.levels_U
+            moves_UL, enough_UL = (_only(moves, allowed_U) for moves in state.lowerings(far))
             choice_UL = enough_UL if enough_UL.any() else moves_UL
             if not choice_UL.any():
                 return None
-            _move(levels_U, choice_UL, rng)
+            state.move(choice_UL, rng)
         return None
 
     def fill(self, levels_U: Ints, rng: np.random.Generator, allowed_U: Bools | None = None) -> Ints:
         """Raise random units by single steps while that keeps within the limits."""
-        levels_U = levels_U.copy()
-        while (moves_UL := self.raises(levels_U, allowed_U)).any():
-            _move(levels_U, moves_UL, rng)
-        return levels_U
+        state = _State(self, levels_U.copy())
+        while (moves_UL := _only(state.raises(), allowed_U)).any():
+            state.move(moves_UL, rng)
+        return state.levels_U
 
     def sample(self, rng: np.random.Generator) -> Profile:
         """A random profile within the limits: every unit uniform over its levels, lowered, then filled."""
@@ -193,9 +183,55 @@ def _only(open_UL: Bools, allowed_U: Bools | None) -> Bools:
     return open_UL if allowed_U is None else open_UL & allowed_U[:, None]
 
 
-def _move(levels_U: Ints, choice_UL: Bools, rng: np.random.Generator) -> None:
-    """Move a random unit, uniform over the units that can, to a random level of those open to it."""
-    units = np.flatnonzero(choice_UL.any(axis=1))
-    unit = units[rng.integers(len(units))]
-    options = np.flatnonzero(choice_UL[unit])
-    levels_U[unit] = options[rng.integers(len(options))]
+class _State:
+    """Levels, and what follows from them for all single moves; one move changes one row where no unit has a parent."""
+
+    def __init__(self, moves: Moves, levels_U: Ints) -> None:
+        self.moves = moves
+        self.levels_U = levels_U
+        self._settle()
+
+    def _settle(self) -> None:
+        self.total_K = self.moves.total(self.levels_U)
+        self.delta_KUL = self.moves.deltas(self.levels_U)
+        self.direction_UL = self.moves.direction(self.delta_KUL)
+        self.step_UL = self.moves.steps(self.levels_U)
+
+    def raises(self) -> Bools:
+        """Shape (U, L): single steps up that keep within the limits."""
+        room_K = self.moves.limit_K - self.total_K
+        open_UL = self.step_UL & (self.direction_UL > 0)
+        for delta_UL, room in zip(self.delta_KUL, room_K, strict=True):
+            open_UL &= delta_UL <= room
+        return open_UL
+
+    def lowerings(self, far: bool) -> tuple[Bools, Bools]:
+        """The lowering moves, and those of them that are enough alone."""
+        over_K = self.total_K - self.moves.limit_K
+        found_UL = (self.moves.exists_UL if far else self.step_UL).copy()
+        exceeded_K = over_K > 0
+        if exceeded_K.any():
+            change_KUL = self.delta_KUL[exceeded_K]
+            found_UL &= (change_KUL <= 0).all(axis=0) & (change_KUL < 0).any(axis=0)
+        else:
+            found_UL &= self.direction_UL < 0
+        enough_UL = found_UL
+        for delta_UL, over in zip(self.delta_KUL, over_K, strict=True):
+            enough_UL = enough_UL & (delta_UL <= -over)
+        return found_UL, enough_UL
+
+    def move(self, choice_UL: Bools, rng: np.random.Generator) -> None:
+        """Move a random unit, uniform over the units that can, to a random level of those open to it."""
+        units = np.flatnonzero(choice_UL.any(axis=1))
+        unit = units[rng.integers(len(units))]
+        options = np.flatnonzero(choice_UL[unit])
+        level = options[rng.integers(len(options))]
+        self.levels_U[unit] = level
+        if not self.moves.flat:
+            self._settle()
+            return
+        change_K = self.delta_KUL[:, unit, level].copy()
+        self.total_K = self.total_K + change_K
+        self.delta_KUL[:, unit] -= change_K[:, None]
+        self.direction_UL[unit] = self.moves.direction(self.delta_KUL[:, unit : unit + 1])[0]
+        self.step_UL[unit] = self.moves.step_ULL[unit, level]

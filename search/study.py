@@ -1,5 +1,6 @@
 """The loop: ask the searcher, answer from the journal, run what is missing, tell, keep."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +11,7 @@ from ..evaluators.trial import Evaluation, Fidelity, Trial
 from ..spaces.files import digest
 from ..spaces.space import Profile, Space
 from ..workers.pool import WorkerPool
-from .archive import ParetoArchive
+from .archive import Entry, ParetoArchive
 from .searcher import Searcher
 
 _Positions = dict[tuple[str, int], set[int]]
@@ -96,6 +97,7 @@ class Study:
         self._asked = 0
         self._known: _Positions = {}
         self._taught: _Positions = {}
+        self._last_keys: dict[tuple[Profile, str], str] = {}
 
     def run(self, on_step: Callable[["Study"], None] = lambda study: None) -> None:
         """Step until the searcher has nothing more to ask or a limit is reached; `on_step` after each."""
@@ -106,31 +108,32 @@ class Study:
         """One ask, its answers, one tell; False when there was nothing to do."""
         began = time.perf_counter()
         trials = self.searcher.ask()
-        profile_tokens, teacher_tokens = self._new_tokens(trials)
+        keys = self._keys(trials)
+        profile_tokens, teacher_tokens = self._new_tokens(trials, keys)
         teacher_tokens *= self.teacher
         self.cut = bool(trials) and self._beyond(profile_tokens + teacher_tokens)
         if not trials or self.cut:
             self.finished = True
             return False
         evaluations = self.evaluate(trials)
-        for trial in trials:
-            key = self.key(trial.profile, trial.fidelity.data)
+        for trial, key in zip(trials, keys, strict=True):
             self.progress.evaluations += bool(_note(self._known, self._taught, key, trial.fidelity))
             self._asked = max(self._asked, trial.number + 1)
         self.progress.tokens += profile_tokens
         self.progress.teacher_tokens += teacher_tokens
         self.searcher.tell(evaluations)
-        self.archive.add(evaluations)
+        added = self.archive.add(evaluations)
         self.progress.steps += 1
         self.progress.seconds += time.perf_counter() - began
-        self._note_curve()
+        self._note_curve(self.archive.newest(added))
         return True
 
     def evaluate(self, trials: Sequence[Trial]) -> list[Evaluation]:
         """Evaluations in the order of `trials`: known values from the journal, the rest from the workers."""
         failed: dict[str, str] = {}
+        fresh: dict[tuple[str, Fidelity], Evaluation] = {}
         measured = 0
-        keys = {trial.profile: self.key(trial.profile, trial.fidelity.data) for trial in trials}
+        keys = dict(zip((trial.profile for trial in trials), self._keys(trials), strict=True))
         for evaluation in self.pool.run(self._missing(trials, keys)):
             key = keys[evaluation.trial.profile]
             self.journal.append(key, evaluation)
@@ -138,9 +141,19 @@ class Study:
             self.on_answer(measured)
             if evaluation.error is not None:
                 failed[key] = evaluation.error
-        return [self._answer(trial, keys[trial.profile], failed) for trial in trials]
+            else:
+                fresh[key, evaluation.trial.fidelity] = evaluation
+        return [self._answer(trial, keys[trial.profile], failed, fresh) for trial in trials]
 
-    def _answer(self, trial: Trial, key: str, failed: Mapping[str, str]) -> Evaluation:
+    def _answer(
+        self,
+        trial: Trial,
+        key: str,
+        failed: Mapping[str, str],
+        fresh: Mapping[tuple[str, Fidelity], Evaluation],
+    ) -> Evaluation:
+        if (answer := fresh.get((key, trial.fidelity))) is not None:
+            return Evaluation(trial, answer.values, answer.cross_entropy)
         known = self.journal.lookup(key, trial)
         if known is not None:
             return known
@@ -175,6 +188,14 @@ class Study:
                 self.journal.append(key, known)
         return bool(parts)
 
+    def _keys(self, trials: Iterable[Trial]) -> list[str]:
+        """Of each trial; those of the last call are kept, because a step needs them again."""
+        wanted = [(trial.profile, trial.fidelity.data) for trial in trials]
+        self._last_keys = {
+            place: self._last_keys.get(place) or self.key(*place) for place in dict.fromkeys(wanted)
+        }
+        return [self._last_keys[place] for place in wanted]
+
     def key(self, profile: Profile, data: str) -> str:
         """The journal's key: the model that `profile` builds and the sequences it is measured on."""
         return digest([self.space.key(profile), self.data[data]])
@@ -185,15 +206,15 @@ class Study:
             self.max_tokens is not None and self.progress.total_tokens + new_tokens > self.max_tokens
         )
 
-    def _new_tokens(self, trials: Iterable[Trial]) -> tuple[int, int]:
+    def _new_tokens(self, trials: Iterable[Trial], keys: Iterable[str]) -> tuple[int, int]:
         """Tokens of profiles and of the teacher that these trials add to what the run has asked before."""
         known: dict[tuple[str, int], set[int]] = {}
         taught: dict[tuple[str, int], set[int]] = {}
         tokens = teacher = 0
-        for trial in trials:
+        for trial, key in zip(trials, keys, strict=True):
             fidelity = trial.fidelity
             positions = set(range(fidelity.start, fidelity.stop))
-            place = (self.key(trial.profile, fidelity.data), fidelity.seed)
+            place = (key, fidelity.seed)
             order = (fidelity.data, fidelity.seed)
             tokens += fidelity.length * len(
                 positions - self._known.get(place, set()) - known.get(place, set())
@@ -205,12 +226,12 @@ class Study:
             taught.setdefault(order, set()).update(positions)
         return tokens, teacher
 
-    def _note_curve(self) -> None:
+    def _note_curve(self, added: Sequence[Entry]) -> None:
         for name, limits in self.budgets.items():
-            best = self.archive.best(limits)
+            best = min((entry.fitness for entry in added if entry.fits(limits)), default=math.inf)
             curve = self.progress.curve[name]
-            if best is not None and (not curve or best.fitness < curve[-1][1]):
-                curve.append([self.progress.total_tokens, best.fitness])
+            if best < (curve[-1][1] if curve else math.inf):
+                curve.append([self.progress.total_tokens, best])
 
     def state_dict(self) -> dict[str, Any]:
         """Searcher, progress and the archive's profiles; their values stand in the journal."""

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import getitem
 
 import numpy as np
 
@@ -54,7 +56,7 @@ class Unit:
     levels: tuple[Level, ...]
     parent: int | None = None
 
-    @property
+    @cached_property
     def droppable(self) -> bool:
         """Whether this unit is a branch or block that is kept or dropped."""
         return any(level.label == "drop" for level in self.levels)
@@ -99,11 +101,31 @@ class Space:
         return tuple(self.units[0].levels[0].costs)
 
     @cached_property
-    def _costs(self) -> dict[str, list[np.ndarray]]:
+    def _costs(self) -> dict[str, list[list[int]]]:
+        """Kind to the cost of each level of each unit; what an irrelevant unit costs stands last."""
         return {
-            kind: [np.array([level.costs[kind] for level in unit.levels], np.int64) for unit in self.units]
-            for kind in self.kinds
+            kind: [[*(v.costs[kind] for v in unit.levels), 0] for unit in self.units] for kind in self.kinds
         }
+
+    @cached_property
+    def _drops(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
+        """Unit, level and children of every `drop` that makes units irrelevant."""
+        return tuple(
+            (i, self.units[i].index["drop"], children)
+            for i, children in enumerate(self.children)
+            if children and self.units[i].droppable
+        )
+
+    def _counted(self, profile: Profile) -> Sequence[int]:
+        """The profile with -1 for every irrelevant unit."""
+        dropped = [children for unit, drop, children in self._drops if profile[unit] == drop]
+        if not dropped:
+            return profile
+        counted = list(profile)
+        for children in dropped:
+            for child in children:
+                counted[child] = -1
+        return counted
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
@@ -125,9 +147,7 @@ class Space:
 
     def cost(self, profile: Profile, kind: str) -> int:
         """Exact cost of the model that `profile` builds, what is fixed included."""
-        table = self._costs[kind]
-        active = (i for i in range(len(self.units)) if self.active(profile, i))
-        return self.fixed.get(kind, 0) + sum(int(table[i][profile[i]]) for i in active)
+        return self.fixed.get(kind, 0) + sum(map(getitem, self._costs[kind], self._counted(profile)))
 
     def costs(self, profile: Profile) -> dict[str, int]:
         """`cost` for every kind."""
@@ -139,11 +159,12 @@ class Space:
 
     def canonical(self, profile: Profile) -> Profile:
         """The one profile that stands for all that build the same model: irrelevant units at level 0."""
-        return tuple(p if self.active(profile, i) else 0 for i, p in enumerate(profile))
+        counted = self._counted(profile)
+        return profile if counted is profile else tuple(max(level, 0) for level in counted)
 
     def extreme(self, kind: str, largest: bool = False) -> Profile:
         """The profile of smallest (or largest) cost of one kind."""
-        table = self._costs[kind]
+        table = [np.array(row[:-1], np.int64) for row in self._costs[kind]]
         choose = np.argmax if largest else np.argmin
         profile = [int(choose(costs)) for costs in table]
         for i, children in enumerate(self.children):
@@ -176,12 +197,13 @@ class Space:
         uniform level fits, it starts from the cheapest profile instead, so every reachable budget has one.
         Ties between levels go to the one with the higher cost of the later kinds.
         """
-        fitting = [profile for _, profile in self._uniforms() if self.fits(profile, limits)]
+        fitting = [profile for _, profile in self._uniforms if self.fits(profile, limits)]
         profile = fitting[-1] if fitting else self.cheapest(limits)
         while (raised := self._raise_in_order(profile, limits)) != profile:
             profile = raised
         return profile
 
+    @cached_property
     def _uniforms(self) -> list[tuple[tuple[int, ...], Profile]]:
         """Every label given to all units, in order of cost."""
         labels = {label for unit in self.units if not unit.droppable for label in unit.index}
@@ -192,12 +214,34 @@ class Space:
         return sorted(found)
 
     def _raise_in_order(self, profile: Profile, limits: Limits) -> Profile:
-        kind = next(iter(limits), self.kinds[0])
-        for i in range(len(self.units)):
-            dearer = self.steps(profile, i, limits, up=True)
+        limits = limits or {self.kinds[0]: sys.maxsize}
+        kind, *others = limits
+        levels, room = list(profile), {name: limits[name] - self.cost(profile, name) for name in limits}
+        for i, unit in enumerate(self.units):
+            dearer = []
+            for level in unit.levels[levels[i]].neighbours:
+                change = self._change(levels, i, level, kind)
+                fits = 0 < change <= room[kind]
+                if fits and all(self._change(levels, i, level, name) <= room[name] for name in others):
+                    dearer.append((change, level))
             if dearer:
-                profile = min(dearer, key=lambda moved: (self.cost(moved, kind), moved))
-        return profile
+                _, level = min(dearer)
+                for name in limits:
+                    room[name] -= self._change(levels, i, level, name)
+                levels[i] = level
+        return tuple(levels)
+
+    def _change(self, levels: Sequence[int], unit: int, level: int, kind: str) -> int:
+        """What moving one unit to another level adds to the cost of a kind."""
+        parent, table = self.units[unit].parent, self._costs[kind]
+        if parent is not None and self.units[parent].levels[levels[parent]].label == "drop":
+            return 0
+        change = table[unit][level] - table[unit][levels[unit]]
+        drop = self.units[unit].index.get("drop") if self.children[unit] else None
+        if drop is not None and (level == drop) != (levels[unit] == drop):
+            inside = sum(table[child][levels[child]] for child in self.children[unit])
+            change += -inside if level == drop else inside
+        return change
 
     def steps(self, profile: Profile, unit: int, limits: Limits, *, up: bool) -> list[Profile]:
         """Profiles within `limits` with `unit` moved to a neighbouring level of higher (`up`) or lower cost.
@@ -283,8 +327,29 @@ class Space:
 
     def key(self, profile: Profile) -> str:
         """Digest of the model that `profile` builds, the same in every space over the same model."""
-        text = json.dumps(sorted(self.assignment(profile).items()), separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        units, texts = self._assigned
+        counted = self._counted(profile) if profile else ()
+        chosen = map(getitem, texts, [counted[u] for u in units]) if counted else ()
+        return hashlib.sha256(b"[" + b",".join(filter(None, chosen)) + b"]").hexdigest()[:32]
+
+    @cached_property
+    def _assigned(self) -> tuple[tuple[int, ...], tuple[tuple[bytes | None, ...], ...]]:
+        """What `assignment` says of each module as JSON, in order of modules: units, and texts by level.
+
+        The text of an irrelevant unit stands last.
+        """
+        found = []
+        for u, unit in enumerate(self.units):
+            for module in unit.modules:
+                texts = [
+                    None
+                    if level.label in ("dense", "keep")
+                    else json.dumps([module, level.label], separators=(",", ":")).encode()
+                    for level in unit.levels
+                ]
+                found.append((module, u, (*texts, None)))
+        found.sort(key=lambda row: row[:2])
+        return tuple(u for _, u, _ in found), tuple(texts for _, _, texts in found)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,6 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("paretopress", deadline=None)  # a busy machine is no error
+settings.load_profile("paretopress")
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 """The searches that `methods` compares, each sized to the same number of tokens.
 
 Tokens are profiles times tokens, the teacher's and the archive's included. A method whose settings are a fixed
-schedule (evolution, greedy) is stopped by `stop.max_tokens`; one whose settings say how much it measures (dp,
+schedule (frontier, evolution, greedy) is stopped by `stop.max_tokens`; one whose settings say how much it measures (dp,
 optuna, random) gets the most whole sequences that fit.
 """
 
@@ -108,12 +108,19 @@ def _greedy(room: Room) -> Search | None:
     return [{"method": "greedy", "tokens": tokens}] if tokens else None
 
 
+def _frontier(settings: Mapping[str, Any]) -> Plan:
+    return lambda room: [{"method": "frontier", **settings}]
+
+
 def _evolution(settings: Mapping[str, Any]) -> Plan:
     return lambda room: [{"method": "evolution", **settings}]
 
 
 PLANS: dict[str, Plan] = {
     "dp-nmse": lambda room: [{"method": "dp", "errors": "nmse"}],
+    "frontier": _frontier({}),
+    "frontier, survey only": _frontier({"cycles": 0}),
+    "frontier, no offspring": _frontier({"offspring": 0}),
     "dp-kl": _dp(1),
     "dp-kl 3 rounds": _dp(3),
     "dp-kl 6 rounds": _dp(6),

@@ -177,7 +177,7 @@ def test_overrides_that_cannot_work(
         ),
         (
             ["export", "runs/tiny", "--output", "x", "--budget", "bits 3.6"],
-            "budget 'bits 3.6' is not one of this run's; did you mean 'bits 3.5'? known are bits 3.5, bits 4.5",
+            "budget 'bits 3.6' is not one of this run's; did you mean 'bits 3.5'? known: bits 3.5, bits 4.5",
         ),
         (
             ["export", "runs/tiny", "--output", "full", "--budget", "3.5"],

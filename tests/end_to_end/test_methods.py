@@ -15,7 +15,16 @@ from paretopress.search.runfolder import RunFolder
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import LENGTH, evolution
 
+FRONTIER: dict[str, Any] = {
+    "method": "frontier",
+    "tokens": 2 * LENGTH,
+    "around": 2 * LENGTH,
+    "check": 2 * LENGTH,
+    "offspring": 4,
+    "cycles": 2,
+}
 METHODS: dict[str, list[dict[str, Any]]] = {
+    "frontier": [FRONTIER],
     "evolution": [evolution(2)],
     "dp-nmse": [{"method": "dp", "errors": "nmse"}],
     "dp-kl": [{"method": "dp", "errors": "kl", "tokens": 2 * LENGTH, "rounds": 2}],
@@ -68,8 +77,8 @@ def check_front(
 def test_methods_keep_the_budget(method: str, tiny: Tiny, tmp_path: Path, asked: list[Trial]) -> None:
     config = load_config(tiny.config(tmp_path, search=METHODS[method]))
     front = job.run(config, tmp_path / "tiny")
-    # Both measure around profiles that are larger than the budget before they propose one that is not.
-    within = not method.startswith(("dp-kl", "dp,", "greedy"))
+    # These measure around profiles that are larger than the budget before they propose one that is not.
+    within = not method.startswith(("frontier", "dp-kl", "dp,", "greedy"))
     check_front(config, tmp_path, front, asked, within=within)
     assert front["method"] == "+".join(part["method"] for part in METHODS[method])
 
@@ -86,6 +95,14 @@ def test_spaces_keep_their_budgets_and_are_exported(
     export_run(tmp_path / "tiny", tmp_path / "model", budget=point["budget"])
     found = measure_model(config, tmp_path / "model", "heldout")
     assert found["perplexity"] == pytest.approx(point["heldout_perplexity"], rel=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_frontier_searches_every_space(space: str, tiny: Tiny, tmp_path: Path, asked: list[Trial]) -> None:
+    config = load_config(tiny.config(tmp_path, search=[FRONTIER], **SPACES[space]))
+    front = job.run(config, tmp_path / "tiny")
+    check_front(config, tmp_path, front, asked, within=False)
+    assert len({trial.fidelity for trial in asked if trial.fidelity.data == "calibration"}) > 1
 
 
 def test_baselines_do_not_depend_on_the_method(tiny: Tiny, tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
         folder.write_profiles(profiles)
         (folder.path / "report.html").write_text("<html>")
         folder.journal.write_text("")
+        (folder.refits / "bits-3.25").mkdir(parents=True)
+        (folder.refits / "bits-3.25" / "manifest.json").write_text("{}")
     again = RunFolder(tmp_path / "a" / "run")
     assert again.read_config() == CONFIG
     assert again.read_environment() == {"seed": 3}
@@ -133,6 +135,7 @@ def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
         "profiles/3.25.yaml",
         "journal.jsonl",
         "report.html",
+        "refits/bits-3.25/manifest.json",
         ".lock",
     }
     (again.path / "notes.txt").write_text("mine")
@@ -140,6 +143,26 @@ def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
     with again:
         again.clear()
     assert {p.name for p in again.path.rglob("*") if p.is_file()} == {"notes.txt", ".lock"}
+
+
+def test_a_new_front_keeps_the_refit_of_a_point_that_it_finds_again(tmp_path: Path) -> None:
+    point = {"budget": "bits 3", "profile": {"a": "w3", "b": "w4"}}
+    refitted = point | {"refit": {"kept": True}}
+    newer = point | {"refit": {"kept": False}}
+    other = point | {"profile": {"a": "w4", "b": "w3"}}
+    with RunFolder(tmp_path) as folder:
+        for front, expected in (
+            ([refitted], [refitted]),
+            ([point, {"budget": "bits 4", "profile": {}}], [refitted, {"budget": "bits 4", "profile": {}}]),
+            ([newer], [newer]),
+            ([other], [other]),
+            ([point], [point]),
+        ):
+            assert folder.write_front({"points": front}) == {"points": expected}
+            assert folder.read_front() == {"points": expected}
+        (tmp_path / "front.json").write_text("damaged")
+        folder.write_front({"points": [point]})
+        assert folder.read_front() == {"points": [point]}
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "x\n"])

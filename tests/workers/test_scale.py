@@ -1,0 +1,40 @@
+"""A whole study at scale: ten thousand units, a hundred budgets, a thousand simulated workers."""
+
+import time
+from pathlib import Path
+
+from paretopress.evaluators.journal import Journal
+from paretopress.evaluators.trial import Fidelity
+from paretopress.search.archive import ParetoArchive
+from paretopress.search.budget import Pool
+from paretopress.search.evolution import EvolutionConfig
+from paretopress.search.methods import legs
+from paretopress.search.series import SeriesSearcher
+from paretopress.search.study import Study
+from paretopress.workers import Landscape, SimulatedPool
+from tests.benchmarks.overhead import layered_space
+
+
+def test_a_generation_takes_seconds(tmp_path: Path) -> None:
+    space = layered_space(10_000)
+    began = time.thread_time()
+    landscape = Landscape(space, 64, interaction=0.3, spread=0.5, noise=0.02)
+    fidelity = Fidelity(0, 0, 8, 64)
+    pool = SimulatedPool(landscape, 1000, spread=0.2)
+    budgets = {str(n): {"bits": (225 + 4 * n) * space.weights // 100} for n in range(100)}
+    config = EvolutionConfig(groups="none", survivors=(1,), tokens=(64,))
+    searches = legs([config], space, list(budgets.values()), Pool(64, 64, fidelity), 0, {})
+    study = Study(
+        SeriesSearcher(searches, fidelity),
+        pool,
+        ParetoArchive(space, "bits", fidelity),
+        Journal(tmp_path / "journal.jsonl", "0" * 32),
+        space=space,
+        data={"calibration": "1" * 32},
+        budgets=budgets,
+    )
+    for _ in range(3):
+        assert study.step()
+    assert study.progress.evaluations > 128
+    assert all(study.progress.curve.values())
+    assert time.thread_time() - began < 30
