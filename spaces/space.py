@@ -159,6 +159,8 @@ class Space:
 
     def canonical(self, profile: Profile) -> Profile:
         """The one profile that stands for all that build the same model: irrelevant units at level 0."""
+        if profile == DENSE:
+            return profile
         counted = self._counted(profile)
         return profile if counted is profile else tuple(max(level, 0) for level in counted)
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopress.spaces import Level, Profile, Space, Unit
-from tests.toys import chain
+from paretopress.spaces.space import DENSE
+from tests.toys import chain, joint_space
 
 
 @st.composite
@@ -111,3 +112,7 @@ def test_errors_name_the_unit_and_the_remedy() -> None:
         space.parse({"x": "w3"})
     with pytest.raises(ValueError, match="unit 'x' has no level; every unit needs one"):
         space.parse({})
+
+
+def test_the_dense_model_is_canonical_in_every_space() -> None:
+    assert joint_space().canonical(DENSE) == DENSE
