@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -90,7 +91,9 @@ class PopulationEvaluator:
             runner.checkpoint, runner.structure, database, runner.dtype, runner.place, memory.residency
         )
         self.teacher = RecentTensors(teacher)
-        self._score = Scorer(runner, fitness, chunk, self._install_head)
+        # Of nothing that holds this evaluator: it would wait for the garbage collector with all it has on a device.
+        install_head = partial(_install_end, runner, self.weights, self._head)
+        self._score = Scorer(runner, fitness, chunk, install_head)
         self.recipe = {
             "recipe": dict(recipe or {}),
             "fitness": fitness.model_dump(),
@@ -213,7 +216,7 @@ class PopulationEvaluator:
         """Hidden states after the last block; candidates with the same blocks share a node."""
         nodes = []
         for label, candidates in self._grouped(range(len(assignments)), assignments, self._embedding):
-            self._install_end(self._embedding, label)
+            _install_end(self.runner, self.weights, self._embedding, label)
             nodes.append(_Node(candidates, [self.runner.embed(tokens_BT) for tokens_BT in tokens]))
         blocks = self.runner.structure.blocks
         wanted = [_wanted(block, assignments) for block in blocks]
@@ -264,12 +267,10 @@ class PopulationEvaluator:
             groups.setdefault(assignments[candidate].get(layer), []).append(candidate)
         return list(groups.items())
 
-    def _install_end(self, layer: str, label: str | None) -> None:
-        weights = {layer: self.weights.end(layer, label, self.runner.device)} if label else {}
-        self.runner.install_ends(weights)
 
-    def _install_head(self, label: str | None) -> None:
-        self._install_end(self._head, label)
+def _install_end(runner: BlockRunner, weights: BlockWeights, layer: str, label: str | None) -> None:
+    """Set embedding or head to a level; None is the dense one."""
+    runner.install_ends({layer: weights.end(layer, label, runner.device)} if label else {})
 
 
 def _teacher_key(fidelity: Fidelity, micro_batch: int) -> tuple[str, int, int, int]:

@@ -5,14 +5,14 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..search.front import find_point, heldout_figures
-from ..search.refitted import kept_refit
+from ..search.refitted import kept_point, kept_refit
 from ..search.runfolder import RunFolder
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.database import LevelDatabase
@@ -162,6 +162,7 @@ def export_run(
     refitted = kept_refit(run, known.units)
     if refitted is not None:
         refitted.verify()
+        known = replace(known, heldout=heldout_figures(kept_point(front, known.units) or {}))
     plain = run.parent / "databases" / front["fingerprints"]["database"]
     summary = export_dense(
         checkpoint,

@@ -178,8 +178,10 @@ class FrontierSearcher(Turns):
         """Sequences behind the archive's prefix while there are any, so that choices are made on other text."""
         tokens = self.config.around if turn else self.config.tokens
         widest = max(self.config.tokens, self.config.around)
-        behind = -(-self.pool.archive.stop // self.pool.count(widest))
-        return self.pool.window(tokens, behind + turn, widest)
+        width = self.pool.count(widest)
+        behind = -(-self.pool.archive.stop // width)
+        free = max(self.pool.sequences // width - behind, 0)
+        return self.pool.window(tokens, behind + turn % free if free else turn, widest)
 
     def _probes(self, base: Profile) -> list[Probe]:
         return probes(self.space, base, near=self._phase != "survey")
@@ -307,6 +309,7 @@ class FrontierSearcher(Turns):
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:
+        self._best, self._seen = [self.space.uniform(each) for each in self._budgets], 0
         self._phase = state["phase"]
         self._round = state["round"]
         self._stale = state["stale"]

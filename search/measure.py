@@ -40,7 +40,7 @@ def measure_profile(
     assignments = [assembly.space.assignment(profile), assembly.space.assignment(DENSE)]
     refitted = kept_refit(run, assembly.space.describe(profile)) if run else None
     if refitted and refitted.recipe != refit_recipe(assembly, assignments[0]):
-        refitted = None
+        raise ValueError(f"{refitted.path} was made with another configuration or release; refit {run} again")
     values, losses = assembly.evaluator(refitted).measure(assignments, everything(assembly, data))
     return {
         **({"refitted layers": len(refitted.errors())} if refitted else {}),

@@ -77,16 +77,19 @@ def merge(space: Space, measurements: Sequence[Measurement], fitness: float, anc
 
     Args:
         space: of the profiles.
-        measurements: around any profiles of the space, at least one.
+        measurements: around any profiles of the space; the first one measures every level.
         fitness: of the profiles that the table is for.
         anchor: a level of each unit that other levels are compared with.
     """
     anchor_U = np.array(anchor)
     shape = measurements[0].changes_UL.shape
-    system = _System(shape[0], shape[1], anchor_U)
+    system = _System(space, shape[1], anchor_U)
     failed_UL = np.zeros(shape, np.bool_)
     sequences = 0.0
-    ordered = sorted(measurements, key=lambda m: _nearness(m.fitness, fitness))
+    ordered = [
+        measurements[0],
+        *sorted(measurements[1:], key=lambda m: _nearness(m.fitness, fitness)),
+    ]
     for measurement in ordered:
         weight = measurement.sequences * _nearness(measurement.fitness, fitness)
         system.add(measurement.base_U, measurement.changes_UL, weight)
@@ -111,24 +114,34 @@ def _nearness(base: float, fitness: float) -> float:
 class _System:
     """Normal equations of every unit: for each measured difference, e[level] - e[base] = change."""
 
-    def __init__(self, units: int, width: int, anchor_U: Ints) -> None:
+    def __init__(self, space: Space, width: int, anchor_U: Ints) -> None:
+        units = len(space.units)
         self._anchor_U = anchor_U
         self._units_U = np.arange(units)
         self._left_ULL = np.zeros((units, width, width))
         self._right_UL = np.zeros((units, width))
+        self._children = [u for u, unit in enumerate(space.units) if unit.parent is not None]
+        self._parents = [p for unit in space.units if (p := unit.parent) is not None]
+        self._drop_UL = np.zeros((units, width), np.bool_)
+        for u in self._parents:
+            for n, level in enumerate(space.units[u].levels):
+                self._drop_UL[u, n] = level.label == "drop"
 
     def add(self, base_U: Ints, changes_UL: Floats, weight: float) -> None:
         """One more base; what is known already is scaled to it first."""
         measured_UL = np.isfinite(changes_UL)
         measured_UL[self._units_U, base_U] = False
         before_UL = self.solve()
-        before_UL = before_UL - before_UL[self._units_U, base_U][:, None]
-        common_UL = measured_UL & np.isfinite(before_UL)
-        seen, now = before_UL[common_UL], changes_UL[common_UL]
+        relative_UL = before_UL - before_UL[self._units_U, base_U][:, None]
+        common_UL = measured_UL & np.isfinite(relative_UL)
+        common_UL[self._parents] = False
+        seen, now = relative_UL[common_UL], changes_UL[common_UL]
         if (size := float(seen @ seen)) > 0:
-            self._right_UL *= min(max(float(seen @ now) / size, 0.1), 10.0)
+            scale = min(max(float(seen @ now) / size, 0.1), 10.0)
+            self._right_UL *= scale
+            before_UL *= scale
         weight_UL = weight * measured_UL
-        change_UL = np.where(measured_UL, changes_UL, 0.0) * weight
+        change_UL = np.where(measured_UL, changes_UL + self._inside(base_U, before_UL), 0.0) * weight
         rows = self._units_U
         diagonal = np.arange(measured_UL.shape[1])
         self._left_ULL[:, diagonal, diagonal] += weight_UL
@@ -137,6 +150,15 @@ class _System:
         self._left_ULL[rows, :, base_U] -= weight_UL
         self._right_UL += change_UL
         self._right_UL[rows, base_U] -= change_UL.sum(1)
+
+    def _inside(self, base_U: Ints, before_UL: Floats) -> Floats:
+        """What the units of a branch cost at the base: gone with a drop, back when the branch is."""
+        inside_U = np.zeros(len(base_U))
+        known_U = np.nan_to_num(before_UL[self._units_U, base_U])
+        np.add.at(inside_U, self._parents, known_U[self._children])
+        gone_U = self._drop_UL[self._units_U, base_U]
+        signs_UL = self._drop_UL.astype(np.float64) - gone_U[:, None]
+        return signs_UL * inside_U[:, None]
 
     def solve(self) -> Floats:
         """Errors relative to the anchor; NaN where no chain of measurements leads to it."""

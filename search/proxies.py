@@ -87,6 +87,9 @@ PROXIES: Mapping[str, Proxy] = {
     "lamp": lamp,
     "magnitude": magnitude,
 }
+REVISION = 1
+"""Raised whenever the same model, levels and text give other scores."""
+
 READS_TEXT = frozenset({"fisher", "owl", "influence"})
 """The proxies whose errors depend on the tokens."""
 

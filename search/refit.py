@@ -65,7 +65,7 @@ def refit(
         wanted = [point for point in points if refit_labels(_assignment(assembly, point))]
         if not wanted:
             raise ValueError(f"no layer of {run} is compressed at this budget; there is nothing to refit")
-        left = [point for point in wanted if not _done(assembly, point)]
+        left = [point for point in wanted if not _done(assembly, run, point)]
         originals = _originals(assembly, left)
         for point, original in zip(left, originals, strict=True):
             point["refit"] = _refit(assembly, run, point, original, len(front["points"]), listen)
@@ -82,7 +82,7 @@ def _refuse_other(assembly: Assembly, front: Mapping[str, Any], run: Path) -> No
             f"run {run} was made with another {', another '.join(changed)}: a refit cannot be compared with it; "
             "restore what changed"
         )
-    if not assembly.database.bytes:
+    if assembly.labels and not assembly.database.bytes:
         raise FileNotFoundError(
             f"{assembly.database.path} holds no levels; make them again with `paretopress build`"
         )
@@ -92,9 +92,13 @@ def _assignment(assembly: Assembly, point: Mapping[str, Any]) -> dict[str, str]:
     return assembly.space.assignment(assembly.space.parse(point["profile"]))
 
 
-def _done(assembly: Assembly, point: Mapping[str, Any]) -> bool:
-    recipe = refit_recipe(assembly, _assignment(assembly, point))
-    return "refit" in point and point["refit"]["database"] == digest(recipe)
+def _done(assembly: Assembly, run: Path, point: Mapping[str, Any]) -> bool:
+    """Whether the point's record is of this refit, and all its levels are still there."""
+    assignment, folder = _assignment(assembly, point), refit_folder(run, point["budget"])
+    recipe = refit_recipe(assembly, assignment)
+    if (point.get("refit") or {}).get("database") != digest(recipe) or not folder.exists():
+        return False
+    return set(refit_labels(assignment)) <= set(open_refit(folder, recipe).errors())
 
 
 def _originals(assembly: Assembly, points: Sequence[Mapping[str, Any]]) -> list[list[float]]:
@@ -129,7 +133,9 @@ def _refit(
         "heldout_perplexity": None,
         "heldout_interval": None,
     }
-    if np.isfinite([*heldout, *losses]).all():
+    if not np.isfinite([*heldout, *losses]).all():
+        record["kept"] = False
+    else:
         record["heldout_kl"] = math.fsum(heldout) / len(heldout)
         record["heldout_perplexity"] = math.exp(math.fsum(losses) / len(losses))
         record["heldout_interval"] = interval(

@@ -57,7 +57,7 @@ class RunFolder:
         self._checkpoint = path / "checkpoint.json"
         self._front = path / "front.json"
         self._profiles = path / "profiles"
-        self.refits = path / "refits"
+        self._refits = path / "refits"
         self._report = path / "report.html"
         self._lock = RunLock(path / ".lock")
 
@@ -84,7 +84,7 @@ class RunFolder:
         files = (self._config, self._environment, self.journal, self._checkpoint, self._front, self._report)
         for path in (*files, *self._profiles.glob("*.yaml")):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.refits, ignore_errors=True)
+        shutil.rmtree(self._refits, ignore_errors=True)
 
     def settle_config(self, config: Mapping[str, Any], harmless: Collection[str] = ()) -> None:
         """Store the resolved configuration of a new run, or check that it is the stored one.
@@ -153,6 +153,15 @@ class RunFolder:
         """The front; None if the run has not come that far."""
         return _read(self._front)
 
+    def refit(self, name: str) -> Path:
+        """Where the refitted levels of a point lie.
+
+        Raises:
+            ValueError: a name that is not a plain file name.
+        """
+        _check_name(name)
+        return self._refits / name
+
     def write_profiles(self, profiles: Mapping[str, Mapping[str, Any]]) -> None:
         """Replace all profiles: name (without `.yaml`) to content.
 
@@ -160,10 +169,7 @@ class RunFolder:
             ValueError: a name that is not a plain file name.
         """
         for name in profiles:
-            if not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"profile name {name!r} is no plain file name; use letters, digits and ._+=,-"
-                )
+            _check_name(name)
         self._profiles.mkdir(exist_ok=True)
         for name, profile in profiles.items():
             write_yaml(self._profiles / f"{name}.yaml", _versioned(profile))
@@ -176,6 +182,11 @@ def _with_refit(point: Mapping[str, Any], before: Mapping[str, Any] | None) -> M
     if before is None or "refit" in point or before["profile"] != point["profile"]:
         return point
     return {**point, "refit": before["refit"]}
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"profile name {name!r} is no plain file name; use letters, digits and ._+=,-")
 
 
 def _versioned(record: Mapping[str, Any]) -> dict[str, Any]:

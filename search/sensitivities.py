@@ -26,7 +26,7 @@ from .fixed import FixedSearcher
 from .front import COST_UNITS, file_name
 from .job import build_levels, search_pool
 from .moves import Moves
-from .proxies import PROXIES, READS_TEXT, proxy_errors
+from .proxies import PROXIES, READS_TEXT, REVISION, proxy_errors
 from .runfolder import RunFolder
 from .sensitivity import Sensitivity, probes
 from .study import Study
@@ -157,11 +157,15 @@ def sensitivities(
         raise ValueError(f"a bound on fitness needs measured sensitivities; add {MEASURED} to the scores")
     listen(Event("open model and text", 0))
     assembly = assemble(config, databases or path.parent / "databases")
+    scores = _possible(assembly, scores)
     with RunFolder(path):
         assembly.database.verify()
         build_levels(assembly, listen)
         with _Measuring(assembly, path / "sensitivities", listen) as measuring:
-            table = [measuring.score(name, tokens, base) for name in scores]
+            # The measured one last: its evaluator keeps what it can on the device.
+            ordered = sorted(scores, key=lambda name: name == MEASURED)
+            scored = {name: measuring.score(name, tokens, base) for name in ordered}
+            table = [scored[name] for name in scores]
             measured = next((row.sensitivity for row in table if row.score == MEASURED), None)
             if measured is not None:
                 table = [_correlated(row, measured) for row in table]
@@ -174,6 +178,22 @@ def sensitivities(
         profile, cost, fitness = cheapest_within(assembly.space, measured, assembly.kind, bound)
         within = Allocation(f"fitness {bound:g}", MEASURED, profile, cost, fitness)
     return Comparison(assembly, table, allocations, within)
+
+
+def _possible(assembly: Assembly, scores: Sequence[str]) -> Sequence[str]:
+    """Without `fisher` where embeddings or head are units; an error where it was named.
+
+    Raises:
+        ValueError: `fisher` was asked for and has no value here.
+    """
+    ends = {end.path for end in assembly.structure.ends.linears}
+    if "fisher" not in scores or not any(ends & set(unit.modules) for unit in assembly.space.units):
+        return scores
+    if set(scores) == set(SCORES):
+        return [name for name in scores if name != "fisher"]
+    raise ValueError(
+        "embeddings and head are units here, for which fisher has no value; leave that score out"
+    )
 
 
 class _Measuring:
@@ -208,6 +228,7 @@ class _Measuring:
             space=assembly.space,
             data={name: sequences.fingerprint for name, sequences in assembly.data.items()},
             library=Journal(folder / ".no-journal", self.evaluator.fingerprint, others),
+            teacher=assembly.config.fitness.name != "cross-entropy",
             budgets={},
         )
 
@@ -223,7 +244,7 @@ class _Measuring:
         own = self.folder / f"{name}.json"
         beside = sorted(self.folder.parent.parent.glob(f"*/{self.folder.name}/{name}.json"))
         for file in (own, *beside):
-            if (found := _read(file, settings)) is not None:
+            if (found := _read(file, settings, strict=file == own)) is not None:
                 if file != own:
                     _write(own, settings, found)
                 return replace(found, reused=True)
@@ -255,6 +276,7 @@ class _Measuring:
         units = [[unit.name, unit.modules, list(unit.index)] for unit in assembly.space.units]
         settings: dict[str, Any] = {
             "score": name,
+            "revision": REVISION,
             "model": assembly.checkpoint.fingerprint,
             "levels": assembly.database.fingerprint,
             "units": digest(units),
@@ -355,11 +377,20 @@ def _write(file: Path, settings: Mapping[str, Any], scored: Scored) -> None:
     write_json(file, record)
 
 
-def _read(file: Path, settings: Mapping[str, Any]) -> Scored | None:
-    """The score in a file if it was made with the same settings."""
+def _read(file: Path, settings: Mapping[str, Any], *, strict: bool) -> Scored | None:
+    """The score in a file if it was made with the same settings.
+
+    Raises:
+        ValueError: the file is damaged; not `strict`, it is passed over.
+    """
     if not file.exists():
         return None
-    record = check_version(file, read_json(file))
+    try:
+        record = check_version(file, read_json(file))
+    except ValueError:
+        if strict:
+            raise
+        return None
     if record.get("settings") != settings:
         return None
     sensitivity = Sensitivity.from_json(record["sensitivity"])

@@ -118,6 +118,8 @@ class Space:
 
     def _counted(self, profile: Profile) -> Sequence[int]:
         """The profile with -1 for every irrelevant unit."""
+        if len(profile) != len(self.units):
+            raise ValueError(f"a profile of {len(profile)} levels is none of {len(self.units)} units")
         dropped = [children for unit, drop, children in self._drops if profile[unit] == drop]
         if not dropped:
             return profile

@@ -135,6 +135,12 @@ def test_a_kept_refit_that_is_gone_or_damaged_is_not_exported(run: Path, tmp_pat
     file.write_bytes(content)
     with pytest.raises(ValueError, match="does not match its checksum"):
         export_run(run, tmp_path / "out", budget="3.5")
+    file.unlink()
+    file.with_name(f"{file.name}.json").unlink()
+    refit(run, "3.5")
+    export_run(run, tmp_path / "again", budget="3.5")
     shutil.rmtree(run / "refits")
     with pytest.raises(FileNotFoundError, match="make them again with `paretopress refit`"):
         export_run(run, tmp_path / "out", budget="3.5")
+    refit(run, "3.5")
+    export_run(run, tmp_path / "out", budget="3.5")

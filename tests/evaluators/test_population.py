@@ -1,5 +1,7 @@
 """The population evaluator against each profile alone in the plain model, on every architecture."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -172,6 +174,18 @@ def test_a_streamed_model_has_the_same_values(evaluators: Make, tmp_path: Path) 
     trial = Trial(0, some_profiles(evaluator, 4)[-1], Fidelity(0, 0, 4, LENGTH))
     (first,), (second,) = evaluator.evaluate([trial]), streamed.evaluate([trial])
     assert first.values == second.values
+
+
+def test_what_an_evaluator_holds_goes_with_it(evaluators: Make, tmp_path: Path) -> None:
+    evaluator = make_evaluator(evaluators("llama").runner.checkpoint.path, tmp_path)
+    evaluator.measure([{}], Fidelity(0, 0, 2, LENGTH))
+    held = weakref.ref(evaluator.weights)
+    gc.disable()
+    try:
+        del evaluator
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_equal_models_are_evaluated_once_and_answered_all(evaluators: Make) -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from paretopress.search.merging import Measurement, Table
 from paretopress.search.merging import merge as merge_measurements
-from paretopress.search.sensitivity import Sensitivity
+from paretopress.search.sensitivity import Sensitivity, probes
 from paretopress.spaces.space import Level, Profile, Space, Unit
-from tests.toys import chain
+from tests.toys import ToyEvaluator, chain, joint_space
 
 LENGTH = 16
 Changes = Mapping[int, Mapping[int, float]]
@@ -115,7 +115,7 @@ def test_differences_weigh_sequences_and_nearness(seed: int) -> None:
         rows += [(n, base, weight, change) for n, change in changes.items()]
     sensitivities = [
         sensitivity(space, (base,), of_base, sequences, {0: changes})
-        for base, of_base, sequences, changes in found
+        for base, of_base, sequences, changes in sorted(found, key=lambda each: each[1] != 0.1)
     ]
     table = merge(space, sensitivities, fitness, (levels - 1,))
     np.testing.assert_allclose(table.errors_UL[0], solve(levels, rows), rtol=1e-7, atol=1e-9)
@@ -156,3 +156,22 @@ def test_smoothing_brings_noisy_products_nearer_to_the_truth() -> None:
     assert np.abs(table.errors_UL - truth).sum() < 0.8 * np.abs(noisy - truth).sum()
     many = merge(space, [sensitivity(space, (4,) * 40, 0.1, 4000, star(noisy, (4,) * 40))], 0.1, (4,) * 40)
     np.testing.assert_allclose(many.errors_UL, noisy, rtol=0.02, atol=0.01)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_drop_takes_its_units_along_wherever_it_is_measured(seed: int) -> None:
+    space = joint_space()
+    rng = np.random.default_rng(seed)
+    evaluator = ToyEvaluator(space, seed)
+    dearest = space.extreme("bits", largest=True)
+    other = tuple(int(rng.integers(len(unit.levels))) for unit in space.units)
+    found = [around(space, evaluator, base) for base in (dearest, other)]
+    survey = merge(space, found[:1], 0.5, dearest).errors_UL
+    both = merge(space, found, 0.5, dearest).errors_UL
+    np.testing.assert_allclose(both, survey, rtol=1e-9, atol=1e-9)
+
+
+def around(space: Space, evaluator: ToyEvaluator, base: Profile) -> Sensitivity:
+    """Exact changes around a base."""
+    measured = [(probe, evaluator.true(probe.profile)) for probe in probes(space, base)]
+    return Sensitivity.of(space, base, LENGTH, evaluator.true(base), measured)

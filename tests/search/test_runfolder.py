@@ -117,8 +117,8 @@ def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
         folder.write_profiles(profiles)
         (folder.path / "report.html").write_text("<html>")
         folder.journal.write_text("")
-        (folder.refits / "bits-3.25").mkdir(parents=True)
-        (folder.refits / "bits-3.25" / "manifest.json").write_text("{}")
+        folder.refit("bits-3.25").mkdir(parents=True)
+        (folder.refit("bits-3.25") / "manifest.json").write_text("{}")
     again = RunFolder(tmp_path / "a" / "run")
     assert again.read_config() == CONFIG
     assert again.read_environment() == {"seed": 3}
@@ -261,3 +261,8 @@ def test_environment_is_json_and_loads_no_torch() -> None:
         "assert len(after['devices']) == torch.cuda.device_count()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_refits_stay_inside_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no plain file name"):
+        RunFolder(tmp_path / "run").refit("../../elsewhere")
