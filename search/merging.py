@@ -186,8 +186,7 @@ class _System:
 def _smoothed(space: Space, errors_UL: Floats, anchor_U: Ints, sequences: float) -> Floats:
     """Errors drawn towards sensitivity of the unit x severity of the level, among units with the same levels.
 
-    Few sequences measure a single change badly, but a unit's changes rise together and so do a level's. With 1 to 8
-    sequences this takes a third off the regret of an allocation.
+    Few sequences measure a single change badly, but a unit's changes rise together and so do a level's.
     """
     smooth = min(0.5, _STEADY / (_STEADY + sequences)) if sequences > 0 else 0.0
     alike: dict[tuple[object, ...], list[int]] = {}
