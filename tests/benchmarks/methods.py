@@ -1,17 +1,25 @@
-"""Held-out divergence of every search method at equal tokens, over the same levels and text.
+"""Held-out divergence of every search method over the same levels and text, at equal tokens and at EvoPress's own.
 
     python -m tests.benchmarks.methods --model DIR --budget bits=3.25 --tokens 12000000 --long 47200000
     python -m tests.benchmarks.methods --model DIR --budget sparsity=0.6 --tokens 12000000 --long 35400000
     python -m tests.benchmarks.methods --model DIR --budget bits=3.25 --config configs/benchmarks/asymmetric.yaml
     python -m tests.benchmarks.methods --model configs/quickstart-model --budget bits=3.25 --tokens 2400000 \\
         --set archive_tokens=16384 --set data.validation.tokens=65536
+    python -m tests.benchmarks.methods --model DIR --budget bits=3.25 --only frontier --full --seeds 0 1 2 \\
+        --tokens 500000 1000000 5000000 --devices cuda:0 cuda:1
+    python -m tests.benchmarks.methods --model DIR --budget bits=2.5,2.75,3,3.25 --only frontier --full
 
 Every row is a run by the public path (`RunConfig`, `search.job.run` with `stop.max_tokens`), in a folder of its
-own; the level database is shared. `tokens` are those that guided the search: profiles times tokens, no discount
-for shared prefixes, the teacher's counted; what validation took is a column of its own. `winner` says who
-proposed the profile that the run's final test chose: where it says `uniform`, the method found nothing that is
-significantly better. `seconds` are of searching; with `--parallel` above 1 the methods share the machine.
-The tables end in `results.md` and `results.json` in the output folder.
+own; the level database is shared. `--full` adds EvoPress's evolution to the end of its own schedule, with either rule
+for its groups. With several budgets a method that serves all of them runs once, any other once per budget. What is
+finished or begun in the output folder is not done again.
+
+`gain` is how far the held-out divergence lies below uniform's. `tokens` are those that guided the search: profiles
+times tokens, no discount for shared prefixes, the teacher's counted (for all budgets of the run together); what
+validation took is a column of its own. `winner` says who proposed the profile that the run's final test chose: where
+it says `uniform`, the method found nothing that is significantly better. `seconds` are of searching; with
+`--parallel` above 1 the methods share a device. The tables end in `results.md` and `results.json` in the output
+folder.
 """
 
 import argparse
@@ -19,34 +27,40 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from queue import Queue
 
-from paretopress.search.assembly import assemble
+from paretopress.search.assembly import Assembly, assemble
 from paretopress.search.configuration import RunConfig, load_config
 from paretopress.search.job import run
 
-from .plans import LONG, Room, Search, plans
+from .plans import LONG, TOGETHER, Room, Search, full_runs, plans
+from .rows import Row, by_budget, each_baseline_once, rows_of, table
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "benchmarks"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row to be: a method with one seed."""
+    """A method with one seed: one row, or one per budget."""
 
     method: str
     seed: int
     tokens: int | None
     search: Search
+    budgets: tuple[int, ...]
 
-    @property
-    def folder(self) -> str:
+    def folder(self, config: RunConfig) -> str:
         """Name of its run folder."""
-        return f"{self.method.replace(', ', '-').replace(' ', '-')}-seed{self.seed}"
+        parts = [self.method.replace(", ", "-").replace(" ", "-"), f"seed{self.seed}"]
+        if self.tokens:
+            parts.append(str(self.tokens))
+        if len(self.budgets) == 1:
+            parts.append(config.budgets[self.budgets[0]].name.replace(" ", "-"))
+        return "-".join(parts)
 
 
 def main() -> None:
@@ -56,29 +70,32 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, help="default: configs/benchmarks/bits.yaml or sparsity.yaml")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--budget", required=True, help="for example bits=3.25 or sparsity=0.6")
-    parser.add_argument("--tokens", type=int, default=12_000_000, help="that every search may spend")
+    parser.add_argument("--budget", required=True, help="for example sparsity=0.6 or bits=3,3.25")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[12_000_000], help="that every search may spend"
+    )
     parser.add_argument("--long", type=int, help="tokens of one more evolution, as a reference")
+    parser.add_argument("--full", action="store_true", help="EvoPress's own schedule to its end as well")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="names of methods")
     parser.add_argument("--without", nargs="+", default=[], help="names of methods")
-    parser.add_argument("--parallel", type=int, default=1, help="methods that run side by side")
+    parser.add_argument("--devices", nargs="+", default=["auto"], help="that methods are spread over")
+    parser.add_argument("--parallel", type=int, default=1, help="methods that run side by side on each")
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     args = parser.parse_args()
-    kind, _, value = args.budget.partition("=")
+    kind, _, values = args.budget.partition("=")
     path = args.config or CONFIGS / f"{'sparsity' if kind == 'sparsity' else 'bits'}.yaml"
-    overrides = [f"model={args.model}", f"budgets={{{kind}: {value}}}", *args.overrides]
-    config = load_config(path, overrides)
-    print(compare(config, args))
+    budgets = [{kind: float(value)} for value in values.split(",")]
+    overrides = [f"model={args.model}", f"budgets={json.dumps(budgets)}", *args.overrides]
+    print(compare(load_config(path, overrides), args))
 
 
 def compare(config: RunConfig, args: argparse.Namespace) -> str:
-    """Build the levels, run every method, and give the table; what is finished is always on disk."""
+    """Build the levels, run every method, and give the tables; what is finished is always on disk."""
     args.output.mkdir(parents=True, exist_ok=True)
-    databases = args.output / "databases"
     began = time.perf_counter()
-    assembly = assemble(config, databases)
+    assembly = assemble(config, args.output / "databases")
     print(f"opened in {time.perf_counter() - began:.1f} s", flush=True)
     began = time.perf_counter()
     assembly.build(lambda part: None)
@@ -86,126 +103,81 @@ def compare(config: RunConfig, args: argparse.Namespace) -> str:
     print(notes[0], flush=True)
     sizes = {name: found.tokens.size for name, found in assembly.data.items()}
     notes.append("text: " + ", ".join(f"{name} {size:,} tokens" for name, size in sizes.items()))
-    ((_, limits),) = assembly.limits
-    archive = assembly.archive_fidelity.tokens
-    room = Room(assembly.space, limits, args.tokens, archive, config.data.length)
-    jobs, skipped = _jobs(room, args)
-    notes += [f"{name}: not within {args.tokens:,} tokens" for name in skipped]
+    jobs, skipped = _jobs(assembly, args)
+    notes += [f"{name}: not within {tokens:,} tokens" for name, tokens in skipped]
     del assembly
     text = ""
-    for rows in _run_all(config, jobs, args.output, args.parallel):
-        text = "\n".join([table(rows), "", *notes])
+    for found in _finished(config, jobs, args):
+        rows = each_baseline_once(found)
+        text = "\n".join([table(rows), "", *by_budget(rows), *notes])
         (args.output / "results.md").write_text(text + "\n")
         (args.output / "results.json").write_text(json.dumps({"rows": rows, "notes": notes}, indent=1) + "\n")
     return text
 
 
-def _jobs(room: Room, args: argparse.Namespace) -> tuple[list[Job], list[str]]:
-    wanted = {
-        name: search
-        for name, search in plans(room).items()
-        if (not args.only or name in args.only) and name not in args.without
-    }
-    searches = {name: search for name, search in wanted.items() if search is not None}
-    jobs = [Job(name, seed, room.tokens, search) for name, search in searches.items() for seed in args.seeds]
-    if args.long:
-        jobs.insert(0, Job(LONG, args.seeds[0], args.long, [{"method": "evolution"}]))
-    return jobs, [name for name in wanted if name not in searches]
+def _jobs(assembly: Assembly, args: argparse.Namespace) -> tuple[list[Job], list[tuple[str, int]]]:
+    """Everything to run, and what does not fit into the tokens."""
+    jobs, skipped = [], []
+    budgets = range(len(assembly.limits))
+    for tokens in args.tokens:
+        for budget in budgets:
+            limits, archive = assembly.limits[budget][1], assembly.archive_fidelity.tokens
+            room = Room(assembly.space, limits, tokens, archive, assembly.config.data.length)
+            for name, search in plans(room).items():
+                if (args.only and name not in args.only) or name in args.without:
+                    continue
+                if search is None:
+                    skipped.append((name, tokens))
+                elif search[0]["method"] not in TOGETHER or len(search) > 1:
+                    jobs += [Job(name, seed, tokens, search, (budget,)) for seed in args.seeds]
+                elif not budget:
+                    jobs += [Job(name, seed, tokens, search, tuple(budgets)) for seed in args.seeds]
+    for budget in budgets:
+        if args.long:
+            jobs.append(Job(LONG, args.seeds[0], args.long, [{"method": "evolution"}], (budget,)))
+        if args.full:
+            full = full_runs(assembly.space).items()
+            jobs += [Job(name, seed, None, plan, (budget,)) for name, plan in full for seed in args.seeds]
+    return jobs, skipped
 
 
-def _run_all(
-    config: RunConfig, jobs: Sequence[Job], output: Path, parallel: int
-) -> Iterator[list[dict[str, Any]]]:
+def _finished(config: RunConfig, jobs: Sequence[Job], args: argparse.Namespace) -> Iterator[list[Row]]:
     """The rows of all jobs finished so far, in the order of `jobs`, after each."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for folder, rows in _finished(config, jobs, output, parallel):
-        found[folder] = rows
-        print(table(rows[-1:], header=False), flush=True)
-        flat = [row for job in jobs for row in found.get(job.folder, [])]
-        baselines = {(row["method"], row["seed"]): row for row in flat if row["baseline"]}
-        yield [*baselines.values(), *(row for row in flat if not row["baseline"])]
-
-
-def _finished(
-    config: RunConfig, jobs: Sequence[Job], output: Path, parallel: int
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    if parallel == 1:
-        for job in jobs:
-            yield job.folder, run_job(config, job, output)
-        return
+    found: dict[int, list[Row]] = {}
+    places = [device for device in args.devices for _ in range(args.parallel)]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(parallel, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = {pool.submit(run_job, config, job, output): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future].folder, future.result()
+    with context.Manager() as manager:
+        free = manager.Queue()
+        for device in places:
+            free.put(device)
+        with ProcessPoolExecutor(len(places), mp_context=context, max_tasks_per_child=1) as pool:
+            futures = {pool.submit(run_job, config, job, args.output, free): n for n, job in enumerate(jobs)}
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                print(table(future.result(), header=False), flush=True)
+                yield [row for _, rows in sorted(found.items()) for row in rows]
 
 
-def run_job(config: RunConfig, job: Job, output: Path) -> list[dict[str, Any]]:
-    """Run one method; its baselines' rows and its own."""
-    settings = config.model_dump(mode="json")
-    settings |= {
-        "name": job.folder,
+def run_job(config: RunConfig, job: Job, output: Path, free: "Queue[str]") -> list[Row]:
+    """Run one method on a device that is free; its baselines' rows and its own."""
+    device = free.get()
+    evaluation = config.evaluation.model_dump(mode="json")
+    settings = config.model_dump(mode="json") | {
+        "name": job.folder(config),
         "seed": job.seed,
         "search": job.search,
-        "stop": {"max_tokens": job.tokens},
+        "budgets": [config.budgets[i].model_dump(exclude_none=True) for i in job.budgets],
+        "stop": {"max_tokens": job.tokens, "looks": None},
     }
+    if device != "auto":
+        settings["evaluation"] = evaluation | {"device": device}
     began = time.perf_counter()
-    front = run(RunConfig.model_validate(settings), output / job.folder, databases=output / "databases")
-    total = time.perf_counter() - began
-    (point,) = front["points"]
-    rows = [_row(base, {}, base["method"], job, 0.0, baseline=True) for base in front["baselines"]]
-    rows.append(_row(point, front, job.method, job, total, baseline=False))
-    return rows
-
-
-def _row(
-    point: Mapping[str, Any],
-    front: Mapping[str, Any],
-    method: str,
-    job: Job,
-    total: float,
-    *,
-    baseline: bool,
-) -> dict[str, Any]:
-    return {
-        "method": method if not baseline or method == "uniform" else f"{method} (baseline)",
-        "baseline": baseline,
-        "seed": job.seed,
-        "search": None if baseline else job.search,
-        "cost": point["cost"],
-        "heldout_kl": point["heldout_kl"],
-        "heldout_interval": point["heldout_interval"],
-        "heldout_perplexity": point["heldout_perplexity"],
-        "calibration_kl": point["fitness"],
-        "tokens": front.get("tokens", 0) + front.get("teacher_tokens", 0),
-        "teacher_tokens": front.get("teacher_tokens", 0),
-        "validation_tokens": front.get("validation_tokens", 0),
-        "winner": point["method"],
-        "significant": point.get("significant"),
-        "seconds": front.get("seconds", 0.0),
-        "total_seconds": total,
-        "progress": front.get("progress", []),
-        "profile": point["profile"],
-    }
-
-
-def table(rows: Sequence[Mapping[str, Any]], *, header: bool = True) -> str:
-    """A markdown table."""
-    lines = [
-        "| method | seed | held-out KL | 95 % interval | perplexity | calibration KL | search tokens "
-        "| validation tokens | winner | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        low, high = row["heldout_interval"]
-        fitness = row["calibration_kl"]
-        lines.append(
-            f"| {row['method']} | {row['seed']} | {row['heldout_kl']:.4f} | {low:.4f} to {high:.4f} "
-            f"| {row['heldout_perplexity']:.3f} | {'' if fitness is None else f'{fitness:.4f}'} "
-            f"| {row['tokens'] / 1e6:.2f} M | {row['validation_tokens'] / 1e6:.2f} M "
-            f"| {row['winner']} | {row['seconds']:.0f} |"
-        )
-    return "\n".join(lines if header else lines[2:])
+    try:
+        folder = output / job.folder(config)
+        front = run(RunConfig.model_validate(settings), folder, databases=output / "databases")
+    finally:
+        free.put(device)
+    return rows_of(front, job.method, job.seed, job.search, time.perf_counter() - began)
 
 
 if __name__ == "__main__":

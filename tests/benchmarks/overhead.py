@@ -9,6 +9,11 @@ which it was not known. Columns, in microseconds of processor time per evaluatio
 `journal` (what is known, what is missing, appending), `archive`, `other` (keys, counting), their sum `driver`;
 `checkpoint`, which is written after every step as a run does; `pool`, what the simulation needs, which is no part of
 the driver. `open s` is what making the searcher takes, `memory` what the process grew by.
+
+A first table is of allocation alone: seconds for the front of all budgets and for the profiles at 100 of them, and by
+how much less another profile within the same budget could err, at most (0 where the front is proved): the median as a
+part of the profile's error, the largest as a part of what errors differ by over the front. Costs are exact bits of
+seven layers of three sizes a block, or `uneven`: no two alike.
 """
 
 import argparse
@@ -17,25 +22,31 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from paretopress.evaluators.journal import Journal
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
+from paretopress.search.allocation import allocate
 from paretopress.search.archive import ParetoArchive
 from paretopress.search.budget import Pool
 from paretopress.search.methods import MethodConfig, legs
 from paretopress.search.runfolder import RunFolder
 from paretopress.search.series import SeriesSearcher
 from paretopress.search.study import Study
-from paretopress.spaces.space import Level, Space, Unit
+from paretopress.spaces.space import Space
+from paretopress.spaces.unit import Level, Unit
 from paretopress.workers import Landscape, SimulatedPool, WorkerPool
 
 from .tables import show
 
 UNITS = (112, 1_000, 10_000)
+ALLOCATED = (224, 1_000, 10_000)
+FIGURES = ("costs", "units", "front s", "profiles s", "points", "proved", "gap %", "largest %")
 PARTS = ("ask", "tell", "journal", "archive", "other")
 COLUMNS = ("method", "units", "evaluations", "open s", *PARTS, "driver", "checkpoint", "pool", "memory MB")
 METHODS: dict[str, type] = {
@@ -63,6 +74,45 @@ def layered_space(units: int) -> Space:
         name = f"blocks.{block}.{place}"
         found.append(Unit(name, (name,), block, "attention" if place < 4 else "mlp", levels))
     return Space(tuple(found), weights=sum(_SIZES[u % len(_SIZES)] * 2**20 for u in range(units)))
+
+
+def uneven(space: Space) -> Space:
+    """The space with every cost moved by up to a tenth, as latencies are: no two sums are the same."""
+    rng = np.random.default_rng(0)
+    return replace(
+        space,
+        units=tuple(
+            replace(
+                unit,
+                levels=tuple(
+                    replace(level, costs={"bits": int(level.costs["bits"] * rng.uniform(0.9, 1.1))})
+                    for level in unit.levels
+                ),
+            )
+            for unit in space.units
+        ),
+    )
+
+
+def allocation(costs: str, units: int, budgets: int = 100) -> dict[str, Any]:
+    """A row on allocating for all budgets at once; the errors are a landscape's."""
+    space = layered_space(units) if costs == "bits" else uneven(layered_space(units))
+    errors = Landscape(space, 1).errors
+    limits = [limit["bits"] for limit in _limits(space, budgets).values()]
+    began = time.perf_counter()
+    front = allocate(space, errors, "bits")
+    fronted = time.perf_counter()
+    profiles = [front.best(limit) for limit in limits]
+    ended = time.perf_counter()
+    if any(space.cost(profile, "bits") > limit for profile, limit in zip(profiles, limits, strict=True)):
+        raise RuntimeError(f"a profile of {units} units exceeds its budget")
+    gaps = np.array([front.gap(limit) for limit in limits])
+    parts = gaps / (gaps + [front.bound(limit) for limit in limits])
+    figures = (
+        *(fronted - began, ended - fronted, len(front), "yes" if front.exact else "no"),
+        *(100 * float(np.median(parts)), 100 * float(gaps.max()) / float(np.ptp(front.errors))),
+    )
+    return dict(zip(FIGURES, (costs, units, *figures), strict=True))
 
 
 @dataclass
@@ -231,11 +281,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--units", type=int, nargs="+", default=list(UNITS))
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS))
+    parser.add_argument("--allocate", type=int, nargs="*", default=list(ALLOCATED), help="units of each row")
     parser.add_argument("--budgets", type=int, default=3)
     parser.add_argument("--evaluations", type=int, default=5_000)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--limit", type=float, default=120.0)
     args = parser.parse_args(arguments)
+    if args.allocate:
+        allocated = [allocation(costs, units) for costs in ("bits", "uneven") for units in args.allocate]
+        show("Allocation for all budgets", FIGURES, [list(row.values()) for row in allocated])
     jobs = [
         Job(method, units, args.budgets, args.evaluations, args.seconds)
         for units in args.units

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from paretopress.evaluators.trial import Fidelity
-from paretopress.search.assembly import DTYPES
+from paretopress.search.machine import DTYPES
 from paretopress.spaces.space import Profile
 from tests.benchmarks.floor import Work, best_cpu_rate, matrix_rate
 from tests.benchmarks.generation import CASES, Bench, Case, Stage

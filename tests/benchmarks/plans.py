@@ -119,8 +119,8 @@ def _evolution(settings: Mapping[str, Any]) -> Plan:
 PLANS: dict[str, Plan] = {
     "dp-nmse": lambda room: [{"method": "dp", "errors": "nmse"}],
     "frontier": _frontier({}),
-    "frontier, survey only": _frontier({"cycles": 0}),
-    "frontier, no offspring": _frontier({"offspring": 0}),
+    "frontier, survey only": _frontier({"rounds": 0}),
+    "frontier, measured": _frontier({"sensitivities": "measured"}),
     "dp-kl": _dp(1),
     "dp-kl 3 rounds": _dp(3),
     "dp-kl 6 rounds": _dp(6),
@@ -133,6 +133,17 @@ PLANS: dict[str, Plan] = {
     "greedy": _greedy,
 }
 LONG = "evolution, long"
+TOGETHER = ("frontier", "dp")
+"""Methods that serve all budgets at once."""
+
+
+def full_runs(space: Space) -> dict[str, Search]:
+    """EvoPress's schedule to its end, with its own rule for groups and with the other."""
+    other = "none" if content(space) == "bits" else "size"
+    found: dict[str, Search] = {"evopress": [{"method": "evolution"}]}
+    if content(space) != "drop":
+        found[f"evopress, groups {other}"] = [{"method": "evolution", "groups": other}]
+    return found
 
 
 def plans(room: Room) -> dict[str, Search | None]:

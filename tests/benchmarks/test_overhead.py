@@ -6,10 +6,12 @@ import pytest
 
 from tests.benchmarks.overhead import (
     COLUMNS,
+    FIGURES,
     METHODS,
     PARTS,
     Clock,
     Job,
+    allocation,
     layered_space,
     main,
     measure,
@@ -56,7 +58,7 @@ def test_what_takes_too_long_is_given_up() -> None:
 
 
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--units", "14", "--methods", "random", "--evaluations", "5", "--budgets", "1"])
+    main(["--allocate", "--units", "14", "--methods", "random", "--evaluations", "5", "--budgets", "1"])
     printed = capsys.readouterr().out.splitlines()
     assert printed[3].split()[:2] == ["method", "units"]
     assert printed[-1].split()[:2] == ["random", "14"]
@@ -69,3 +71,12 @@ def test_the_space_is_layered_like_a_model() -> None:
     cheapest, dearest = (space.extreme("bits", largest=largest) for largest in (False, True))
     assert space.cost(cheapest, "bits") / space.weights == 2.125
     assert space.cost(dearest, "bits") / space.weights == 6.125
+
+
+def test_allocation_is_measured_with_its_gap() -> None:
+    proved, near = (allocation(costs, 70, budgets=5) for costs in ("bits", "uneven"))
+    assert tuple(proved) == FIGURES
+    assert (proved["proved"], proved["gap %"], proved["largest %"]) == ("yes", 0.0, 0.0)
+    assert near["proved"] == "no"
+    assert 0 < near["gap %"] < 20
+    assert 0 < near["largest %"] < 20
