@@ -1,43 +1,18 @@
 """Exact allocation when the errors of units add up: the whole predicted front of a space in one pass."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ..spaces.integer_program import minimise
 from ..spaces.space import Limits, Profile, Space
-from .moves import Ints
+from .choices import Choices, Ints, Origin, either, of_unit, together
+from .hull import Floats, Hull
 
-Floats = npt.NDArray[np.float64]
 Errors = Sequence[Sequence[float]]
 """Per unit and level; infinite for a level that must not be chosen."""
-
-
-class _TooManyStatesError(Exception):
-    """The exact front is larger than was allowed."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Front:
-    """Non-dominated partial choices in order of cost, and where each came from.
-
-    Attributes:
-        cost: shape (states,), in quanta above the cheapest choice.
-        error: shape (states,), strictly falling.
-        origin: index into the unpruned candidates: (option, state of `before`) for an extension by a unit,
-            otherwise the states of `before` followed by those of `other`.
-    """
-
-    cost: Ints
-    error: Floats
-    origin: Ints = field(default_factory=lambda: np.zeros(1, np.int64))
-    before: "_Front | None" = None
-    other: "_Front | None" = None
-    unit: int = -1
-    options: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +20,16 @@ class PredictedFront:
     """The front that additive errors predict.
 
     Attributes:
-        costs: fixed cost included, rising; upper bounds where the costs had to be rounded.
+        costs: exact, fixed cost included, rising.
         errors: predicted, falling.
-        exact: whether no cost was rounded.
+        exact: whether every error is proved to be the least within its cost.
     """
 
     costs: Ints
     errors: Floats
     exact: bool
-    _front: _Front
+    _hull: Hull
+    _origin: Origin
     _units: int
 
     def __len__(self) -> int:
@@ -69,52 +45,66 @@ class PredictedFront:
         Raises:
             ValueError: even the cheapest costs more.
         """
+        return self.profile(self._within(limit))
+
+    def profile(self, index: int) -> Profile:
+        """The profile of one point; units under a dropped branch are at level 0."""
+        levels = [0] * self._units
+        self._origin.fill(index, levels)
+        return tuple(levels)
+
+    def bound(self, limit: int) -> float:
+        """What the summed error of no profile within `limit` is below: the Lagrangian bound.
+
+        Raises:
+            ValueError: even the cheapest costs more.
+        """
+        self._within(limit)
+        return float(self._hull.at(limit))
+
+    def gap(self, limit: int) -> float:
+        """How much lower at most the summed error of another profile within `limit` could be; 0 if exact.
+
+        Raises:
+            ValueError: even the cheapest costs more.
+        """
+        error = float(self.errors[self._within(limit)])
+        return 0.0 if self.exact else max(error - self.bound(limit), 0.0)
+
+    def _within(self, limit: int) -> int:
         index = int(np.searchsorted(self.costs, limit, side="right")) - 1
         if index < 0:
             raise ValueError(
                 f"budget {limit} is below the cheapest profile ({self.costs[0]}); raise the budget or add a "
                 "cheaper level"
             )
-        return self.profile(index)
-
-    def profile(self, index: int) -> Profile:
-        """The profile of one point; units under a dropped branch are at level 0."""
-        levels = [0] * self._units
-        front, state = self._front, index
-        while (before := front.before) is not None:
-            origin, size = int(front.origin[state]), len(before.cost)
-            if front.other is None:
-                levels[front.unit] = front.options[origin // size]
-                front, state = before, origin % size
-            else:
-                front, state = (before, origin) if origin < size else (front.other, origin - size)
-        return tuple(levels)
+        return index
 
 
 def allocate(space: Space, errors: Errors, kind: str, max_states: int = 2**18) -> PredictedFront:
     """Minimise the sum of errors for every budget at once.
 
-    Dynamic programming over units keeps, per exact cost, the lowest error, and of these the non-dominated. A
-    branch contributes either its drop or one of its other levels and its units.
+    Dynamic programming keeps, per exact cost, the lowest error, and of these the non-dominated, for ever larger
+    parts of the space. A branch contributes either its drop or one of its other levels and its units.
 
     Args:
         space: with a tree of branches and units.
         errors: per unit and level; a branch's own error counts beside those of its units.
         kind: of cost.
-        max_states: beyond this many states at once costs are rounded up to a quantum, so that a budget is still
-            never exceeded.
+        max_states: where sums of costs can take about as many values or more, only one state is kept per cell of
+            nearby costs. Costs stay exact, so that a budget is never exceeded, and `gap` says what may be lost.
 
-    Time: O(units x levels x states log states); 224 units of one shape take about 0.1 s.
+    Time: 0.05 s for 224 units of three shapes, 0.2 s for 1,000 and 3 s for 10,000, all exact; four times as much where
+    no two levels cost the same, with gaps of 0.03 %, 0.005 % and 0.002 % of a profile's error.
     """
     check_errors(space, errors)
-    table = _Table(space, errors, kind)
-    try:
-        front, quantum, exact = _sweep(space, table, table.unit_cost, max_states), table.unit_cost, True
-    except _TooManyStatesError:
-        quantum = table.quantum(max_states)
-        front, exact = _sweep(space, table, quantum, None), False
-    costs = space.fixed.get(kind, 0) + table.cheapest + front.cost * quantum
-    return PredictedFront(costs, front.error, exact, front, len(space.units))
+    reach = space.cost(space.extreme(kind, largest=True), kind) - space.cost(space.extreme(kind), kind)
+    choices = _Allocation(space, errors, kind, reach // max_states, max_states).all()
+    fixed = space.fixed.get(kind, 0)
+    hull = Hull(choices.hull.cost + fixed, choices.hull.error)
+    return PredictedFront(
+        choices.cost + fixed, choices.error, choices.exact, hull, choices.origin, len(space.units)
+    )
 
 
 def allocate_limits(space: Space, errors: Errors, limits: Limits) -> Profile:
@@ -145,80 +135,37 @@ def check_errors(space: Space, errors: Errors) -> None:
             raise ValueError(f"unit {unit.name!r} has no level with a finite error; allow at least one")
 
 
-class _Table:
-    """Levels open to each unit with their cost above the unit's cheapest.
+class _Allocation:
+    """The choices of a space's parts."""
 
-    What the cheapest levels of a branch's units cost is moved to the levels that keep the branch.
-    """
+    def __init__(self, space: Space, errors: Errors, kind: str, quantum: int, most_states: int) -> None:
+        self.space = space
+        self.errors = errors
+        self.kind = kind
+        self.quantum = quantum
+        self.most_states = most_states
 
-    def __init__(self, space: Space, errors: Errors, kind: str) -> None:
-        self.options = [tuple(n for n, e in enumerate(row) if e < math.inf) for row in errors]
-        self.errors = [np.array([row[n] for n in o]) for row, o in zip(errors, self.options, strict=True)]
-        self.excess: list[Ints] = []
-        self.cheapest = 0
-        least = [
-            min(unit.levels[n].costs[kind] for n in o)
-            for unit, o in zip(space.units, self.options, strict=True)
-        ]
-        for u, unit in enumerate(space.units):
-            inside = sum(least[c] for c in space.children[u])
-            cost = [
-                unit.levels[n].costs[kind] + (0 if unit.levels[n].label == "drop" else inside)
-                for n in self.options[u]
-            ]
-            self.excess.append(np.array(cost, np.int64) - min(cost))
-            self.cheapest += 0 if unit.parent is not None else min(cost)
-        self.unit_cost = max(math.gcd(*(int(e) for row in self.excess for e in row)), 1)
+    def all(self) -> Choices:
+        """Of the whole space."""
+        roots = (u for u, unit in enumerate(self.space.units) if unit.parent is None)
+        return self._together(self._root(u) for u in roots)
 
-    def quantum(self, max_states: int) -> int:
-        """The smallest multiple of the cost unit at which at most about `max_states` sums differ."""
-        most = sum(int(row.max()) for row in self.excess) // self.unit_cost
-        return self.unit_cost * -(-most // max(max_states - len(self.excess), 1))
+    def _root(self, u: int) -> Choices:
+        """Of a unit that is no part of a branch, or of a branch with its units."""
+        levels = self._open(u)
+        dropped = [n for n in levels if self.space.units[u].levels[n].label == "drop"]
+        if not self.space.children[u] or len(dropped) == len(levels):
+            return self._unit(u, levels)
+        keeping = self._unit(u, [n for n in levels if n not in dropped])
+        kept = self._together([keeping, *(self._unit(c, self._open(c)) for c in self.space.children[u])])
+        return either(kept, self._unit(u, dropped)) if dropped else kept
 
+    def _open(self, u: int) -> list[int]:
+        return [n for n, error in enumerate(self.errors[u]) if error < math.inf]
 
-def _sweep(space: Space, table: _Table, quantum: int, most: int | None) -> _Front:
-    front = _Front(np.zeros(1, np.int64), np.zeros(1))
-    for u, unit in enumerate(space.units):
-        if unit.parent is not None:
-            continue
-        options = list(range(len(table.options[u])))
-        dropped = [i for i in options if unit.levels[table.options[u][i]].label == "drop"]
-        if not space.children[u] or len(dropped) == len(options):
-            front = _extend(front, u, options, table, quantum, most)
-            continue
-        kept = _extend(front, u, [i for i in options if i not in dropped], table, quantum, most)
-        for child in space.children[u]:
-            kept = _extend(kept, child, list(range(len(table.options[child]))), table, quantum, most)
-        front = _union(kept, _extend(front, u, dropped, table, quantum, most), most) if dropped else kept
-    return front
+    def _unit(self, u: int, levels: list[int]) -> Choices:
+        costs = [self.space.units[u].levels[n].costs[self.kind] for n in levels]
+        return of_unit(u, levels, costs, [self.errors[u][n] for n in levels])
 
-
-def _extend(
-    front: _Front, unit: int, options: list[int], table: _Table, quantum: int, most: int | None
-) -> _Front:
-    cost_L = -(-table.excess[unit][options] // quantum)
-    cost_LN = cost_L[:, None] + front.cost
-    error_LN = table.errors[unit][options][:, None] + front.error
-    kept = _prune(cost_LN.ravel(), error_LN.ravel(), most)
-    levels = tuple(table.options[unit][i] for i in options)
-    return _Front(cost_LN.ravel()[kept], error_LN.ravel()[kept], kept, front, None, unit, levels)
-
-
-def _union(first: _Front, second: _Front, most: int | None) -> _Front:
-    cost_N = np.concatenate([first.cost, second.cost])
-    error_N = np.concatenate([first.error, second.error])
-    kept = _prune(cost_N, error_N, most)
-    return _Front(cost_N[kept], error_N[kept], kept, first, second)
-
-
-def _prune(cost_N: Ints, error_N: Floats, most: int | None) -> Ints:
-    """Indices of the non-dominated states in order of cost."""
-    order: Ints = np.argsort(cost_N, kind="stable")
-    error = error_N[order]
-    below = np.minimum.accumulate(error)
-    kept: Ints = order[np.concatenate([[True], error[1:] < below[:-1]])]
-    last_of_cost = np.concatenate([cost_N[kept][1:] != cost_N[kept][:-1], [True]])
-    kept = kept[last_of_cost]
-    if most is not None and len(kept) > most:
-        raise _TooManyStatesError
-    return kept
+    def _together(self, parts: Iterable[Choices]) -> Choices:
+        return together(list(parts), self.quantum, self.most_states)

@@ -1,15 +1,21 @@
 """What scores are worth: how they rank levels and units, and what the exact allocation makes of them."""
 
+import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from ..spaces.integer_program import minimise
 from ..spaces.space import Limits, Profile, Space
-from .allocation import PredictedFront, allocate, allocate_limits
+from .allocation import Errors, PredictedFront, allocate, allocate_limits
 from .moves import dress
 from .sensitivity import Sensitivity
+
+_ERROR = "error"
+"""Name of the cost kind that errors become where what is minimised is a cost."""
 
 
 def rank_correlations(measured: Sensitivity, score: Sensitivity) -> tuple[float | None, float | None]:
@@ -40,19 +46,48 @@ def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(spearmanr(first, second).statistic)
 
 
-def allocated(space: Space, score: Sensitivity, limits: Limits) -> Profile:
-    """The profile within `limits` of smallest summed score; units under a dropped branch as in uniform.
+class Allocator:
+    """Profiles of smallest summed score under any limits.
+
+    The front of a cost kind serves all of its limits and is made once.
+
+    Args:
+        space: of the profiles.
+        score: what is summed.
 
     Raises:
-        ValueError: a unit has no score, or no profile is within the limits.
+        ValueError: a unit has no score.
     """
-    errors = score.errors(space)
-    if len(limits) > 1:
-        profile = allocate_limits(space, errors, limits)
-    else:
-        ((kind, limit),) = limits.items()
-        profile = allocate(space, errors, kind).best(limit)
-    return dress(space, profile, space.uniform(limits))
+
+    def __init__(self, space: Space, score: Sensitivity) -> None:
+        self._space = space
+        self._errors = score.errors(space)
+        self._fronts: dict[str, PredictedFront] = {}
+
+    def best(self, limits: Limits) -> tuple[Profile, float | None]:
+        """The best profile; units under a dropped branch as in uniform.
+
+        Returns:
+            The profile, and how much lower at most the summed score of another one could be: None where it is
+            proved the least, and under several limits, where integer programming allocates.
+
+        Raises:
+            ValueError: no profile is within the limits.
+        """
+        gap = None
+        if len(limits) > 1:
+            profile = allocate_limits(self._space, self._errors, limits)
+        else:
+            ((kind, limit),) = limits.items()
+            front = self._front(kind)
+            profile = front.best(limit)
+            gap = None if front.exact else front.gap(limit)
+        return dress(self._space, profile, self._space.uniform(limits)), gap
+
+    def _front(self, kind: str) -> PredictedFront:
+        if kind not in self._fronts:
+            self._fronts[kind] = allocate(self._space, self._errors, kind)
+        return self._fronts[kind]
 
 
 def predicted(space: Space, measured: Sensitivity, profile: Profile) -> float:
@@ -63,32 +98,59 @@ def predicted(space: Space, measured: Sensitivity, profile: Profile) -> float:
 
 
 def cheapest_within(
-    space: Space, measured: Sensitivity, kind: str, bound: float
+    space: Space, measured: Sensitivity, kind: str, bound: float, limits: Limits | None = None
 ) -> tuple[Profile, int, float]:
     """The cheapest profile whose predicted fitness is at most `bound`, as L-GreCo asks.
+
+    Args:
+        space: of the profile.
+        measured: what predictions are made from.
+        kind: of cost.
+        bound: of the predicted fitness.
+        limits: on other costs; minimum counts are such.
 
     Returns:
         The profile, its cost of `kind`, its predicted fitness.
 
     Raises:
-        ValueError: even the best profile is predicted to be worse.
+        ValueError: even the best profile within `limits` is predicted to be worse.
 
     References:
         L-GreCo (arXiv 2210.17357): least size under a bound on the summed error.
     """
-    front = allocate(space, measured.errors(space), kind)
-    within = np.flatnonzero(measured.fitness + front.errors <= bound)
-    if not len(within):
-        best = measured.fitness + float(front.errors[-1])
+    errors = measured.errors(space)
+    if limits:
+        best = allocate_limits(space, errors, limits)
+        _refuse_below(bound, predicted(space, measured, best))
+        profile = _cheapest(space, errors, kind, bound - measured.fitness, limits) or best
+    else:
+        front = allocate(space, errors, kind)
+        fitness_N = measured.fitness + front.errors
+        _refuse_below(bound, float(fitness_N[-1]))
+        profile = front.profile(int(np.flatnonzero(fitness_N <= bound)[0]))
+    return profile, space.cost(profile, kind), predicted(space, measured, profile)
+
+
+def _refuse_below(bound: float, best: float) -> None:
+    if best > bound:
         raise ValueError(
             f"fitness {bound:g} cannot be reached: the best profile is predicted to have {best:.6g}; raise the "
             "bound or add dearer levels"
         )
-    return _point(space, front, int(within[0]), kind, measured.fitness)
 
 
-def _point(
-    space: Space, front: PredictedFront, index: int, kind: str, fitness: float
-) -> tuple[Profile, int, float]:
-    profile = front.profile(index)
-    return profile, space.cost(profile, kind), fitness + float(front.errors[index])
+def _cheapest(space: Space, errors: Errors, kind: str, bound: float, limits: Limits) -> Profile | None:
+    """By integer programming, with errors as one more cost: in billionths of the largest, rounded up."""
+    largest = max(abs(error) for row in errors for error in row if error < math.inf)
+    quantum = max(largest, abs(bound), 1e-300) / 2**30
+    units, costs = [], []
+    for unit, row in zip(space.units, errors, strict=True):
+        prices = [math.ceil(error / quantum) if error < math.inf else 0 for error in row]
+        priced = zip(unit.levels, prices, strict=True)
+        levels = tuple(replace(level, costs={**level.costs, _ERROR: price}) for level, price in priced)
+        units.append(replace(unit, levels=levels))
+        own = [float(level.costs[kind]) for level in levels]
+        costs.append([cost if error < math.inf else math.inf for cost, error in zip(own, row, strict=True)])
+    return minimise(
+        replace(space, units=tuple(units)), costs, {**limits, _ERROR: math.floor(bound / quantum)}
+    )

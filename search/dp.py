@@ -31,7 +31,8 @@ class DPConfig(BaseModel):
         rounds: times to measure; each but the first is made around the best profile so far, on the next
             sequences of the pool, and ends the search where its result is no better.
         trust_region: rounds after the first measure and choose only levels one step from that profile.
-        max_states: of the dynamic program, beyond which costs are rounded up.
+        max_states: of the dynamic program; where sums of costs can take about as many values or more, only one
+            state per cell of nearby costs is kept. Costs stay exact.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,6 +132,9 @@ class DPSearcher(Turns):
 
     def predicted(self) -> PredictedFront:
         """The front that the layer errors, or the last sensitivities, predict in the first limit's kind.
+
+        It knows no other limit, minimum counts among them: under these the profiles that the search proposes may
+        be worse, and are found by integer programming.
 
         Raises:
             ValueError: nothing is measured yet.

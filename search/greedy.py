@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from ..spaces.space import Limits, Profile, Space
 from .budget import Pool, Workload
-from .moves import Bools, Moves, as_profile
+from .moves import Bools, Ints, Moves, as_profile
 from .sensitivity import moved
 from .turns import Request, Turns, read_fitness, starting_profiles, write_fitness
 
@@ -94,8 +94,17 @@ class GreedySearcher(Turns):
         levels_U = np.array(self._current, np.int64)
         if up:
             return self._smallest(self._moves.raises(levels_U))
-        near = self._smallest(self._moves.lowerings(levels_U))
-        return near or self._smallest(self._moves.lowerings(levels_U, far=True))
+        near, far = (
+            self._moves.lowerings(levels_U, far=far) & self._keeping(levels_U) for far in (False, True)
+        )
+        return self._smallest(near) or self._smallest(far)
+
+    def _keeping(self, levels_U: Ints) -> Bools:
+        """Shape (U, L): moves that exceed no limit that holds, or costs that oppose each other take turns forever."""
+        total_K = self._moves.total(levels_U)
+        most_K = np.maximum(self._moves.limit_K, total_K)
+        keeps_KUL = self._moves.deltas(levels_U) <= (most_K - total_K)[:, None, None]
+        return np.asarray(keeps_KUL.all(axis=0), np.bool_)
 
     def _smallest(self, open_UL: Bools) -> list[Profile]:
         levels_U = np.array(self._current, np.int64)

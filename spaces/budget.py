@@ -47,7 +47,7 @@ class BudgetConfig(BaseModel):
         )
 
     def limits(self, space: Space) -> dict[str, int]:
-        """The exact limits that this budget means in `space`, the axis first.
+        """The exact limits that this budget means in `space`, the axis first, those of every budget last.
 
         Raises:
             ValueError: no profile of the space reaches it; the message gives the reachable range.
@@ -56,6 +56,7 @@ class BudgetConfig(BaseModel):
         for key, value in self.model_dump(exclude_none=True).items():
             kind, limit = _limit(key, value, space)
             limits[kind] = min(limit, limits.get(kind, limit))
+        limits |= space.always
         _check(self.name, limits, space)
         return limits
 

@@ -1,92 +1,17 @@
 """From a model's structure and a user's choice of levels to the space that is searched."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
-from .labels import Pattern, Unstructured, kept, parse_label, stored_bits
+from .configuration import SpaceConfig
+from .labels import Pattern, kept, parse_label, stored_bits
+from .latency import Latency, nanoseconds
+from .minimums import with_minimums
 from .neighbours import link_neighbours
 from .sizes import SIZE_RULES
-from .space import Level, Space, Unit
+from .space import Space
 from .structure import Block, Branch, Linear, Structure, fused_groups
-
-Latency = Mapping[str, Mapping[str, float]]
-"""Module path, `OUTxIN` or `attention`/`mlp` to label to microseconds."""
-
-
-class UnitsConfig(BaseModel):
-    """Which layers are searched, and within which levels. Patterns are regular expressions on module paths.
-
-    Attributes:
-        exclude: layers that stay dense.
-        pin: pattern to the one label that matching layers take.
-        min: pattern to the cheapest label that matching layers may take.
-        max: pattern to the dearest label that matching layers may take.
-        tie: `vllm` gives q/k/v one level and gate/up one level, as fused serving kernels need.
-        ends: whether embeddings and head are units too.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    exclude: tuple[str, ...] = ()
-    pin: dict[str, str] = Field(default_factory=dict)
-    min: dict[str, str] = Field(default_factory=dict)
-    max: dict[str, str] = Field(default_factory=dict)
-    tie: Literal["none", "vllm"] = "none"
-    ends: bool = False
-
-
-class LadderConfig(BaseModel):
-    """EvoPress's sparsity ladder: levels a fixed number of zeros apart, the same for all shapes.
-
-    Attributes:
-        base: percent of zeros at the middle level.
-        step: zeros from one level to the next.
-        levels: most levels above and below the middle.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    base: float = Field(ge=0, lt=100)
-    step: int = Field(default=1_000_000, gt=0)
-    levels: int = Field(default=8, ge=1)
-
-    def labels(self, numel: int) -> tuple[str, ...]:
-        """The labels that exist for a layer of `numel` weights."""
-        middle = Unstructured(self.base / 100).zeros(numel)
-        down = min(middle // self.step, self.levels)
-        up = min((numel - middle) // self.step, self.levels)
-        offsets = (i * self.step for i in range(-down, up + 1))
-        return tuple(f"s{self.base:g}" + (f"{offset:+d}" if offset else "") for offset in offsets)
-
-
-class SpaceConfig(BaseModel):
-    """What may vary.
-
-    Attributes:
-        levels: labels that every searched layer may take (the table in `spaces/labels.py`).
-        ladder: EvoPress's sparsity ladder, beside or instead of `levels`.
-        drop: whether attention and MLP branches, or whole blocks, may be removed.
-        units: which layers are searched.
-        format: the size rule behind the cost `bytes`: `packed`, `hf` or `compressed-tensors`.
-        latency: a YAML file with microseconds per layer and level; adds the cost `latency` (nanoseconds).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    levels: tuple[str, ...] = ()
-    ladder: LadderConfig | None = None
-    drop: Literal["none", "branches", "blocks"] = "none"
-    units: UnitsConfig = UnitsConfig()
-    format: Literal["packed", "hf", "compressed-tensors"] = "packed"
-    latency: str | None = None
-
-    @field_validator("levels", mode="before")
-    @classmethod
-    def _quoted(cls, levels: object) -> object:
-        if isinstance(levels, list | tuple) and (numbers := [n for n in levels if isinstance(n, int)]):
-            raise ValueError(f"level {numbers[0]} is a number; YAML reads 2:4 as 124: put it in quotes")
-        return levels
+from .unit import Level, Unit
 
 
 def build_space(
@@ -101,8 +26,8 @@ def build_space(
 
     Cost kinds: `bits` (stored bits of the linear weights), `bytes` (the whole model in `config.format`),
     `parameters` (linear weights that may be nonzero), `macs` (multiply-accumulates per token in linear
-    layers), `branches` (kept branches, or blocks under `drop: blocks`, where dropping is allowed) and
-    `latency` (nanoseconds, with a table).
+    layers), `branches` (kept branches, or blocks under `drop: blocks`, where dropping is allowed),
+    `latency` (nanoseconds, with a table) and one for each minimum count.
 
     Args:
         structure: what the model consists of.
@@ -113,9 +38,10 @@ def build_space(
 
     Raises:
         ValueError: an unknown label, a pattern that matches no layer, a pin to a level that does not fit the
-            layer, or a configuration without anything to search.
+            layer, a minimum count that cannot be reached, or a configuration without anything to search.
     """
-    return _Construction(structure, config, parameters, dense_bits, latency).space()
+    space = _Construction(structure, config, parameters, dense_bits, latency).space()
+    return with_minimums(space, config.at_least)
 
 
 class _Construction:
@@ -303,7 +229,7 @@ class _Construction:
             costs["parameters"] += weights
             costs["macs"] += weights
             if self.latency is not None:
-                costs["latency"] += _nanoseconds(self.latency, linear, label)
+                costs["latency"] += nanoseconds(self.latency, linear, label)
         return costs
 
     def _zero(self) -> dict[str, int]:
@@ -333,16 +259,6 @@ class _Construction:
             n for name, n in self.parameters.items() if name not in counted and not name.startswith(prefixes)
         )
         fixed["bytes"] += rest * self.dense_bits // 8
-
-
-def _nanoseconds(table: Latency, linear: Linear, label: str) -> int:
-    rows = (linear.path, f"{linear.out_features}x{linear.in_features}")
-    found = [table[row][label] for row in rows if row in table and label in table[row]]
-    if not found or not math.isfinite(found[0]):
-        raise ValueError(
-            f"the latency table has no {label!r} for {rows[0]} or {rows[1]}; add it in microseconds"
-        )
-    return round(1000 * found[0])
 
 
 def _compile(pattern: str) -> None:

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from .labels import parse_label
-from .space import Level
+from .unit import Level
 
 
 def link_neighbours(levels: list[tuple[str, dict[str, int]]]) -> tuple[Level, ...]:

@@ -1,4 +1,4 @@
-"""The space of profiles: units with their levels and costs, and what is feasible in it."""
+"""The space of profiles: what they cost, what is feasible, and which build the same model."""
 
 import hashlib
 import json
@@ -10,61 +10,13 @@ from operator import getitem
 
 import numpy as np
 
-from .labels import parse_label, stored_bits
+from .unit import Level, Unit
 
 Profile = tuple[int, ...]
 DENSE: Profile = ()
 """The uncompressed model, which a space need not contain; only `assignment` and `key` take it."""
 Limits = Mapping[str, int]
 """Cost kind to the largest cost allowed; all of them hold."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """One stored way to compress a unit.
-
-    Attributes:
-        label: its name in files (`spaces/labels.py` has the grammar).
-        costs: cost kind to this level's exact cost.
-        neighbours: indices, in the unit's levels, of the levels one step away.
-    """
-
-    label: str
-    costs: Mapping[str, int]
-    neighbours: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The smallest thing with a level of its own.
-
-    Attributes:
-        name: unique in the space; the module's path for a linear layer, the joined paths for a fused group,
-            `blocks.3.attention` or `blocks.3.mlp` for a branch, `blocks.3` for a whole block.
-        modules: paths of the linear layers that take this unit's level; for a branch or block, of those that
-            vanish with it.
-        block: index of the decoder block; -1 for embeddings and head.
-        branch: `attention`, `mlp`, `block` or `` (embeddings and head).
-        levels: in order of the first cost kind.
-        parent: index of the branch or block unit whose `drop` makes this unit irrelevant.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-    block: int
-    branch: str
-    levels: tuple[Level, ...]
-    parent: int | None = None
-
-    @cached_property
-    def droppable(self) -> bool:
-        """Whether this unit is a branch or block that is kept or dropped."""
-        return any(level.label == "drop" for level in self.levels)
-
-    @cached_property
-    def index(self) -> dict[str, int]:
-        """Label to level index."""
-        return {level.label: i for i, level in enumerate(self.levels)}
 
 
 @dataclass(frozen=True)
@@ -79,11 +31,13 @@ class Space:
         units: parents stand before their children.
         fixed: cost kind to the cost of what is not searched.
         weights: linear weights that average figures (bits per weight, sparsity) are divided by.
+        always: limits that belong to every budget.
     """
 
     units: tuple[Unit, ...]
     fixed: Mapping[str, int] = field(default_factory=dict)
     weights: int = 0
+    always: Limits = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [unit.name for unit in self.units]
@@ -213,7 +167,7 @@ class Space:
         labels = {label for unit in self.units if not unit.droppable for label in unit.index}
         found = []
         for label in sorted(labels or {"keep", "drop"}):
-            profile = tuple(_nearest(unit, label) for unit in self.units)
+            profile = tuple(unit.nearest(label) for unit in self.units)
             found.append((tuple(self.costs(profile).values()), profile))
         return sorted(found)
 
@@ -364,19 +318,3 @@ class Space:
         ]
         text = json.dumps([record, dict(self.fixed), self.weights], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _nearest(unit: Unit, label: str) -> int:
-    """Index of `label`, else of the unit's dearest level below it in nominal bits, else of its cheapest."""
-    if unit.droppable:
-        return unit.index["drop" if label == "drop" else "keep"]
-    if label in unit.index:
-        return unit.index[label]
-    below = [(_nominal(level.label), i) for i, level in enumerate(unit.levels)]
-    return max((b for b in below if b[0] <= _nominal(label)), default=min(below))[1]
-
-
-def _nominal(label: str) -> float:
-    """Stored bits per weight of a large layer at this label."""
-    shape = (4096, 4096)
-    return stored_bits(parse_label(label), shape) / (shape[0] * shape[1])

@@ -1,16 +1,39 @@
 """Ranks, allocations and the inverse question, against exhaustive definitions."""
 
+import io
 import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from paretopress.search.comparison import allocated, cheapest_within, predicted, rank_correlations
+from paretopress.search.allocation import allocate_limits
+from paretopress.search.assembly import Assembly
+from paretopress.search.comparison import Allocator, cheapest_within, predicted, rank_correlations
 from paretopress.search.moves import Moves
+from paretopress.search.scores import Scored
+from paretopress.search.sensitivities import Comparison, allocations_by
 from paretopress.search.sensitivity import Sensitivity, probes
+from paretopress.spaces.budget import BudgetConfig
+from paretopress.spaces.configuration import MinimumConfig
+from paretopress.spaces.minimums import with_minimums
 from paretopress.spaces.space import Space
-from tests.toys import ToyEvaluator, bits_limits, bits_space, everything, joint_limits, joint_space
+from paretopress.tables import allocation_table
+from tests.toys import (
+    ToyEvaluator,
+    bits_limits,
+    bits_space,
+    chain,
+    everything,
+    joint_limits,
+    joint_space,
+    linear,
+)
 
 
 def measured(space: Space, seed: int = 0) -> Sensitivity:
@@ -63,9 +86,60 @@ def test_allocations_have_the_least_predicted_fitness(kind: str) -> None:
     limits = bits_limits(space) if kind == "bits" else joint_limits(space)
     table = measured(space)
     best = min(predicted(space, table, p) for p in everything(space) if space.fits(p, limits))
-    found = allocated(space, table, limits)
+    found, gap = Allocator(space, table).best(limits)
     assert space.fits(found, limits)
+    assert gap is None
     assert predicted(space, table, found) == pytest.approx(best)
+
+
+@pytest.fixture(scope="module")
+def unlike() -> tuple[Space, Sensitivity]:
+    """No two levels of 60 units cost the same; errors fall about exponentially."""
+    rng = np.random.default_rng(0)
+    units, deltas = [], {}
+    for u in range(60):
+        labels = [f"w{n}" for n in range(2, 7)]
+        costs = np.sort(rng.integers(0, 10**7, 5)).tolist()
+        errors = rng.lognormal() * np.exp(-1.3 * np.arange(5)) * rng.uniform(0.6, 1.4, 5)
+        units.append(
+            linear(u, "q", chain((n, {"bits": cost}) for n, cost in zip(labels, costs, strict=True)))
+        )
+        deltas[units[-1].name] = dict(zip(labels, errors.tolist(), strict=True))
+    return Space(tuple(units), weights=10**9), Sensitivity({}, 0, 0.0, deltas)
+
+
+def test_gaps_are_told_where_costs_are_too_many_to_prove_anything(unlike: tuple[Space, Sensitivity]) -> None:
+    space, table = unlike
+    allocator, errors = Allocator(space, table), table.errors(space)
+    low, high = (space.cost(space.extreme("bits", largest), "bits") for largest in (False, True))
+    for limit in np.linspace(low, high, 6).astype(int).tolist()[1:-1]:
+        profile, gap = allocator.best({"bits": limit})
+        other = allocate_limits(space, errors, {"bits": limit})
+        assert gap is not None
+        assert 0 < gap < 0.01 * math.fsum(row[0] for row in errors)
+        assert predicted(space, table, profile) - gap <= predicted(space, table, other)
+
+
+def test_gaps_are_printed_where_nothing_is_proved(unlike: tuple[Space, Sensitivity]) -> None:
+    space, table = unlike
+    limits = tuple((BudgetConfig(bits=bits), {"bits": int(bits * 10**9)}) for bits in (0.2, 0.3))
+    assembly = cast(Assembly, SimpleNamespace(space=space, kind="bits", limits=limits))
+    scored = [Scored("kl", table, 0, 0.0)]
+    found = allocations_by(assembly, scored, table)
+    uniform, first, _, second = found
+    assert uniform.gap is None
+    assert first.gap
+    assert second.gap
+    out = Console(width=80, file=io.StringIO())
+    out.print(allocation_table(Comparison(assembly, scored, found)))
+    out.print(allocation_table(Comparison(assembly, scored, [uniform])))
+    assert isinstance(out.file, io.StringIO)
+    lines = out.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if " kl " in line and "w2" in line]
+    for row, allocation in zip(rows, (first, second), strict=True):
+        assert f" {allocation.gap:.2g} " in row
+    assert sum(" gap " in line for line in lines) == 1
 
 
 def test_predictions_add_up_from_the_base() -> None:
@@ -91,6 +165,38 @@ def test_the_cheapest_profile_within_a_bound(position: float, seed: int) -> None
     assert space.cost(profile, kind) == cost
     assert fitness == pytest.approx(every[profile])
     assert fitness <= bound
+
+
+@given(st.floats(0.0, 1.0), st.integers(0, 3), st.integers(0, 68))
+@settings(max_examples=30, deadline=None)
+def test_the_cheapest_profile_within_a_bound_and_other_limits(position: float, seed: int, spare: int) -> None:
+    """A minimum count beside multiply-accumulates; a level is open to no one."""
+    kept = MinimumConfig(count=1, label="w4")
+    space = with_minimums(joint_space(1), [kept])
+    table = measured(space, seed)
+    deltas = {name: dict(row) for name, row in table.deltas.items()}
+    del deltas["blocks.0.q"]["w3"]
+    table = replace(table, deltas=deltas)
+    limits = {"macs": 5 + 68 - spare, **space.always}
+    every = {
+        p: predicted(space, table, p)
+        for p in everything(space)
+        if space.fits(p, limits) and math.isfinite(predicted(space, table, p))
+    }
+    if not every:
+        with pytest.raises(ValueError, match="no profile is within all"):
+            cheapest_within(space, table, "bits", 0.0, limits)
+        return
+    low, high = min(every.values()), max(every.values())
+    bound = low + position * (high - low) + 1e-6
+    profile, cost, fitness = cheapest_within(space, table, "bits", bound, limits)
+    assert space.fits(profile, limits)
+    assert cost == space.cost(profile, "bits")
+    assert cost == min(space.cost(p, "bits") for p, value in every.items() if value <= bound)
+    assert fitness == pytest.approx(every[profile])
+    assert fitness <= bound
+    with pytest.raises(ValueError, match="cannot be reached: the best profile is predicted to have"):
+        cheapest_within(space, table, "bits", low - 1e-6, limits)
 
 
 def test_a_bound_that_no_profile_reaches() -> None:

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 from paretopress.spaces.budget import BudgetConfig, in_units, parse_bytes
-from paretopress.spaces.construction import LadderConfig, SpaceConfig, UnitsConfig, build_space
+from paretopress.spaces.configuration import LadderConfig, SpaceConfig, UnitsConfig
+from paretopress.spaces.construction import build_space
 from paretopress.spaces.labels import parse_label, stored_bits
 from paretopress.spaces.sizes import SIZE_RULES
 from paretopress.spaces.space import Space

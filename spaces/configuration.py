@@ -1,0 +1,106 @@
+"""What a user chooses of a space: levels, drops, and which layers are searched within which of them."""
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from .labels import Unstructured
+
+
+class UnitsConfig(BaseModel):
+    """Which layers are searched, and within which levels. Patterns are regular expressions on module paths.
+
+    Attributes:
+        exclude: layers that stay dense.
+        pin: pattern to the one label that matching layers take.
+        min: pattern to the cheapest label that matching layers may take.
+        max: pattern to the dearest label that matching layers may take.
+        tie: `vllm` gives q/k/v one level and gate/up one level, as fused serving kernels need.
+        ends: whether embeddings and head are units too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    exclude: tuple[str, ...] = ()
+    pin: dict[str, str] = Field(default_factory=dict)
+    min: dict[str, str] = Field(default_factory=dict)
+    max: dict[str, str] = Field(default_factory=dict)
+    tie: Literal["none", "vllm"] = "none"
+    ends: bool = False
+
+
+class LadderConfig(BaseModel):
+    """EvoPress's sparsity ladder: levels a fixed number of zeros apart, the same for all shapes.
+
+    Attributes:
+        base: percent of zeros at the middle level.
+        step: zeros from one level to the next.
+        levels: most levels above and below the middle.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    base: float = Field(ge=0, lt=100)
+    step: int = Field(default=1_000_000, gt=0)
+    levels: int = Field(default=8, ge=1)
+
+    def labels(self, numel: int) -> tuple[str, ...]:
+        """The labels that exist for a layer of `numel` weights."""
+        middle = Unstructured(self.base / 100).zeros(numel)
+        down = min(middle // self.step, self.levels)
+        up = min((numel - middle) // self.step, self.levels)
+        offsets = (i * self.step for i in range(-down, up + 1))
+        return tuple(f"s{self.base:g}" + (f"{offset:+d}" if offset else "") for offset in offsets)
+
+
+class MinimumConfig(BaseModel):
+    """At least `count` units take `label`, in every profile.
+
+    Attributes:
+        count: of units, a fused group being one; those under a dropped branch do not count.
+        label: of a level; `keep` for branches that stay.
+        units: regular expression on unit names (module paths, `blocks.3.attention`); all of them if empty.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    count: PositiveInt
+    label: str
+    units: str = ""
+
+    @field_validator("units")
+    @classmethod
+    def _compiles(cls, units: str) -> str:
+        try:
+            re.compile(units)
+        except re.error as error:
+            raise ValueError(f"units pattern {units!r} is no regular expression: {error}") from error
+        return units
+
+
+class SpaceConfig(BaseModel):
+    """What may vary.
+
+    Attributes:
+        levels: labels that every searched layer may take (the table in `spaces/labels.py`).
+        ladder: EvoPress's sparsity ladder, beside or instead of `levels`.
+        drop: whether attention and MLP branches, or whole blocks, may be removed.
+        units: which layers are searched.
+        at_least: minimum counts of units at a level, which hold beside every budget.
+        format: the size rule behind the cost `bytes`: `packed`, `hf` or `compressed-tensors`.
+        latency: a YAML file with microseconds per layer and level; adds the cost `latency` (nanoseconds).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    levels: tuple[str, ...] = ()
+    ladder: LadderConfig | None = None
+    drop: Literal["none", "branches", "blocks"] = "none"
+    units: UnitsConfig = UnitsConfig()
+    at_least: tuple[MinimumConfig, ...] = ()
+    format: Literal["packed", "hf", "compressed-tensors"] = "packed"
+    latency: str | None = None
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _quoted(cls, levels: object) -> object:
+        if isinstance(levels, list | tuple) and (numbers := [n for n in levels if isinstance(n, int)]):
+            raise ValueError(f"level {numbers[0]} is a number; YAML reads 2:4 as 124: put it in quotes")
+        return levels
