@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..search.messages import nearest
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.database import LevelDatabase
 from ..spaces.structure import Linear, Structure
-from .profiles import nearest
 from .stored_names import StoredNames
 from .tensor_files import PlannedTensor
 

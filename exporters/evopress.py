@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..search.messages import nearest
 from ..spaces.labels import Unstructured, parse_label
 from ..spaces.structure import Structure
-from .profiles import ProfileFile, nearest, write_profile
+from .profiles import ProfileFile, write_profile
 
 Kind = Literal["quantization", "sparsity", "drop"]
 _DROPS: dict[str, tuple[str, ...]] = {

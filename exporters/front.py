@@ -1,7 +1,7 @@
 """The Pareto front of a run as its folder keeps it: `front.json`, checked while it is read."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,23 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The best profile of one budget after `tokens` tokens of search, as shares of its uniform profile's values.
+
+    Attributes:
+        tokens: that had guided the search.
+        budget: its name.
+        calibration: share of uniform's fitness that is left on calibration text.
+        validation: the same on validation text.
+    """
+
+    tokens: float
+    budget: str
+    calibration: float
+    validation: float
+
+
+@dataclass(frozen=True)
 class Front:
     """What a run found and how.
 
@@ -65,6 +82,8 @@ class Front:
         made: `evaluations`, `tokens`, `teacher_tokens`, `seconds` and `seed`.
         fingerprints: what was fingerprinted to its digest.
         progress: in order of tokens.
+        looks: in order of tokens, those with all figures.
+        stopped: the limit that ended the search, or ``.
         weights: unit name to its number of weights, where known.
     """
 
@@ -77,6 +96,8 @@ class Front:
     made: Mapping[str, float] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     progress: tuple[Progress, ...] = ()
+    looks: tuple[Look, ...] = ()
+    stopped: str = ""
     weights: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -114,8 +135,17 @@ def _front(record: Mapping[str, Any]) -> Front:
         made=_figures(made),
         fingerprints={str(k): str(v) for k, v in (record.get("fingerprints") or {}).items()},
         progress=tuple(sorted(progress, key=lambda row: row.tokens)),
+        looks=tuple(sorted(_looks(record.get("looks") or ()), key=lambda row: row.tokens)),
+        stopped=_text(record.get("stopped")),
         weights={str(k): int(v) for k, v in (record.get("weights") or {}).items()},
     )
+
+
+def _looks(rows: Any) -> Iterator[Look]:
+    for row in rows:
+        shares = row["calibration_of_uniform"], row["validation_of_uniform"]
+        if None not in shares:
+            yield Look(_number(row["tokens"]), _text(row["budget"]), *map(_number, shares))
 
 
 def _points(rows: Any) -> tuple[Point, ...]:

@@ -1,13 +1,13 @@
 """Profile files: one profile as YAML that a person reads and edits, complete without the run it came from."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..search.messages import nearest
 from ..spaces.files import check_version, read_yaml, write_atomic
 from ..spaces.labels import parse_label
 from ..spaces.space import Profile, Space
@@ -121,14 +121,6 @@ def layer_labels(units: Mapping[str, str], structure: Structure) -> dict[str, st
         if label == "drop":
             found |= dict.fromkeys((linear.path for linear in branches[name]), label)
     return found
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known one, and the known ones (the first twelve of them)."""
-    names = list(known)
-    listed = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    match = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    return (f"did you mean {match[0]!r}? " if match else "") + f"known are {listed}"
 
 
 def _units(path: Path, units: Any) -> dict[str, str]:

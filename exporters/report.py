@@ -4,13 +4,15 @@ Nothing is loaded from elsewhere; all text that comes from files is escaped.
 """
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
+from statistics import geometric_mean
 
 from ..spaces.files import write_atomic
 from .figures import change, cost_figure, duration, figure, percent, size, whole
-from .front import Front, Point, read_front
+from .front import Front, Look, Point, read_front
 from .heatmap import HeatMaps
 from .plot import Mark, Series, chart
 from .stylesheet import STYLE, selection_rules
@@ -48,6 +50,7 @@ def page(front: Front, run: str) -> str:
         _front(front),
         _profiles(front),
         _progress(front),
+        _looks(front),
         _table(front),
         _made(front),
         _next(front, run),
@@ -174,6 +177,40 @@ def _progress(front: Front) -> str:
         "Fitness of the best profile so far, on calibration text. It is what the search saw, not the result."
     )
     return _section("Progress", note, f'<div class="scroll">{drawn}</div>')
+
+
+def _looks(front: Front) -> str:
+    groups = [list(rows) for _, rows in groupby(front.looks, key=lambda look: look.tokens)]
+    if not groups:
+        return ""
+    series = [
+        _shares("validation", "first dashed", "square", groups, lambda look: look.validation),
+        _shares("calibration", "front", "circle", groups, lambda look: look.calibration),
+    ]
+    budgets = max(len(rows) for rows in groups)
+    title = "fitness / uniform's (log)"
+    label = "Fitness on calibration and on validation text against tokens"
+    note = "Fitness of the best profile so far as a share of the uniform profile's on the same text"
+    note += f", geometric mean over {budgets} budgets. " if budgets > 1 else ". "
+    note += "Where the lines part, the search fits its calibration text."
+    if front.stopped == "looks":
+        note += " The search was ended because validation no longer followed."
+    drawn = chart(series, "tokens through the model", title, label)
+    return _section("Calibration and validation", note, f'<div class="scroll">{drawn}</div>')
+
+
+def _shares(
+    name: str, style: str, shape: str, groups: Sequence[Sequence[Look]], share: Callable[[Look], float]
+) -> Series:
+    """One mark a look, at the geometric mean over budgets; each budget's own share under the pointer."""
+    marks = []
+    for rows in groups:
+        lines = [f"{name} after {whole(rows[0].tokens)} tokens"]
+        lines += [f"{look.budget}: {figure(share(look))}" for look in rows]
+        shares = [share(look) for look in rows]
+        mean = geometric_mean(shares) if min(shares) > 0 else 0.0
+        marks.append(Mark(rows[0].tokens, mean, tooltip="\n".join(lines)))
+    return Series(name, style, tuple(marks), shape)
 
 
 def _table(front: Front) -> str:

@@ -1,7 +1,5 @@
 """From a configuration to the objects of a run: the only place where names become objects."""
 
-import os
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,35 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-import transformers
-import yaml
-from torch.utils._triton import has_triton
 
 from ..evaluators.building import build_database, labels_to_build
 from ..evaluators.data import load_sequences
+from ..evaluators.gradients import GradientRunner
 from ..evaluators.launch import Pace
 from ..evaluators.memory import MemoryPlan, Needs, share_out
-from ..evaluators.numerics import EvaluationConfig
 from ..evaluators.packing import Sequences
 from ..evaluators.population import SLICE, PopulationEvaluator
-from ..evaluators.runner import BlockRunner
 from ..evaluators.tokenizer import Tokenizer, load_tokenizer
 from ..evaluators.trial import Fidelity
 from ..spaces.budget import BudgetConfig, parse_bytes
 from ..spaces.builders import REVISION
 from ..spaces.checkpoint import Checkpoint
-from ..spaces.construction import Latency, build_space
+from ..spaces.construction import build_space
 from ..spaces.database import LevelDatabase
 from ..spaces.files import digest
+from ..spaces.latency import read_latency
 from ..spaces.space import Space
 from ..spaces.structure import Structure, find_structure
 from .configuration import RunConfig
-
-_LOGITS = 512 << 20
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from .machine import DTYPES, block_weights, devices_of, free_memory, numerics, resolve
 
 
 @dataclass(frozen=True)
@@ -98,10 +89,10 @@ class Assembly:
         return labels_to_build(self.space)
 
     @cached_property
-    def runner(self) -> BlockRunner:
-        """Runs the dense model block by block."""
+    def runner(self) -> GradientRunner:
+        """Runs the dense model block by block, forwards and backwards."""
         evaluation = self.config.evaluation
-        return BlockRunner(
+        return GradientRunner(
             self.checkpoint,
             self.structure,
             device=devices_of(evaluation),
@@ -218,7 +209,7 @@ def assemble(config: RunConfig, databases: Path) -> Assembly:
         config.space,
         parameters={name: parameter.numel() for name, parameter in skeleton.named_parameters()},
         dense_bits=torch.finfo(checkpoint.dtype).bits,
-        latency=_latency(config.space.latency),
+        latency=read_latency(Path(config.space.latency)) if config.space.latency else None,
     )
     _check_chain(config, space)
     limits = tuple((budget, budget.limits(space)) for budget in config.budgets)
@@ -232,91 +223,8 @@ def assemble(config: RunConfig, databases: Path) -> Assembly:
     return Assembly(config, checkpoint, structure, tokenizer, data, space, limits, databases)
 
 
-def resolve(config: RunConfig, checkpoint: Checkpoint, structure: Structure) -> RunConfig:
-    """Replace every `auto` that decides a value by what it means on this machine."""
-    evaluation = config.evaluation
-    device = evaluation.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    on_gpu = device.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} is not available here; use evaluation.device=cpu")
-    dtype = evaluation.dtype
-    if dtype == "auto":
-        stored = str(checkpoint.dtype).removeprefix("torch.")
-        dtype = "float32" if device == "cpu" or stored not in DTYPES else stored  # type: ignore[assignment]
-    length = config.data.length
-    tokens = min(2048 if on_gpu else 1024, config.data.calibration.tokens)
-    micro_batch = max(1, tokens // length) if evaluation.micro_batch == "auto" else evaluation.micro_batch
-    if micro_batch * length > config.data.calibration.tokens:
-        raise ValueError(
-            f"a micro-batch of {micro_batch} sequences is more than the {config.data.calibration.tokens} calibration "
-            "tokens; lower evaluation.micro_batch or raise data.calibration.tokens"
-        )
-    threads = len(os.sched_getaffinity(0)) if evaluation.threads == "auto" else evaluation.threads
-    chunk, compiled = evaluation.chunk, evaluation.compile
-    if chunk == "auto":
-        chunk = max(128, _LOGITS // (4 * structure.ends.head.out_features)) if on_gpu else 512
-    if compiled == "auto":
-        pace = Pace.of(block_weights(structure), micro_batch * length, torch.device(device.split(",")[0]))
-        compiled = pace.compiled and has_triton()
-    resolved = {
-        "device": device,
-        "dtype": dtype,
-        "micro_batch": micro_batch,
-        "threads": threads,
-        "chunk": chunk,
-        "compile": compiled,
-    }
-    return config.model_copy(update={"evaluation": evaluation.model_copy(update=resolved)})
-
-
-def devices_of(evaluation: EvaluationConfig) -> list[torch.device]:
-    """The devices that a resolved configuration names."""
-    return [torch.device(name) for name in evaluation.device.split(",")]
-
-
-def block_weights(structure: Structure) -> int:
-    """Weights of the largest block's linear layers."""
-    return max(
-        sum(linear.in_features * linear.out_features for linear in block.linears)
-        for block in structure.blocks
-    )
-
-
-def numerics(evaluation: EvaluationConfig) -> dict[str, Any]:
-    """Libraries and hardware that decide the last bits of a value."""
-    cuda = evaluation.device.startswith("cuda")
-    names = sorted({torch.cuda.get_device_name(device) for device in devices_of(evaluation) if cuda})
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "hardware": ", ".join(names) if cuda else torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "threads": evaluation.threads,
-        "micro_batch": evaluation.micro_batch,
-        "dtype": evaluation.dtype,
-    }
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes free on the device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
 def _check_chain(config: RunConfig, space: Space) -> None:
     chain = config.builder.chain
     for layer, labels in labels_to_build(space).items():
         if chain is not None and chain not in labels:
             raise ValueError(f"builder.chain {chain!r} is no level of {layer}; add it to `space.levels`")
-
-
-def _latency(path: str | None) -> Latency | None:
-    if path is None:
-        return None
-    table = yaml.safe_load(Path(path).read_text())
-    if not isinstance(table, dict):
-        raise ValueError(f"{path} holds no latency table; see SpaceConfig.latency")
-    return table

@@ -12,7 +12,7 @@ from ..evaluators.data import DataConfig
 from ..evaluators.fitness import FitnessConfig
 from ..evaluators.numerics import EvaluationConfig
 from ..spaces.budget import BudgetConfig
-from ..spaces.construction import SpaceConfig
+from ..spaces.configuration import SpaceConfig
 from ..spaces.files import read_yaml
 from .bayes import OptunaConfig
 from .dp import DPConfig
@@ -34,11 +34,14 @@ class StopConfig(BaseModel):
     Attributes:
         max_tokens: calibration tokens, profiles times tokens, the teacher's too; never exceeded.
         max_time: seconds of searching.
+        looks: looks at validation in a row that find no gain beyond chance (`search/looks.py`); None: never end
+            for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     max_tokens: int | None = Field(default=None, gt=0)
     max_time: float | None = Field(default=None, gt=0)
+    looks: int | None = Field(default=3, gt=0)
 
 
 class RunConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""What a job tells while it works."""
+"""What a job tells of its work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,3 +22,10 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as a forecast needs them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -55,6 +55,7 @@ def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint:
         "tokens": study.progress.tokens,
         "teacher_tokens": study.progress.teacher_tokens,
         "seconds": round(study.progress.seconds, 3),
+        "stopped": study.stopped,
         "progress": [
             {"budget": name, "tokens": tokens, "fitness": fitness}
             for name, curve in study.progress.curve.items()

@@ -17,15 +17,17 @@ from .event import Event, Listener
 from .fixed import FixedSearcher
 from .front import file_name, fingerprints, make_front, profile_record
 from .goals import Goal, make_goals, unit_errors
+from .looks import Looks
 from .methods import legs, workload
 from .runfolder import RunFolder
 from .selection import FEWEST_DOCUMENTS
 from .series import Leg, SeriesSearcher
 from .settings import differences
+from .shared import journals
 from .study import Study
 
-HARMLESS = ("evaluation.memory", "evaluation.host_memory", "stop", "name")
-"""Configuration keys that cannot change a value and may differ when a run goes on."""
+HARMLESS = ("evaluation.device", "evaluation.memory", "evaluation.host_memory", "stop", "name")
+"""Configuration keys that may differ when a run goes on: no value changes, or the fingerprints tell."""
 
 
 def run(
@@ -75,13 +77,12 @@ def run(
         folder.write_environment(_environment(assembly, evaluator.fingerprint, sanity))
         assembly.database.verify()
         build_levels(assembly, listen)
-        journal = _journal(assembly, folder, evaluator.fingerprint)
+        name = folder.path.resolve().name
+        journal, library = journals(assembly, folder.journal, name, evaluator.fingerprint)
         pool = LocalPool(evaluator)
         goals = make_goals(assembly)
         try:
-            study = make_study(
-                assembly, goals, pool, journal, _library(assembly, folder, evaluator.fingerprint)
-            )
+            study = make_study(assembly, goals, pool, journal, library)
             state = folder.read_checkpoint()
             if state is not None and not study.resume(state):
                 listen(Event("search", 0, None, "the journal lost values; measuring them again"))
@@ -92,10 +93,10 @@ def run(
             study.on_answer = lambda tokens: _tell(study, total, listen, tokens)
             study.run(lambda study: _after_step(study, folder, total, listen))
             _checkpoint(study, folder)
-            study.on_answer = lambda tokens: None
             _tell(study, study.progress.tokens, listen)
-            if study.cut:
-                listen(Event("stopped by `stop`", 1, 1, f"after {study.progress.steps} steps"))
+            if study.stopped:
+                text = f"{study.stopped}, after {study.progress.steps} steps"
+                listen(Event("stopped by `stop`", 1, 1, text))
             listen(Event("validate and report", 0, 1))
             front = make_front(assembly, study, goals, evaluator.fingerprint)
         finally:
@@ -164,6 +165,7 @@ def make_study(
     fidelity = assembly.archive_fidelity
     first = [baseline.profile for goal in goals for baseline in goal.baselines]
     starts = starting_profiles(assembly)
+    budgets = {goal.budget.name: goal.limits for goal in goals}
     methods = legs(
         assembly.config.search,
         assembly.space,
@@ -183,9 +185,16 @@ def make_study(
         data={name: sequences.fingerprint for name, sequences in assembly.data.items()},
         library=library,
         teacher=assembly.config.fitness.name != "cross-entropy",
-        budgets={goal.budget.name: goal.limits for goal in goals},
+        budgets=budgets,
         max_tokens=assembly.config.stop.max_tokens,
         max_time=assembly.config.stop.max_time,
+        looks=Looks(
+            assembly.space,
+            budgets,
+            assembly.data["validation"],
+            seed=assembly.config.seed,
+            patience=assembly.config.stop.looks,
+        ),
     )
 
 
@@ -239,28 +248,6 @@ def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> N
     text = f"best {best}" if best else ""
     done = study.progress.tokens + within_step
     listen(Event("search", done, max(total, done), text))
-
-
-def _values(assembly: Assembly) -> Path:
-    folder = assembly.database.path / "values"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _journal(assembly: Assembly, folder: RunFolder, fingerprint: str) -> Journal:
-    """The run's own journal, linked where runs over the same levels look for values."""
-    link = _values(assembly) / f"{folder.path.resolve().name}.jsonl"
-    target = folder.journal.resolve()
-    if not (link.is_symlink() and link.resolve() == target):
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-    return Journal(folder.journal, fingerprint)
-
-
-def _library(assembly: Assembly, folder: RunFolder, fingerprint: str) -> Journal:
-    own = folder.journal.resolve()
-    others = [path for path in sorted(_values(assembly).glob("*.jsonl")) if path.resolve() != own]
-    return Journal(folder.path / ".no-journal", fingerprint, others)
 
 
 def _environment(assembly: Assembly, fingerprint: str, sanity: Sanity) -> dict[str, Any]:

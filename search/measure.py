@@ -13,8 +13,9 @@ from ..evaluators.trial import Fidelity
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.space import DENSE
 from ..spaces.structure import find_structure
-from .assembly import DTYPES, Assembly, assemble, devices_of
+from .assembly import Assembly, assemble
 from .configuration import RunConfig
+from .machine import DTYPES, devices_of
 from .refitted import kept_refit, refit_recipe
 
 Figures = dict[str, float | int]

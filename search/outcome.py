@@ -10,6 +10,7 @@ from ..evaluators.trial import Evaluation, Fidelity, Trial
 from ..spaces.budget import in_units
 from ..spaces.space import DENSE, Profile, Space
 from .goals import Goal
+from .looks import Look, look_rows
 from .selection import Choice, Contest, Finalist, choose, finalists
 from .study import Study
 
@@ -22,8 +23,8 @@ def conclude(
     """Choose one winner per budget and measure winners, baselines and the dense model on held-out text.
 
     Returns:
-        The content of `front.json` that comes from measurements: `points`, `baselines`, `dense`, `archive`
-        and token counts.
+        The content of `front.json` that comes from measurements: `points`, `baselines`, `dense`, `archive`,
+        `looks` and token counts.
 
     References:
         shared by all methods: at most four finalists per budget fixed by calibration values, a one-sided paired
@@ -32,6 +33,7 @@ def conclude(
     judge = _Judge(study, data, seed)
     fields = [_field(study, goal) for goal in goals]
     validated = judge.measure("validation", [profile for field in fields for profile in field])
+    looks = study.looks.finish(study.progress.total_tokens, study.evaluate) if study.looks else []
     documents = data["validation"].documents.tolist()
     choices = _choices(fields, validated, documents, seed)
     wanted = [choice.profile for choice in choices] + [b.profile for goal in goals for b in goal.baselines]
@@ -51,8 +53,25 @@ def conclude(
         "archive": [
             [in_units(kind, entry.cost, study.space), entry.fitness] for entry in study.archive.entries
         ],
-        "validation_tokens": len(validated) * data["validation"].tokens.size,
+        "looks": look_rows(looks, _uniforms(study, goals, validated)),
+        "validation_tokens": data["validation"].tokens.size
+        * len({look.model for look in looks} | {study.space.key(profile) for profile in validated}),
     }
+
+
+def _uniforms(
+    study: Study, goals: Sequence[Goal], validated: Mapping[Profile, Evaluation]
+) -> dict[str, Look]:
+    """The uniform profile of each budget as if it had been looked at, where its calibration value is known."""
+    known = {entry.profile: entry.fitness for entry in study.archive.entries}
+    found = {}
+    for goal in goals:
+        profile = goal.baselines[0].profile
+        model, value = study.space.canonical(profile), validated.get(profile)
+        if model in known:
+            key, name = study.space.key(model), goal.budget.name
+            found[name] = Look(0, name, key, known[model], value.fitness if value else None)
+    return found
 
 
 def _choices(

@@ -7,6 +7,7 @@ from ..spaces.budget import in_units
 from ..spaces.labels import parse_label, stored_bits
 from .assembly import Assembly, assemble
 from .configuration import RunConfig
+from .event import duration
 from .front import COST_UNITS
 from .job import search_pool
 from .methods import workload
@@ -42,7 +43,7 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
         f"budgets: {'; '.join(budget.name for budget, _ in assembly.limits)}; "
         f"{low:.9g} to {high:.9g} {COST_UNITS[kind]} can be reached",
         f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
-        f"time: at most {_duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
+        f"time: at most {duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",
         f"memory: {evaluator.describe()}",
         f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}, "
@@ -63,9 +64,3 @@ def _disk(assembly: Assembly) -> int:
         for layer, labels in assembly.labels.items()
         for label in labels
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -4,18 +4,22 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
-from ..evaluators.journal import Journal
+from ..evaluators.journal import Journal, key_of_values
 from ..evaluators.trial import Evaluation, Fidelity, Trial
-from ..spaces.files import digest
 from ..spaces.space import Profile, Space
 from ..workers.pool import WorkerPool
 from .archive import Entry, ParetoArchive
+from .budget import slope_tokens
+from .looks import Looks
 from .searcher import Searcher
 
 _Positions = dict[tuple[str, int], set[int]]
 """Key of a model (or name of the data, for the teacher) and seed to the positions that were asked."""
+
+Limit = Literal["max_tokens", "max_time", "looks"]
+"""What may end a search before it has nothing more to ask."""
 
 
 @dataclass
@@ -25,15 +29,17 @@ class Progress:
     Attributes:
         steps: asks answered.
         evaluations: profiles evaluated at some fidelity, without those asked twice.
-        tokens: calibration tokens asked of profiles, every position of a profile once.
+        tokens: calibration tokens asked of profiles, every position of a profile once, and those of slopes.
+        slope_tokens: those of slopes: tokens times the forward passes that they cost.
         teacher_tokens: calibration tokens that the teacher had to see.
-        seconds: spent in steps, over all sessions of the run.
+        seconds: spent in steps and looks, over all sessions of the run.
         curve: (tokens, best fitness within the budget so far) after each improvement, by budget.
     """
 
     steps: int = 0
     evaluations: int = 0
     tokens: int = 0
+    slope_tokens: int = 0
     teacher_tokens: int = 0
     seconds: float = 0.0
     curve: dict[str, list[list[float]]] = field(default_factory=dict)
@@ -59,9 +65,11 @@ class Study:
         teacher: whether the fitness needs one; only then do its tokens count.
         max_tokens: never exceeded: a step that would is not begun.
         max_time: seconds after which no step is begun.
+        looks: taken between steps; no step is begun when validation no longer follows.
 
     Attributes:
-        on_answer: told of the tokens measured so far within the present step.
+        stopped: the limit that ended the search, or None.
+        on_answer: told of the calibration tokens measured so far within the present step.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Study:
         budgets: Mapping[str, Mapping[str, int]],
         max_tokens: int | None = None,
         max_time: float | None = None,
+        looks: Looks | None = None,
     ) -> None:
         self.searcher = searcher
         self.pool = pool
@@ -90,9 +99,10 @@ class Study:
         self.budgets = budgets
         self.max_tokens = max_tokens
         self.max_time = max_time
+        self.looks = looks
         self.progress = Progress(curve={name: [] for name in budgets})
         self.finished = False
-        self.cut = False
+        self.stopped: Limit | None = None
         self.on_answer: Callable[[int], None] = lambda tokens: None
         self._asked = 0
         self._known: _Positions = {}
@@ -107,25 +117,34 @@ class Study:
     def step(self) -> bool:
         """One ask, its answers, one tell; False when there was nothing to do."""
         began = time.perf_counter()
-        trials = self.searcher.ask()
+        asked = self.searcher.ask()
+        trials = [trial for trial in asked if not trial.slopes]
         keys = self._keys(trials)
         profile_tokens, teacher_tokens = self._new_tokens(trials, keys)
         teacher_tokens *= self.teacher
-        self.cut = bool(trials) and self._beyond(profile_tokens + teacher_tokens)
-        if not trials or self.cut:
+        new_slopes = sum(slope_tokens(self.space, trial.fidelity) for trial in asked if trial.slopes)
+        self.stopped = self._reached(profile_tokens + teacher_tokens + new_slopes) if asked else None
+        if not asked or self.stopped:
             self.finished = True
             return False
         evaluations = self.evaluate(trials)
         for trial, key in zip(trials, keys, strict=True):
             self.progress.evaluations += bool(_note(self._known, self._taught, key, trial.fidelity))
-            self._asked = max(self._asked, trial.number + 1)
-        self.progress.tokens += profile_tokens
+        self._asked = max([self._asked, *(trial.number + 1 for trial in asked)])
+        self.progress.tokens += profile_tokens + new_slopes
+        self.progress.slope_tokens += new_slopes
         self.progress.teacher_tokens += teacher_tokens
-        self.searcher.tell(evaluations)
+        slopes = self.pool.run(trial for trial in asked if trial.slopes)
+        told = {e.trial.number: e for e in (*evaluations, *slopes)}
+        self.searcher.tell([told[trial.number] for trial in asked])
         added = self.archive.add(evaluations)
         self.progress.steps += 1
-        self.progress.seconds += time.perf_counter() - began
         self._note_curve(self.archive.newest(added))
+        if self.looks is not None:
+            self.looks.note(self.archive.newest(added))
+            if self.looks.due(self.progress.total_tokens):
+                self.looks.take(self.progress.total_tokens, self.evaluate)
+        self.progress.seconds += time.perf_counter() - began
         return True
 
     def evaluate(self, trials: Sequence[Trial]) -> list[Evaluation]:
@@ -137,8 +156,9 @@ class Study:
         for evaluation in self.pool.run(self._missing(trials, keys)):
             key = keys[evaluation.trial.profile]
             self.journal.append(key, evaluation)
-            measured += evaluation.trial.fidelity.tokens
-            self.on_answer(measured)
+            if evaluation.trial.fidelity.data == self.archive.fidelity.data:
+                measured += evaluation.trial.fidelity.tokens
+                self.on_answer(measured)
             if evaluation.error is not None:
                 failed[key] = evaluation.error
             else:
@@ -159,8 +179,13 @@ class Study:
             return known
         return Evaluation(trial, (), (), error=failed.get(key, "no answer came"))
 
-    def _missing(self, trials: Iterable[Trial], keys: Mapping[Profile, str]) -> list[Trial]:
+    def missing(self, trials: Sequence[Trial]) -> list[Trial]:
         """What the workers must measure: no position of a model twice, whichever trials ask for it."""
+        return self._missing(
+            trials, dict(zip((trial.profile for trial in trials), self._keys(trials), strict=True))
+        )
+
+    def _missing(self, trials: Iterable[Trial], keys: Mapping[Profile, str]) -> list[Trial]:
         found: list[Trial] = []
         planned: dict[tuple[str, Fidelity], set[int]] = {}
         longest_first = sorted(trials, key=lambda trial: -trial.fidelity.sequences)
@@ -198,13 +223,16 @@ class Study:
 
     def key(self, profile: Profile, data: str) -> str:
         """The journal's key: the model that `profile` builds and the sequences it is measured on."""
-        return digest([self.space.key(profile), self.data[data]])
+        return key_of_values(self.space, profile, self.data[data])
 
-    def _beyond(self, new_tokens: int) -> bool:
-        late = self.max_time is not None and self.progress.seconds >= self.max_time
-        return late or (
-            self.max_tokens is not None and self.progress.total_tokens + new_tokens > self.max_tokens
-        )
+    def _reached(self, new_tokens: int) -> Limit | None:
+        """The limit that forbids a step of so many tokens."""
+        if self.looks is not None and self.looks.over:
+            return "looks"
+        if self.max_time is not None and self.progress.seconds >= self.max_time:
+            return "max_time"
+        tokens = self.progress.total_tokens + new_tokens
+        return "max_tokens" if self.max_tokens is not None and tokens > self.max_tokens else None
 
     def _new_tokens(self, trials: Iterable[Trial], keys: Iterable[str]) -> tuple[int, int]:
         """Tokens of profiles and of the teacher that these trials add to what the run has asked before."""
@@ -241,6 +269,7 @@ class Study:
             "archive": [list(entry.profile) for entry in self.archive.entries],
             "asked": self._asked,
             "finished": self.finished,
+            "looks": self.looks and self.looks.state_dict(),
         }
 
     def resume(self, state: Mapping[str, Any]) -> bool:
@@ -264,12 +293,16 @@ class Study:
             for record in self.journal.history()
             if record.number < state["asked"] and record.fidelity.data == fidelity.data
         )
-        if None in archive or tokens != state["progress"]["tokens"]:
+        if None in archive or tokens != state["progress"]["tokens"] - state["progress"]["slope_tokens"]:
             return False
         self.searcher.load_state_dict(state["searcher"])
         self.progress = Progress(**state["progress"])
         self._asked, self._known, self._taught = state["asked"], known, taught
         self.archive.add(evaluation for evaluation in archive if evaluation is not None)
+        if self.looks is not None:
+            self.looks.note(self.archive.entries)
+            if looks := state.get("looks"):
+                self.looks.load_state_dict(looks)
         return True
 
 

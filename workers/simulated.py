@@ -3,10 +3,20 @@
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
+from ..evaluators.slopes import passes
 from ..evaluators.trial import Evaluation, Evaluator, Trial
+from ..spaces.space import Space
+from .shares import check_share
+
+
+class SpaceEvaluator(Evaluator, Protocol):
+    """An evaluator that says which space's profiles it measures."""
+
+    space: Space
 
 
 class SimulatedPool:
@@ -19,7 +29,7 @@ class SimulatedPool:
     Args:
         evaluator: a landscape, a replay, or a real one.
         workers: how many.
-        seconds: that one sequence takes.
+        seconds: that one sequence takes; slopes take it once for each of their `passes`.
         spread: a trial's time varies by this share up or down, evenly.
         failures: share of the trials that come back with an error.
         seed: of times and failures.
@@ -31,7 +41,7 @@ class SimulatedPool:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: SpaceEvaluator,
         workers: int,
         *,
         seconds: float = 1.0,
@@ -41,9 +51,8 @@ class SimulatedPool:
     ) -> None:
         if workers < 1:
             raise ValueError(f"{workers} workers do nothing; give at least 1")
-        for name, share in (("spread", spread), ("failures", failures)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} {share} is no share; give 0 to 1")
+        check_share("spread", spread)
+        check_share("failures", failures)
         self.evaluator = evaluator
         self.workers = workers
         self.seconds = seconds
@@ -86,7 +95,8 @@ class SimulatedPool:
         place = [self.seed, trial.number, fidelity.start, fidelity.stop]
         late, luck = np.random.default_rng(place).random(2)
         factor = 1 + self.spread * (2 * late - 1)
-        return float(self.seconds * fidelity.sequences * factor), bool(luck < self.failures)
+        times = passes(self.evaluator.space) if trial.slopes else 1
+        return float(self.seconds * times * fidelity.sequences * factor), bool(luck < self.failures)
 
     def _finishes(self, seconds: list[float]) -> list[float]:
         """When each trial is done if the worker that is free first takes the next one."""

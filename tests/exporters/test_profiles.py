@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from paretopress.exporters.profiles import ProfileFile, layer_labels, read_profile, write_profile
 from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.labels import parse_label
-from paretopress.spaces.space import Level, Space, Unit
+from paretopress.spaces.space import Space
 from paretopress.spaces.structure import Structure, find_structure
+from paretopress.spaces.unit import Level, Unit
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart-model"
 FULL = ProfileFile(

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -104,8 +104,27 @@ def record(**changes: Any) -> dict[str, Any]:
         "progress": [
             {"budget": b, "tokens": t, "fitness": 1 / t} for b in ("bits 3.25", "bits 4") for t in (10, 99)
         ],
+        "looks": looks(("bits 3.25", "bits 4"), (10, 99)),
+        "stopped": None,
     }
     return front | changes
+
+
+def looks(budgets: Iterable[str], tokens: Iterable[int]) -> list[dict[str, Any]]:
+    """Looks whose shares differ by budget, by tokens and by text."""
+    return [
+        {
+            "budget": budget,
+            "tokens": t,
+            "calibration": 0.1,
+            "validation": 0.2,
+            "calibration_of_uniform": 1 / (1 + 0.01 * t + 0.1 * i),
+            "validation_of_uniform": 1 / (1 + 0.003 * t + 0.1 * i),
+            "gap": 0.0,
+        }
+        for t in tokens
+        for i, budget in enumerate(budgets)
+    ]
 
 
 Report = Callable[..., str]
@@ -173,6 +192,7 @@ def test_text_from_files_cannot_become_markup(report: Report) -> None:
         cost_unit=HOSTILE,
         points=points,
         fingerprints={HOSTILE: HOSTILE},
+        looks=looks([HOSTILE], [1, 2]),
         progress=[{"budget": HOSTILE, "tokens": 1, "fitness": 1}],
     )
     page = Page(text)
@@ -188,6 +208,8 @@ def test_front_without_heldout_figures_progress_or_dense_model(report: Report) -
     assert "No point is significantly better" in words
     for absent in ("Progress", "Profiles", "dense"):
         assert f"{absent}\n" not in words
+    assert "Calibration and validation" in words
+    assert "Calibration and validation" not in Page(report(looks=[])).words
     assert Page(report(points=[], baselines=[])).words
 
 
@@ -204,6 +226,26 @@ def test_front_without_heldout_figures_progress_or_dense_model(report: Report) -
 def test_damaged_fronts_are_refused(report: Report, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"front.json.*{message}"):
         report(**changes)
+
+
+def test_looks_are_drawn_as_means_over_budgets(report: Report) -> None:
+    rows = looks(["a", "b", "c"], [10, 99])
+    rows += [rows[0] | {"budget": "d", "validation_of_uniform": None, "gap": None}]
+    text = report(looks=rows)
+    section = text[text.index("<h2>Calibration and validation") :].split("</section>")[0]
+    assert "geometric mean over 3 budgets" in section
+    assert re.findall(r'class="name [^"]*"[^>]*>([^<]*)', section) == ["validation", "calibration"]
+    assert len(re.findall("<circle class=.dot", section)) == 2
+    assert len(re.findall("<rect class=.dot", section)) == 2
+    for name in ("calibration", "validation"):
+        for t in (10, 99):
+            shares = [row[f"{name}_of_uniform"] for row in rows[:-1] if row["tokens"] == t]
+            lines = [f"{b}: {figure(share)}" for b, share in zip("abc", shares, strict=True)]
+            assert "\n".join([f"{name} after {t} tokens", *lines]) in section
+    alone = report(looks=looks(["a"], [10]))
+    assert "geometric mean" not in alone
+    assert "no longer followed" not in alone
+    assert "The search was ended because validation no longer followed." in report(stopped="looks")
 
 
 def test_run_without_a_front(tmp_path: Path) -> None:

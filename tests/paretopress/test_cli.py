@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-from paretopress import cli
+from paretopress import cli, commands
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -49,7 +49,7 @@ def test_signals_end_any_command_with_130(
         raise AssertionError("the signal did nothing")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(cli, "_front", interrupted)
+    monkeypatch.setattr(commands, "front_of", interrupted)
     assert run(monkeypatch, "show", "runs/x") == 130
     assert signal.getsignal(signal.SIGTERM) == before
     assert "Traceback" not in capsys.readouterr().err
@@ -72,7 +72,7 @@ def test_bad_input_is_told_and_bugs_are_shown(
     def fails(*arguments: object) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(cli, "_front", fails)
+    monkeypatch.setattr(commands, "front_of", fails)
     if hidden:
         assert run(monkeypatch, "show", "runs/x") == 2
         assert capsys.readouterr().err == "paretopress: fact; remedy\n"

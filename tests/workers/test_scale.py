@@ -1,10 +1,12 @@
-"""A whole study at scale: ten thousand units, a hundred budgets, a thousand simulated workers."""
+"""The simulation at scale: ten thousand units, a hundred budgets, a thousand simulated workers."""
 
 import time
 from pathlib import Path
 
+import numpy as np
+
 from paretopress.evaluators.journal import Journal
-from paretopress.evaluators.trial import Fidelity
+from paretopress.evaluators.trial import Fidelity, Trial
 from paretopress.search.archive import ParetoArchive
 from paretopress.search.budget import Pool
 from paretopress.search.evolution import EvolutionConfig
@@ -13,6 +15,7 @@ from paretopress.search.series import SeriesSearcher
 from paretopress.search.study import Study
 from paretopress.workers import Landscape, SimulatedPool
 from tests.benchmarks.overhead import layered_space
+from tests.workers.simulations import ROUGH, at, number
 
 
 def test_a_generation_takes_seconds(tmp_path: Path) -> None:
@@ -38,3 +41,19 @@ def test_a_generation_takes_seconds(tmp_path: Path) -> None:
     assert study.progress.evaluations > 128
     assert all(study.progress.curve.values())
     assert time.thread_time() - began < 30
+
+
+def test_ten_thousand_units_and_a_thousand_workers_take_seconds() -> None:
+    """A hundred budgets' profiles: from all units at 2 bits to all at 6, unit after unit."""
+    space = layered_space(10_000)
+    landscape = Landscape(space, 64, 0, **ROUGH)
+    raises = np.linspace(0, 4 * 10_000, 100).astype(int)
+    profiles = [tuple(((done + 9_999 - np.arange(10_000)) // 10_000).tolist()) for done in raises]
+    pool = SimulatedPool(landscape, 1000, spread=0.2)
+    began = time.thread_time()
+    found = sorted(pool.run([Trial(n, p, at(0, 8)) for n, p in enumerate(profiles)]), key=number)
+    assert time.thread_time() - began < 10
+    assert pool.elapsed == max(e.seconds for e in found)
+    fitness = [e.fitness for e in found]
+    assert fitness[-1] == 0
+    assert fitness[0] > 5 * fitness[50] > 0

@@ -1,0 +1,271 @@
+"""The commands: search, build, sensitivities, refit, status, show, evaluate, export, import."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from . import console
+from .progress import progress
+from .runs import existing, front_of, holder, settle
+
+if TYPE_CHECKING:
+    from .search.configuration import RunConfig
+
+app = typer.Typer(
+    help="Find which layers of a language model to compress how much, and export the Pareto front.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path, typer.Argument(help="configuration file (YAML); ready ones are in configs/")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set model=DIR")
+]
+Run = Annotated[Path, typer.Argument(help="run folder, e.g. runs/quickstart")]
+Folder = Annotated[Path | None, typer.Option(help="run folder; default runs/NAME")]
+
+
+@app.command()
+def search(
+    config: Config,
+    overrides: Overrides = None,
+    run: Folder = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="forget what the run folder holds")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the plan and its cost, do nothing")
+    ] = False,
+) -> None:
+    """Search, or go on where the same command stopped."""
+    from .exporters.report import write_report
+    from .search.job import run as run_job
+    from .tables import front_table
+
+    settings, folder = settle(config, overrides, run)
+    if dry_run:
+        _print_plan(settings, folder)
+        return
+    with _resumable(f"{folder} keeps everything that was measured"), progress() as listen:
+        front = run_job(settings, folder, fresh=fresh, listen=listen, report=write_report)
+    console.console.print(front_table(front))
+    console.say(f"report: {folder / 'report.html'}")
+    _next("export", folder, "--budget", front["points"][-1]["budget"], "--output", folder / "model")
+
+
+@app.command()
+def build(
+    config: Config,
+    overrides: Overrides = None,
+    run: Folder = None,
+) -> None:
+    """Build the level database only."""
+    from .search.assembly import assemble
+    from .search.job import build_levels
+
+    settings, folder = settle(config, overrides, run)
+    assembly = assemble(settings, folder.parent / "databases")
+    database = assembly.database
+    with _resumable(f"{database.path} keeps the blocks that were built"), progress() as listen:
+        database.verify()
+        build_levels(assembly, listen)
+    console.say(f"levels: {database.path} ({database.bytes:,} bytes)")
+    _next_search(config, overrides, run)
+
+
+@app.command()
+def sensitivities(
+    config: Config,
+    overrides: Overrides = None,
+    run: Folder = None,
+    scores: Annotated[
+        str | None, typer.Option(help="names with commas or spaces between, e.g. kl,nmse; default all")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="calibration tokens of each measurement")] = 8192,
+    base: Annotated[
+        Literal["best", "uniform"], typer.Option(help="levels of the others while one unit is measured")
+    ] = "best",
+    check: Annotated[
+        bool, typer.Option("--check", help="evaluate the profiles that each score leads to")
+    ] = False,
+    fitness: Annotated[
+        float | None, typer.Option(help="also find the cheapest profile predicted to be this good")
+    ] = None,
+) -> None:
+    """Score every level of every unit, compare the scores, allocate by each."""
+    from .search.sensitivities import SCORES, check_scores
+    from .search.sensitivities import sensitivities as compare_scores
+    from .tables import allocation_table, score_table
+
+    wanted = check_scores(SCORES if scores is None else scores.replace(",", " ").split())
+    settings, folder = settle(config, overrides, run)
+    kept = f"{folder / 'sensitivities'} keeps everything that was measured"
+    with _resumable(kept), progress() as listen:
+        found = compare_scores(
+            settings,
+            folder,
+            scores=wanted,
+            tokens=tokens,
+            base=base,
+            check=check,
+            bound=fitness,
+            listen=listen,
+        )
+    console.console.print(score_table(found))
+    console.console.print(allocation_table(found))
+    console.say(f"scores and profiles: {folder / 'sensitivities'}")
+    _next_search(config, overrides, run)
+
+
+@app.command()
+def refit(
+    run: Run,
+    budget: Annotated[str | None, typer.Option(help="a budget of the run; default all")] = None,
+) -> None:
+    """Rebuild the winners' weights behind their own compressed layers; keep what is better."""
+    from .exporters.report import write_report
+    from .search.refit import refit as refit_run
+    from .tables import front_table
+
+    with _resumable(f"{run} keeps what was refitted"), progress() as listen:
+        front = refit_run(existing(run), budget, listen=listen, report=write_report)
+    console.console.print(front_table(front))
+    _next("export", run, "--budget", budget or front["points"][-1]["budget"], "--output", run / "model")
+
+
+@app.command()
+def status(run: Run) -> None:
+    """How far a run is."""
+    from .search.runfolder import RunFolder
+
+    folder = RunFolder(existing(run))
+    checkpoint, front = folder.read_checkpoint(), folder.read_front()
+    again = ("search", run / "config.yaml", "--run", run)
+    if checkpoint is None:
+        console.say(f"{run}: no step is finished yet")
+        _next(*again)
+        return
+    progress = checkpoint["progress"]
+    state = "finished" if front else "searched, not reported" if checkpoint["finished"] else "not finished"
+    console.say(f"{run}: {state}; {progress['steps']} steps, {progress['evaluations']} evaluations")
+    tokens = progress["tokens"] + progress["teacher_tokens"]
+    console.say(f"{tokens:,} tokens in {progress['seconds']:.0f} s of searching")
+    for budget, curve in progress["curve"].items():
+        if curve:
+            console.say(
+                f"{budget}: best calibration fitness {curve[-1][1]:.5f} after {curve[-1][0]:,.0f} tokens"
+            )
+    _next(*(("show", run) if front else again))
+
+
+@app.command()
+def show(run: Run, as_json: Annotated[bool, typer.Option("--json", help="print front.json")] = False) -> None:
+    """The front as a table."""
+    front = front_of(run)
+    if as_json:
+        print(json.dumps(front, indent=1, allow_nan=False))
+    else:
+        from .tables import front_table
+
+        console.console.print(front_table(front))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="model folder, or a profile file")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="configuration that names the text and the levels; default that of the run"),
+    ] = None,
+    overrides: Overrides = None,
+    data: Annotated[str, typer.Option(help="calibration, validation or heldout")] = "heldout",
+    run: Annotated[
+        Path | None, typer.Option(help="run folder; default the one that holds the profile, or runs/NAME")
+    ] = None,
+) -> None:
+    """Perplexity and KL divergence of a profile or of a model folder."""
+    if not target.exists():
+        raise FileNotFoundError(f"there is no {target}; give a model folder or a profile file")
+    if config is None:
+        run = existing(run or holder(target))
+        config = run / "config.yaml"
+    from .search.measure import measure_model, measure_profile
+
+    settings, folder = settle(config, overrides, run)
+    if target.is_dir():
+        figures = measure_model(settings, target, data)
+    else:
+        from .exporters.profiles import read_profile
+
+        figures = measure_profile(
+            settings, read_profile(target).units, folder.parent / "databases", data, folder
+        )
+    for name, value in figures.items():
+        console.say(f"{name}: {value:,.8g}" if isinstance(value, float) else f"{name}: {value:,}")
+
+
+@app.command()
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option(help="folder to make; must not exist or be empty")],
+    budget: Annotated[str | None, typer.Option(help='a budget of the run, e.g. "bits 3.25" or 3.25')] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="a profile file instead of a point of the front")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is at the output")] = False,
+) -> None:
+    """Write a point of the front as a model that transformers loads."""
+    from .exporters.hf import export_run
+
+    summary = export_run(existing(run), output, budget=budget, profile=profile, overwrite=overwrite)
+    for line in summary:
+        console.say(line)
+    console.say(f"next: AutoModelForCausalLM.from_pretrained({str(output)!r})")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="an EvoPress configuration: bits, sparsity levels or drops")],
+    output: Annotated[Path, typer.Option(help="profile file to write")],
+    base: Annotated[float | None, typer.Option(help="sparsity in percent that level 0 means")] = None,
+    step: Annotated[int, typer.Option(help="zeros per sparsity level")] = 1_000_000,
+    group: Annotated[int, typer.Option(help="group size of quantised levels")] = 128,
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="symmetric quantised levels")] = False,
+) -> None:
+    """Turn an EvoPress configuration into a profile file."""
+    from .exporters.evopress import import_file
+
+    console.say(import_file(file, output, base=base, step=step, group=group, symmetric=symmetric))
+
+
+@contextmanager
+def _resumable(kept: str) -> Iterator[None]:
+    """Say after Ctrl-C or SIGTERM what is `kept` and how to go on; it is on disk at any moment."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = [argument for argument in sys.argv[1:] if argument != "--fresh"]
+        console.note(f"stopped; {kept}. To go on: {shlex.join(['paretopress', *command])}")
+        raise
+
+
+def _next(*command: str | Path) -> None:
+    console.say(f"next: {shlex.join(['paretopress', *map(str, command)])}")
+
+
+def _next_search(config: Path, overrides: list[str] | None, run: Path | None) -> None:
+    """The search of the configuration and run folder that a command was given."""
+    given = [part for value in overrides or [] for part in ("--set", value)]
+    _next("search", config, *given, *(("--run", run) if run else ()))
+
+
+def _print_plan(settings: "RunConfig", folder: Path) -> None:
+    from .search.plan import plan
+
+    for line in plan(settings, folder.parent / "databases"):
+        console.say(line)

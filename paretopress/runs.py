@@ -1,0 +1,55 @@
+"""The runs that commands name: their configurations, folders and fronts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .search.configuration import RunConfig
+
+RUNS = Path("runs")
+
+
+def settle(config: Path, overrides: list[str] | None, run: Path | None) -> tuple["RunConfig", Path]:
+    """The configuration that a file and overrides give, and its run folder."""
+    from .search.configuration import load_config
+
+    settings = load_config(config, overrides or [])
+    return settings, run or RUNS / settings.name
+
+
+def existing(run: Path) -> Path:
+    """The folder of a run, if there is one.
+
+    Raises:
+        FileNotFoundError: there is none; the message lists the runs here.
+    """
+    if not run.is_dir():
+        known = sorted(str(path.parent) for path in RUNS.glob("*/config.yaml"))
+        raise FileNotFoundError(f"no run at {run}; runs here: {', '.join(known) or 'none'}")
+    return run
+
+
+def holder(target: Path) -> Path:
+    """The run folder that holds a profile.
+
+    Raises:
+        ValueError: the file lies in none.
+    """
+    run = target.resolve().parent.parent
+    if target.is_dir() or not (run / "config.yaml").is_file():
+        raise ValueError(f"{target} lies in no run; name text and levels with --run RUN or --config FILE")
+    return run
+
+
+def front_of(run: Path) -> dict[str, Any]:
+    """The front that a run ended with.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it has none yet.
+    """
+    from .search.runfolder import RunFolder
+
+    front = RunFolder(existing(run)).read_front()
+    if front is None:
+        raise FileNotFoundError(f"{run} has no front yet; `paretopress status {run}` tells how far it is")
+    return front

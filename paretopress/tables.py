@@ -1,0 +1,124 @@
+"""Fronts, scores and allocations as tables that fit 80 columns; figures are never cut."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from .exporters.figures import size
+
+if TYPE_CHECKING:
+    from .search.sensitivities import Allocation, Comparison
+
+
+def front_table(front: Mapping[str, Any]) -> Table:
+    """Baselines and front of a run, in order of budget, with the held-out figures of each."""
+    dense = front["dense"]
+    table = _table(
+        "KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
+        "p on validation text: against uniform, a refit's against its front",
+        f"{front['name']}: {front['model']} ({size(dense['bytes'])}, perplexity {dense['heldout_perplexity']:.3f})",
+    )
+    table.add_column("budget", vertical="top")
+    table.add_column("method", min_width=10)
+    if front["cost_kind"] != "bytes":
+        table.add_column(front["cost_unit"].replace("/", "/\n"), justify="right", min_width=8)
+    for heading in ("size", "KL", "±", "perplexity", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for point in front["points"]:
+        rows = [row for row in front["baselines"] if row["budget"] == point["budget"]]
+        rows.sort(key=lambda row: row["method"] != "uniform")
+        for i, row in enumerate(rows):
+            table.add_row(point["budget"] if i == 0 else "", row["method"], *_figures(front, row))
+        refit = point.get("refit")
+        table.add_row(
+            "" if rows else point["budget"],
+            f"front: {point['method'].replace('+', ' + ')}",
+            *_figures(front, point),
+            style="bold",
+            end_section=not refit,
+        )
+        if refit:
+            kept = "refit" if refit["kept"] else "refit, not kept"
+            table.add_row("", kept, *_figures(front, point | refit), end_section=True)
+    return table
+
+
+def _figures(front: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    p_value = row.get("p_value")
+    if row["heldout_kl"] is None:
+        measured = ["not finite", "", ""]
+    else:
+        low, high = row["heldout_interval"]
+        measured = [f"{row['heldout_kl']:.5f}", f"{(high - low) / 2:.2g}", f"{row['heldout_perplexity']:.3f}"]
+    figures = [size(row["bytes"]), *measured, "" if p_value is None else f"{p_value:.2g}"]
+    return figures if front["cost_kind"] == "bytes" else [f"{row['cost']:.6g}", *figures]
+
+
+def score_table(found: "Comparison") -> Table:
+    """What each score cost, and how far it ranks levels and units as measured changes of fitness do."""
+    table = _table("Spearman: rank correlation with kl, over all levels of all units and over units")
+    table.add_column("score")
+    for heading in ("tokens", "seconds", "Spearman, levels", "units"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for row in found.scored:
+        ranks = ["" if rank is None else f"{rank:.3f}" for rank in (row.levels, row.units)]
+        reused = "measured before" if row.reused else ""
+        table.add_row(row.score, f"{row.tokens:,}", f"{row.seconds:.1f}", *ranks, reused)
+    return table
+
+
+def allocation_table(found: "Comparison") -> Table:
+    """The profile that the exact allocation makes of each score, for every budget."""
+    rows = [*found.allocations, *([found.within] if found.within else [])]
+    gaps = any(row.gap is not None for row in rows)
+    caption = (
+        "predicted: fitness if the changes in kl added up; measured: on calibration text, the best in bold"
+        if any(row.fitness is not None for row in rows)
+        else "predicted: fitness if the changes in kl added up; --check measures it"
+    )
+    table = _table(caption + "; gap: how much lower the sum of that score could be, at most" * gaps)
+    for heading in ("budget", "by"):
+        table.add_column(heading, no_wrap=True, vertical="top")
+    for heading in (found.cost_unit, "predicted", "measured", *(["gap"] if gaps else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("units at each level")
+    for i, row in enumerate(rows):
+        same = [other for other in rows if other.budget == row.budget]
+        known = [other.fitness for other in same if other.fitness is not None]
+        table.add_row(
+            row.budget if row is same[0] else "",
+            row.score,
+            f"{found.in_units(row.cost):.6g}",
+            *("" if value is None else f"{value:.5f}" for value in (row.predicted, row.fitness)),
+            *(["" if row.gap is None else f"{row.gap:.2g}"] if gaps else []),
+            _levels(found, row),
+            style="bold" if row.fitness is not None and row.fitness == min(known) else None,
+            end_section=i + 1 == len(rows) or rows[i + 1].budget != row.budget,
+        )
+    return table
+
+
+def _levels(found: "Comparison", row: "Allocation") -> str:
+    """How many units have each level, in the order in which the space names them."""
+    space = found.assembly.space
+    order = dict.fromkeys(label for unit in space.units for label in unit.index)
+    counts = Counter(space.describe(row.profile).values())
+    return ", ".join(f"{counts[label]}\u00a0{label}" for label in order if label in counts)
+
+
+def _table(caption: str, title: str | None = None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption=caption,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+    )
