@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..spaces.files import FORMAT_VERSION, sync_folder
+from ..spaces.files import FORMAT_VERSION, digest, sync_folder
+from ..spaces.space import Profile, Space
 from .journal_lines import Record, at_place, decode, encode, header, is_header, key_of, place, valid, version
 from .trial import Evaluation, Fidelity, Trial
 
@@ -24,6 +25,11 @@ _log = logging.getLogger(__name__)
 
 Known = list[tuple[float, float] | None]
 """For each position of a fidelity its value and cross-entropy, or None where it was not measured."""
+
+
+def key_of_values(space: Space, profile: Profile, sequences: str) -> str:
+    """The key of the model that `profile` builds, measured on the sequences of a fingerprint."""
+    return digest([space.key(profile), sequences])
 
 
 class _Scan:

@@ -42,6 +42,15 @@ def fixed_kernels(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def backward_kernels(device: torch.device) -> Iterator[None]:
+    """Attention whose backward pass gives the same bits every time; on a GPU the fused ones add in any order."""
+    with ExitStack() as settings:
+        if device.type == "cuda":
+            settings.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function or module, compiled for each shape it is called with."""
     compile_it: Callable[..., Callable[..., Any]] = torch.compile

@@ -127,6 +127,10 @@ class LoadedBlock:
             )
         return self._launchers[key]([states_BTD.to(self.device) for states_BTD in batches])
 
+    def layer(self, path: str) -> nn.Module:
+        """A linear layer of the block."""
+        return self._originals[path]
+
     def record(self, states_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Run the block and return also inputs_BTI of every linear layer that ran, by path.
 

@@ -26,10 +26,12 @@ from ..spaces.space import Profile, Space
 from ..spaces.structure import Block
 from .data import Sequences
 from .fitness import FitnessConfig, fitness_of
+from .gradients import GradientRunner
 from .memory import MemoryPlan
 from .recent import RecentTensors
 from .runner import BlockRunner, LoadedBlock
 from .scores import Scorer, Student
+from .slopes import all_finite, batches_of, level_slopes
 from .trial import Evaluation, Fidelity, Trial
 from .weights import DENSE, BlockWeights, Key
 
@@ -83,6 +85,7 @@ class PopulationEvaluator:
         recipe: Mapping[str, object] | None = None,
     ) -> None:
         self.space = space
+        self.database = database
         self.runner = runner
         self.data = data
         self.fitness = fitness
@@ -110,7 +113,10 @@ class PopulationEvaluator:
         """Yield one evaluation per trial; trials of equal fidelity are evaluated together."""
         stages: dict[Fidelity, list[Trial]] = {}
         for trial in trials:
-            stages.setdefault(trial.fidelity, []).append(trial)
+            if trial.slopes:
+                yield self._slopes(trial)
+            else:
+                stages.setdefault(trial.fidelity, []).append(trial)
         for fidelity, stage in stages.items():
             yield from self._stage(fidelity, stage)
 
@@ -130,6 +136,16 @@ class PopulationEvaluator:
                 for trial in profiles[profile]:
                     yield Evaluation(trial, tuple(values[i]), tuple(losses[i]), seconds, error)
 
+    def _slopes(self, trial: Trial) -> Evaluation:
+        """Slopes over the trial's sequences, in micro-batches of their own."""
+        if not isinstance(self.runner, GradientRunner):
+            raise TypeError("slopes need a GradientRunner; make the evaluator with one")
+        start = time.perf_counter()
+        batches = batches_of(trial.fidelity, self._sequences(trial.fidelity).tokens, self.runner.micro_batch)
+        found = level_slopes(self.runner, self.space, self.database, trial.profile, batches, self.fitness)
+        error = None if all_finite(found) else "a slope is not finite"
+        return Evaluation(trial, (), (), time.perf_counter() - start, error, found)
+
     def measure(
         self, assignments: Sequence[Assignment], fidelity: Fidelity
     ) -> tuple[list[list[float]], list[list[float]]]:
@@ -139,14 +155,7 @@ class PopulationEvaluator:
             Two tables, one row per assignment and one column per sequence; means over all positions but the
             last, summed in float64.
         """
-        sequences = self.data[fidelity.data]
-        if not 1 < fidelity.length <= self.runner.length:
-            raise ValueError(f"fidelity length {fidelity.length} is not within 2..{self.runner.length}")
-        if not 0 <= fidelity.start < fidelity.stop <= len(sequences.tokens):
-            raise ValueError(
-                f"sequences {fidelity.start}..{fidelity.stop} are asked of {len(sequences.tokens)} in "
-                f"{fidelity.data}; give more data or ask for less"
-            )
+        self._sequences(fidelity)
         size = self.runner.micro_batch
         micro_batches = list(range(fidelity.start // size, -(-fidelity.stop // size)))
         one = 2 * size * fidelity.length * self.runner.hidden * self.runner.dtype.itemsize
@@ -163,6 +172,18 @@ class PopulationEvaluator:
                 tables.append(np.concatenate(parts, axis=2))
         values, losses = np.concatenate(tables, axis=1)
         return values.tolist(), losses.tolist()
+
+    def _sequences(self, fidelity: Fidelity) -> Sequences:
+        """The data set that a fidelity is of, which has what it asks."""
+        sequences = self.data[fidelity.data]
+        if not 1 < fidelity.length <= self.runner.length:
+            raise ValueError(f"fidelity length {fidelity.length} is not within 2..{self.runner.length}")
+        if not 0 <= fidelity.start < fidelity.stop <= len(sequences.tokens):
+            raise ValueError(
+                f"sequences {fidelity.start}..{fidelity.stop} are asked of {len(sequences.tokens)} in "
+                f"{fidelity.data}; give more data or ask for less"
+            )
+        return sequences
 
     def _tile(
         self, candidates: Sequence[Assignment], fidelity: Fidelity, micro_batches: list[int]

@@ -1,7 +1,7 @@
 """Requests and answers: what a searcher asks and what an evaluator returns."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,11 +48,32 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A request: evaluate `profile` at `fidelity`. `number` counts trials within one run."""
+    """A request: evaluate `profile` at `fidelity`.
+
+    Attributes:
+        number: counts trials within one run.
+        profile: of the model.
+        fidelity: on which sequences.
+        slopes: ask for the slopes around the profile instead of its fitness.
+    """
 
     number: int
     profile: Profile
     fidelity: Fidelity
+    slopes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slopes:
+    """How the fitness changes when one unit of a profile goes to another level, by unit name and label.
+
+    Attributes:
+        first: change to first order, nats per token.
+        second: what second order adds, by the curvature at the profile.
+    """
+
+    first: Mapping[str, Mapping[str, float]]
+    second: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +86,7 @@ class Evaluation:
         cross_entropy: mean next-token cross-entropy of each sequence in nats.
         seconds: time this trial took; shared work is divided evenly over the trials that shared it.
         error: why there are no values, or None.
+        slopes: if they were asked for; then there are no values.
     """
 
     trial: Trial
@@ -72,6 +94,7 @@ class Evaluation:
     cross_entropy: tuple[float, ...]
     seconds: float = 0.0
     error: str | None = None
+    slopes: Slopes | None = None
 
     @property
     def fitness(self) -> float:

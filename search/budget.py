@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from ..evaluators.slopes import passes
 from ..evaluators.trial import Fidelity
+from ..spaces.space import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +66,12 @@ class Workload:
     def add(self, trials: int, fidelity: Fidelity) -> "Workload":
         """This and `trials` more at one fidelity."""
         return Workload(self.trials + trials, self.tokens + trials * fidelity.tokens)
+
+    def plus(self, other: "Workload") -> "Workload":
+        """This and another."""
+        return Workload(self.trials + other.trials, self.tokens + other.tokens)
+
+
+def slope_tokens(space: Space, fidelity: Fidelity) -> int:
+    """What slopes count as: tokens times the forward passes that they cost, one more for the dense model."""
+    return (passes(space) + 1) * fidelity.tokens

@@ -1,9 +1,15 @@
-"""The whole front from one search: measured changes of single units, exact allocation, and again around the result.
+"""The whole front from one search: slopes of all levels at once, exact allocation, and again around the result.
 
-One set of measurements around the dearest profile gives every budget a first profile. Then, round after round, one
-budget's best profile is measured around: what its neighbouring levels and some offspring are worth there. All
-measurements so far, near ones weighing most, give a table for each budget, whose exact optimum one step away, taken
-more or less boldly, is tried beside the best offspring; what is better on the archive's prefix is kept.
+Slopes around the dense model give every budget a first profile. Then, round after round, one budget's best profile is
+the base of new slopes: what every level of every unit would change there, to second order, from one backward pass. The
+exact optimum of these changes, with the curvature taken as more or less than it is, is tried; what is better on the
+archive's prefix is kept. A round that finds nothing better this way measures exchanges of levels, those that the slopes
+find best of many, and tries the best together. If that fails as well, the budget's next round takes other text and
+twice the tokens, and adds to what is known.
+
+Where units have no slopes (embeddings, head) and where only branches are dropped, changes are measured one at a time,
+around the dearest profile and then around each budget's best; all that were measured, near ones weighing most, give the
+table that is allocated from (`merging.py`).
 """
 
 import math
@@ -14,50 +20,50 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
-from ..evaluators.trial import Fidelity
+from ..evaluators.trial import Fidelity, Slopes
 from ..spaces.space import Limits, Profile, Space
 from .allocation import allocate, allocate_limits
 from .budget import Pool, Workload
-from .merging import Measurement, Table, merge
+from .measured_guide import MeasuredGuide
+from .merging import Floats
 from .moves import Moves, dress
 from .mutation import Mutation
-from .sensitivity import Probe, Sensitivity, probes
+from .slope_guide import SlopeGuide, has_slopes
 from .turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 
-CAUTION = (0.0, 0.1, 0.3)
-"""Standard deviations of a measured change that a unit's move has to gain to be made, one proposal each."""
+SCREENED = 16
+"""Exchanges that are drawn for one that is measured."""
 
-SCREENED = 8
-"""Offspring that are drawn for one that is measured; the table chooses."""
-
-KEPT = 2
-"""Offspring that are tried beside the allocations."""
+EXCHANGES = 5
+"""Proposals made of measured exchanges at most, each of twice as many."""
 
 
 class FrontierConfig(BaseModel):
     """Settings of `frontier`.
 
     Attributes:
-        tokens: of each measurement around the dearest profile.
-        around: of each later measurement.
+        sensitivities: `slopes` from backward passes where they are known, or `measured` one at a time everywhere.
+        tokens: of the first sensitivities; by default 16,384, measured ones 2,048.
+        around: of the later ones, before any round fails; by default 16,384, measured ones 4,096.
+        offspring: exchanges that are measured, on as many tokens as a first look around, where no allocation is better.
         check: with which proposals are compared before the best of each budget is measured on the archive's prefix.
-        offspring: mutants that are measured in each round.
-        cycles: times that every budget is measured around.
-        patience: cycles in a row without improvement after which the search ends.
+        rounds: for each budget at most.
+        patience: rounds without improvement after which a budget rests; each doubles the tokens of the next.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["frontier"] = "frontier"
-    tokens: PositiveInt = 2048
-    around: PositiveInt = 4096
+    sensitivities: Literal["slopes", "measured"] = "slopes"
+    tokens: PositiveInt | None = None
+    around: PositiveInt | None = None
+    offspring: NonNegativeInt = 24
     check: PositiveInt = 16384
-    offspring: NonNegativeInt = 32
-    cycles: NonNegativeInt = 8
-    patience: PositiveInt = 3
+    rounds: NonNegativeInt = 32
+    patience: PositiveInt = 4
 
 
-Phase = Literal["survey", "front", "measure", "check", "confirm", "done"]
+Phase = Literal["survey", "front", "look around", "exchange", "check", "confirm", "done"]
 
 
 class FrontierSearcher(Turns):
@@ -68,7 +74,7 @@ class FrontierSearcher(Turns):
         space: of the profiles.
         limits: of each budget.
         pool: calibration sequences.
-        rng_seed: of the offspring.
+        rng_seed: of the exchanges.
         start: profiles that are measured beside the uniform ones.
 
     Attributes:
@@ -96,32 +102,46 @@ class FrontierSearcher(Turns):
         super().__init__(space, pool, rng_seed, list(dict.fromkeys(p for own in starts for p in own)))
         self.config = config
         self._moves = Moves(space, self._budgets[0])
-        self._mutations = [Mutation(space, each, "none", False, 3) for each in self._budgets]
+        sloped = config.sensitivities == "slopes" and has_slopes(space)
+        self._guide: SlopeGuide | MeasuredGuide = SlopeGuide(space) if sloped else self._measured_guide()
+        self._mutations = [Mutation(space, each, "none", False, 1) for each in self._budgets]
         self._by_cost = sorted(range(len(self._budgets)), key=lambda i: tuple(self._budgets[i].values()))
         self.order = [self._by_cost[i] for i in _scattered(len(self._budgets))]
         self._best = [space.uniform(each) for each in self._budgets]
         self._seen = 0
         self._phase: Phase = "survey"
-        self._round = 0
-        self._stale = 0
-        self._before: list[float] = []
-        self._sensitivities: list[Sensitivity] = []
-        self._measurements: list[Measurement] = []
+        self._turn = 0
+        self._rounds = [0] * len(self._budgets)
+        self._failures = [0] * len(self._budgets)
+        self._before = math.inf
         self._offspring: list[Profile] = []
         self._proposed: dict[int, list[Profile]] = {}
+
+    def _measured_guide(self) -> MeasuredGuide:
+        return MeasuredGuide(self.space, self._moves.dearest, self.pool.length)
 
     def workload(self) -> Workload:
         """Most trials and tokens, every level within reach of each step."""
         config, budgets, pool = self.config, len(self._budgets), self.pool
-        work = Workload().add(len(self.starts) + budgets, pool.archive)
-        moves = sum(len(unit.levels) - 1 for unit in self.space.units)
-        near = sum(max(len(level.neighbours) for level in unit.levels) for unit in self.space.units)
-        work = work.add(1 + moves, pool.prefix(config.tokens))
-        served = min(3, budgets)
-        for _ in range(config.cycles * budgets):
-            work = work.add(1 + near + config.offspring, pool.prefix(config.around))
-            work = work.add(served * (1 + len(CAUTION) + KEPT), self._check).add(served, pool.archive)
-        return work
+        served = min(3, budgets) if self._guide.shared else 1
+        proposals = max(served * self._guide.proposals, EXCHANGES)
+        found = Workload().add(len(self.starts) + budgets, pool.archive)
+        found = found.plus(self._guide.workload(pool.prefix(self._tokens(0, first=True)), first=True))
+        for n in range(config.rounds):
+            around = pool.prefix(self._tokens(min(n, config.patience)))
+            steps = 2 if config.offspring else 1
+            one = self._guide.workload(around, first=False)
+            one = one.add(steps * (served + proposals), self._check).add(steps * served, pool.archive)
+            one = one.add(1 + config.offspring, pool.prefix(self._tokens(0)))
+            for _ in range(budgets):
+                found = found.plus(one)
+        return found
+
+    def _tokens(self, failures: int, *, first: bool = False) -> int:
+        config, sloped = self.config, not self._guide.shared
+        if first:
+            return config.tokens or (16_384 if sloped else 2_048)
+        return (config.around or (16_384 if sloped else 4_096)) << failures
 
     @property
     def _check(self) -> Fidelity:
@@ -132,11 +152,13 @@ class FrontierSearcher(Turns):
     @property
     def _budget(self) -> int:
         """The budget whose round it is."""
-        return self.order[self._round % len(self._budgets)]
+        return self.order[self._turn % len(self._budgets)]
 
     @property
     def _served(self) -> list[int]:
-        """Budgets that the round's measurements are used for: its own and those beside it."""
+        """Budgets that the round is of use for: its own, and where changes were measured those beside it."""
+        if not self._guide.shared:
+            return [self._budget]
         place = self._by_cost.index(self._budget)
         return self._by_cost[max(place - 1, 0) : place + 2]
 
@@ -153,53 +175,85 @@ class FrontierSearcher(Turns):
         return self.archived.get(self.space.canonical(profile), math.inf)
 
     def _next(self) -> list[Request]:
-        archive = self.pool.archive
         match self._phase:
             case "survey":
-                fidelity = self._window(0)
-                base = self._moves.dearest
-                own = [(p, fidelity) for p in [base, *(probe.profile for probe in self._probes(base))]]
                 for profile in self.starts:
                     self._promote(profile)
-                return own
+                return self._guide.requests(None, self._window())
+            case "look around":
+                return self._guide.requests(self.incumbent(self._budget), self._window())
+            case "exchange":
+                return [(p, self._window()) for p in [self.incumbent(self._budget), *self._offspring]]
             case "front" | "confirm":
-                return [(p, archive) for p in _distinct(self._proposed)]
-            case "measure":
-                fidelity, base = self._window(self._round + 1), self.incumbent(self._budget)
-                around = [base, *(probe.profile for probe in self._probes(base)), *self._offspring]
-                return [(p, fidelity) for p in around]
+                return [(p, self.pool.archive) for p in _distinct(self._proposed)]
             case "check":
                 rivals = {i: [self.incumbent(i), *profiles] for i, profiles in self._proposed.items()}
                 return [(p, self._check) for p in _distinct(rivals)]
             case "done":
                 return []
 
-    def _window(self, turn: int) -> Fidelity:
+    def _window(self) -> Fidelity:
         """Sequences behind the archive's prefix while there are any, so that choices are made on other text."""
-        tokens = self.config.around if turn else self.config.tokens
-        widest = max(self.config.tokens, self.config.around)
-        width = self.pool.count(widest)
+        failures = self._failures[self._budget] if self._phase == "look around" else 0
+        tokens = self._tokens(failures, first=self._phase == "survey")
+        width = self.pool.count(tokens)
         behind = -(-self.pool.archive.stop // width)
         free = max(self.pool.sequences // width - behind, 0)
-        return self.pool.window(tokens, behind + turn % free if free else turn, widest)
+        return self.pool.window(tokens, behind + self._turn % free if free else self._turn, tokens)
 
-    def _probes(self, base: Profile) -> list[Probe]:
-        return probes(self.space, base, near=self._phase != "survey")
+    def _learn_slopes(self, slopes: Sequence[Slopes | None]) -> None:
+        (found,) = slopes
+        assert isinstance(self._guide, SlopeGuide)
+        if found is not None:
+            self._guide.take(self._base, self._window().tokens, found)
+            self._go_on()
+        elif self._phase == "survey":
+            self._guide = self._measured_guide()
+        else:
+            self._end_round()
 
     def _learn(self, profiles: list[Profile], fitness: list[float]) -> None:
+        measured = dict(zip(profiles, fitness, strict=True))
         match self._phase:
-            case "survey":
-                self._add(self._moves.dearest, self.config.tokens, fitness)
-                self._propose(
-                    {i: [self._allocated(i, self._table(i))] for i in range(len(self._budgets))}, "front"
-                )
-            case "measure":
-                self._add(profiles[0], self.config.around, fitness)
-                self._propose(self._proposals(dict(zip(profiles, fitness, strict=True))), "check")
+            case "survey" | "look around":
+                assert isinstance(self._guide, MeasuredGuide)
+                self._guide.take(self._base, self._window().tokens, measured)
+                self._go_on()
+            case "exchange":
+                self._propose({self._budget: self._exchanged(measured)}, "check")
             case "check" if self._check != self.pool.archive:
-                self._choose(dict(zip(profiles, fitness, strict=True)))
+                self._choose(measured)
             case _:
                 self._end_round()
+
+    @property
+    def _base(self) -> Profile | None:
+        """What is looked around; None for the survey."""
+        return None if self._phase == "survey" else self.incumbent(self._budget)
+
+    def _go_on(self) -> None:
+        """Propose what follows from the answers of the guide's requests."""
+        if self._phase == "survey":
+            errors_UL = self._guide.first_errors()
+            self._propose({i: [self._allocated(i, errors_UL)] for i in range(len(self._budgets))}, "front")
+            return
+        proposals = {}
+        for i in self._served:
+            base = self.incumbent(i)
+            tables = self._guide.tables(base, self._value(base))
+            proposals[i] = [self._allocated(i, errors_UL) for errors_UL in tables]
+        self._propose(proposals, "check")
+
+    def _allocated(self, budget: int, errors_UL: Floats) -> Profile:
+        """The optimum of errors within a budget."""
+        limits, uniform = self._budgets[budget], self.space.uniform(self._budgets[budget])
+        errors = [
+            row[: len(unit.levels)].tolist() for unit, row in zip(self.space.units, errors_UL, strict=True)
+        ]
+        if len(limits) > 1:
+            return dress(self.space, allocate_limits(self.space, errors, limits), uniform)
+        ((kind, limit),) = limits.items()
+        return dress(self.space, allocate(self.space, errors, kind).best(limit), uniform)
 
     def _propose(self, proposals: Mapping[int, Sequence[Profile]], phase: Phase) -> None:
         """Go on with those that are not archived yet; without any the round is over."""
@@ -213,52 +267,6 @@ class FrontierSearcher(Turns):
         else:
             self._end_round()
 
-    def _add(self, base: Profile, tokens: int, fitness: Sequence[float]) -> None:
-        """Keep the measurements around a base: its own fitness first, then its probes'."""
-        found = self._probes(base)
-        measured = list(zip(found, fitness[1 : 1 + len(found)], strict=True))
-        count = self.pool.prefix(tokens).tokens
-        self._keep(Sensitivity.of(self.space, base, count, fitness[0], measured))
-
-    def _keep(self, sensitivity: Sensitivity) -> None:
-        self._sensitivities.append(sensitivity)
-        self._measurements.append(Measurement.of(self.space, sensitivity, self.pool.length))
-
-    def _table(self, budget: int) -> Table:
-        fitness = self._value(self.incumbent(budget))
-        return merge(self.space, self._measurements, fitness, self._moves.dearest)
-
-    def _allocated(self, budget: int, table: Table, caution: float | None = None) -> Profile:
-        """The optimum of a budget's table; with caution, one step from the incumbent at most.
-
-        Every unit that leaves the incumbent then has to gain `caution` spreads.
-        """
-        limits, uniform = self._budgets[budget], self.space.uniform(self._budgets[budget])
-        errors_UL = table.errors_UL
-        if caution is not None:
-            near_UL = np.full_like(errors_UL, math.inf)
-            for u, (unit, level) in enumerate(zip(self.space.units, self.incumbent(budget), strict=True)):
-                near_UL[u, list(unit.levels[level].neighbours)] = caution * table.spread
-                near_UL[u, level] = 0.0
-            errors_UL = errors_UL + near_UL
-        errors = [
-            row[: len(unit.levels)].tolist() for unit, row in zip(self.space.units, errors_UL, strict=True)
-        ]
-        if len(limits) > 1:
-            return dress(self.space, allocate_limits(self.space, errors, limits), uniform)
-        ((kind, limit),) = limits.items()
-        return dress(self.space, allocate(self.space, errors, kind).best(limit), uniform)
-
-    def _proposals(self, measured: Mapping[Profile, float]) -> dict[int, list[Profile]]:
-        """For each budget served bold and cautious allocations, for the round's own its best offspring too."""
-        found = {}
-        for budget in self._served:
-            table = self._table(budget)
-            found[budget] = [self._allocated(budget, table, caution) for caution in CAUTION]
-        born = [p for p in self._offspring if measured[p] < math.inf]
-        found[self._budget] += sorted(born, key=measured.__getitem__)[:KEPT]
-        return found
-
     def _choose(self, measured: Mapping[Profile, float]) -> None:
         """Confirm the best proposal of each budget that beats its incumbent on the same sequences."""
         chosen = {}
@@ -268,42 +276,68 @@ class FrontierSearcher(Turns):
                 chosen[budget] = [best]
         self._propose(chosen, "confirm")
 
-    def _end_round(self) -> None:
-        """Begin the next round, or end the search after the last one or when patience is over."""
-        values = self._incumbent_values()
-        if self._phase not in ("survey", "front"):
-            better = any(now < before for now, before in zip(values, self._before, strict=True))
-            self._stale = 0 if better else self._stale + 1
-            self._round += 1
-        budgets = len(self._budgets)
-        if self._round == self.config.cycles * budgets or self._stale == self.config.patience * budgets:
-            self._phase = "done"
-            return
-        self._before = values
-        self._phase = "measure"
-        self._offspring = self._breed()
-
-    def _incumbent_values(self) -> list[float]:
-        return [self._value(self.incumbent(i)) for i in range(len(self._budgets))]
-
     def _breed(self) -> list[Profile]:
-        """Mutants of the incumbent that the table finds best of many, none of them archived."""
-        parent, wanted = self.incumbent(self._budget), self.config.offspring
-        drawn = self._mutations[self._budget].offspring(parent, SCREENED * wanted, self.rng) if wanted else []
+        """Of many exchanges around the best profile those that the errors find best, none of them archived."""
+        own, wanted = self._budget, self.config.offspring
+        drawn = (
+            self._mutations[own].offspring(self.incumbent(own), SCREENED * wanted, self.rng) if wanted else []
+        )
         fresh = [p for p in drawn if self.space.canonical(p) not in self.archived]
-        errors_UL = self._table(self._budget).errors_UL
-        levels = [np.array(p) for p in fresh]
+        errors_UL = self._guide.errors(self.incumbent(own), self._value(self.incumbent(own)))
         units_U = np.arange(len(self.space.units))
+        levels = [np.array(p) for p in fresh]
         predicted = [float(errors_UL[units_U, n][self._moves.active(n)].sum()) for n in levels]
         return [fresh[i] for i in np.argsort(predicted, kind="stable")[:wanted]]
+
+    def _exchanged(self, measured: Mapping[Profile, float]) -> list[Profile]:
+        """The best exchanges together: 1, 2, 4 and so on of those that are better and touch different units."""
+        base, limits = self.incumbent(self._budget), self._budgets[self._budget]
+        better = sorted(
+            (p for p in self._offspring if measured[p] < measured[base]), key=measured.__getitem__
+        )
+        together, found = [base], []
+        for profile in better:
+            joined = _joined(base, together[-1], profile)
+            if joined is not None and self.space.fits(joined, limits):
+                together.append(joined)
+        for count in (1 << n for n in range(EXCHANGES)):
+            found += together[count : count + 1]
+        return found
+
+    def _end_round(self) -> None:
+        """Count the round, and go on with the next budget that has not had enough of them.
+
+        One that found nothing better goes on to exchanges first.
+        """
+        if self._phase not in ("survey", "front"):
+            own = self._budget
+            better = self._value(self.incumbent(own)) < self._before
+            self._offspring = [] if better or self._offspring else self._breed()
+            if self._offspring:
+                self._phase = "exchange"
+                return
+            self._rounds[own] += 1
+            self._failures[own] += not better
+            self._turn += 1
+            self._guide.forget(but=[self.incumbent(i) for i in range(len(self._budgets))])
+        for _ in self._budgets:
+            own = self._budget
+            if self._rounds[own] < self.config.rounds and self._failures[own] < self.config.patience:
+                self._before = self._value(self.incumbent(own))
+                self._phase = "look around"
+                return
+            self._turn += 1
+        self._phase = "done"
 
     def _save(self) -> dict[str, Any]:
         return {
             "phase": self._phase,
-            "round": self._round,
-            "stale": self._stale,
-            "before": [write_fitness(f) for f in self._before],
-            "sensitivities": [s.to_json() for s in self._sensitivities],
+            "turn": self._turn,
+            "rounds": self._rounds,
+            "failures": self._failures,
+            "before": write_fitness(self._before),
+            "measured": self._guide.shared,
+            "guide": self._guide.state_dict(),
             "offspring": [list(p) for p in self._offspring],
             "proposed": [[i, [list(p) for p in profiles]] for i, profiles in self._proposed.items()],
         }
@@ -311,14 +345,20 @@ class FrontierSearcher(Turns):
     def _load(self, state: Mapping[str, Any]) -> None:
         self._best, self._seen = [self.space.uniform(each) for each in self._budgets], 0
         self._phase = state["phase"]
-        self._round = state["round"]
-        self._stale = state["stale"]
-        self._before = [read_fitness(f) for f in state["before"]]
-        self._sensitivities, self._measurements = [], []
-        for record in state["sensitivities"]:
-            self._keep(Sensitivity.from_json(record))
+        self._turn = state["turn"]
+        self._rounds, self._failures = list(state["rounds"]), list(state["failures"])
+        self._before = read_fitness(state["before"])
+        self._guide = self._measured_guide() if state["measured"] else SlopeGuide(self.space)
+        self._guide.load_state_dict(state["guide"])
         self._offspring = read_profiles(state["offspring"])
         self._proposed = {i: read_profiles(profiles) for i, profiles in state["proposed"]}
+
+
+def _joined(base: Profile, first: Profile, second: Profile) -> Profile | None:
+    """Both profiles' departures from a base; None where both change one unit."""
+    if any(a != b != c for a, b, c in zip(first, base, second, strict=True)):
+        return None
+    return tuple(c if a == b else a for a, b, c in zip(first, base, second, strict=True))
 
 
 def _scattered(count: int) -> list[int]:

@@ -25,20 +25,6 @@ _SWEEPS = 5
 """Of alternating least squares."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """Errors per unit and level, and how far to trust them.
-
-    Attributes:
-        errors_UL: change of fitness from each unit's anchor; worse than all others for a level whose measurements
-            all failed, infinite for one that was not measured.
-        spread: standard deviation of the changes measured nearest.
-    """
-
-    errors_UL: Floats
-    spread: float
-
-
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """A `Sensitivity` as arrays.
@@ -66,7 +52,7 @@ class Measurement:
         return cls(sensitivity.fitness, sensitivity.tokens / length, base_U, changes_UL)
 
 
-def merge(space: Space, measurements: Sequence[Measurement], fitness: float, anchor: Profile) -> Table:
+def merge(space: Space, measurements: Sequence[Measurement], fitness: float, anchor: Profile) -> Floats:
     """One table for profiles of about this fitness.
 
     A measurement says how much the fitness changes between two levels of a unit while the rest is at the base. What
@@ -80,6 +66,10 @@ def merge(space: Space, measurements: Sequence[Measurement], fitness: float, anc
         measurements: around any profiles of the space; the first one measures every level.
         fitness: of the profiles that the table is for.
         anchor: a level of each unit that other levels are compared with.
+
+    Returns:
+        Errors (U, L), changes from each unit's anchor; worse than all others for a level whose measurements all failed,
+        infinite for one that was not measured.
     """
     anchor_U = np.array(anchor)
     shape = measurements[0].changes_UL.shape
@@ -99,9 +89,7 @@ def merge(space: Space, measurements: Sequence[Measurement], fitness: float, anc
     unknown_UL = np.isnan(errors_UL)
     errors_UL[unknown_UL & failed_UL] = 1.0 + 10.0 * np.abs(errors_UL[~unknown_UL]).sum()
     errors_UL[unknown_UL & ~failed_UL] = math.inf
-    nearest = ordered[-1].changes_UL
-    known = nearest[np.isfinite(nearest)]
-    return Table(errors_UL, float(known.std()) if len(known) else 0.0)
+    return errors_UL
 
 
 def _nearness(base: float, fitness: float) -> float:

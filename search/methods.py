@@ -53,8 +53,7 @@ def workload(
     total = Workload()
     for config in methods:
         for group in _groups(config, budgets):
-            part = _searcher(config, space, group, pool, 0, errors, []).workload()
-            total = Workload(total.trials + part.trials, total.tokens + part.tokens)
+            total = total.plus(_searcher(config, space, group, pool, 0, errors, []).workload())
     return total
 
 

@@ -2,7 +2,7 @@
 
 | score | error of a level |
 | --- | --- |
-| `fisher` | second-order estimate of the divergence from one backward pass, in nats (`evaluators/gradients.py`) |
+| `fisher` | second-order estimate of the divergence from one backward pass, in nats (`evaluators/slopes.py`) |
 | `nmse` | relative error of the layer's output, from the level database |
 | `owl` | the block's outlier ratio, relative to the mean block's, times `nmse` |
 | `influence` | the block's influence as in ShortGPT, relative to the mean block's, times `nmse` |
@@ -18,30 +18,30 @@ two exceptions: `fisher` measures it, and `influence` takes the branch's own inf
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..evaluators.activations import influences, outlier_ratios
-from ..evaluators.gradients import GradientRunner, UnitErrors, fisher_scores
+from ..evaluators.fitness import FitnessConfig
 from ..evaluators.magnitudes import lamp_error, magnitude_error
-from ..spaces.space import Unit
-from .assembly import DTYPES, Assembly, devices_of
+from ..evaluators.slopes import Batch, level_slopes
+from ..spaces.space import DENSE
+from ..spaces.unit import Unit
+from .assembly import Assembly
 from .dp import layer_errors
 from .goals import unit_errors
 
+UnitErrors = dict[str, dict[str, float]]
+"""Unit name to label to error; what the dense model has is left out."""
+
 
 def fisher(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Second-order estimate of the divergence in nats per token; see `fisher_scores`."""
-    evaluation = assembly.config.evaluation
-    runner = GradientRunner(
-        assembly.checkpoint,
-        assembly.structure,
-        device=devices_of(evaluation),
-        dtype=DTYPES[evaluation.dtype],
-        micro_batch=int(evaluation.micro_batch),
-        length=tokens_NT.shape[1],
-    )
-    rng = np.random.default_rng(assembly.config.seed)
-    return fisher_scores(runner, assembly.space, assembly.database, tokens_NT, rng)
+    """Second-order estimate of the divergence in nats per token: the slopes around the dense model."""
+    size = assembly.runner.micro_batch
+    tokens = torch.split(torch.from_numpy(tokens_NT.astype(np.int64)), size)
+    batches = [Batch(tokens_BT, size, (assembly.config.seed, i)) for i, tokens_BT in enumerate(tokens)]
+    found = level_slopes(assembly.runner, assembly.space, assembly.database, DENSE, batches, FitnessConfig())
+    return {unit: dict(row) for unit, row in found.second.items()}
 
 
 def nmse(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
@@ -87,7 +87,7 @@ PROXIES: Mapping[str, Proxy] = {
     "lamp": lamp,
     "magnitude": magnitude,
 }
-REVISION = 1
+REVISION = 2
 """Raised whenever the same model, levels and text give other scores."""
 
 READS_TEXT = frozenset({"fisher", "owl", "influence"})

@@ -1,25 +1,35 @@
 """Sensitivities: how much the fitness changes when one unit at a time leaves a reference profile."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from ..spaces.space import Profile, Space
 from .turns import read_fitness, write_fitness
 
-FORMAT = 1
-
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One measurement: `unit` at `level` in `profile`, compared with `anchor` (None: the base itself)."""
+    """One measurement: `unit` at `level`, the rest as in `base`; profiles are long and made when asked for.
+
+    Attributes:
+        unit: that leaves the base.
+        level: it goes to.
+        base: what it leaves.
+        kept: the unit's branch and the level that keeps it, where the base drops it. The probe is then compared
+            with the base so changed, which is a probe too.
+    """
 
     unit: int
     level: int
-    profile: Profile
-    anchor: Profile
+    base: Profile
+    kept: tuple[int, int] | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """What is measured."""
+        anchor = self.base if self.kept is None else moved(self.base, *self.kept)
+        return moved(anchor, self.unit, self.level)
 
 
 def probes(space: Space, base: Profile, *, near: bool = False) -> list[Probe]:
@@ -30,14 +40,14 @@ def probes(space: Space, base: Profile, *, near: bool = False) -> list[Probe]:
     """
     found = []
     for u, unit in enumerate(space.units):
-        anchor = base
+        kept = None
         if not space.active(base, u) and unit.parent is not None:
-            kept = kept_level(space, base, unit.parent, near=near)
-            if kept is None:
+            level = kept_level(space, base, unit.parent, near=near)
+            if level is None:
                 continue
-            anchor = moved(base, unit.parent, kept)
+            kept = (unit.parent, level)
         reach = unit.levels[base[u]].neighbours if near else range(len(unit.levels))
-        found += [Probe(u, n, moved(anchor, u, n), anchor) for n in reach if n != base[u]]
+        found += [Probe(u, n, base, kept) for n in reach if n != base[u]]
     return found
 
 
@@ -83,9 +93,9 @@ class Sensitivity:
         """From the probes of `probes(space, base)` with their fitness."""
         labels = space.labels(base)
         deltas = {unit.name: {labels[u]: 0.0} for u, unit in enumerate(space.units)}
-        known = {base: base_fitness} | {probe.profile: fitness for probe, fitness in measured}
+        known = {(probe.unit, probe.level): fitness for probe, fitness in measured}
         for probe, fitness in measured:
-            reference = known[probe.anchor]
+            reference = base_fitness if probe.kept is None else known[probe.kept]
             unit = space.units[probe.unit]
             change = fitness - (reference if reference < math.inf else 0.0)
             deltas[unit.name][unit.levels[probe.level].label] = change
@@ -129,22 +139,3 @@ class Sensitivity:
                 value = fitness if isinstance(fitness, float) else None
                 return cls(base, tokens, read_fitness(value), rows)
         raise ValueError("this is no record of sensitivities; measure them again")
-
-    def save(self, path: Path) -> None:
-        """Write a JSON file."""
-        path.write_text(json.dumps({"format_version": FORMAT, **self.to_json()}, indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> "Sensitivity":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: another format, or not such a file.
-        """
-        record = json.loads(path.read_text())
-        version = record.get("format_version") if isinstance(record, dict) else None
-        if version != FORMAT:
-            raise ValueError(
-                f"{path} has format_version {version}, this release reads {FORMAT}; measure again"
-            )
-        return cls.from_json(record)

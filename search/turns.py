@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluators.trial import Evaluation, Fidelity, Trial
+from ..evaluators.trial import Evaluation, Fidelity, Slopes, Trial
 from ..spaces.space import Limits, Profile, Space
 from .budget import Pool, Workload
 
-Request = tuple[Profile, Fidelity]
+Request = tuple[Profile, Fidelity] | tuple[Profile, Fidelity, bool]
+"""What to evaluate; with True at the end its slopes."""
 
 
 def starting_profiles(space: Space, limits: Limits, start: Sequence[Profile]) -> list[Profile]:
@@ -65,6 +66,10 @@ class Turns(ABC):
     def _learn(self, profiles: list[Profile], fitness: list[float], /) -> None:
         """Take in the answers to the last non-empty `_next`; errors are infinite."""
 
+    def _learn_slopes(self, slopes: Sequence[Slopes | None], /) -> None:
+        """Take in the answers if `_next` asked for slopes of all; None where that failed."""
+        raise NotImplementedError(f"{type(self).__name__} asks for no slopes")
+
     @abstractmethod
     def _save(self) -> dict[str, Any]:
         """The method's own state as JSON values."""
@@ -107,10 +112,13 @@ class Turns(ABC):
         self._pending = None
         fitness = [math.inf if e.error is not None else e.fitness for e in evaluations]
         for evaluation, value in zip(evaluations, fitness, strict=True):
-            if evaluation.trial.fidelity == self.pool.archive:
+            if evaluation.trial.fidelity == self.pool.archive and not evaluation.trial.slopes:
                 self.archived.setdefault(self.space.canonical(evaluation.trial.profile), value)
-        if self._own:
-            self._learn([e.trial.profile for e in evaluations[: self._own]], fitness[: self._own])
+        own = evaluations[: self._own]
+        if own and own[0].trial.slopes:
+            self._learn_slopes([None if e.error is not None else e.slopes for e in own])
+        elif own:
+            self._learn([e.trial.profile for e in own], fitness[: self._own])
 
     def _promote(self, profile: Profile) -> None:
         """Have an incumbent measured at the archive's fidelity together with the next trials."""
@@ -118,7 +126,7 @@ class Turns(ABC):
 
     def _due(self, own: list[Request]) -> list[Request]:
         known = set(self.archived)
-        known |= {self.space.canonical(p) for p, fidelity in own if fidelity == self.pool.archive}
+        known |= {self.space.canonical(p) for p, at, *slopes in own if at == self.pool.archive and not slopes}
         due = {self.space.canonical(p): p for p in self._owed}
         return [(p, self.pool.archive) for key, p in due.items() if key not in known]
 
@@ -165,9 +173,9 @@ def read_profiles(rows: Iterable[Iterable[int]]) -> list[Profile]:
 
 def _write_trial(trial: Trial) -> list[Any]:
     f = trial.fidelity
-    return [trial.number, list(trial.profile), [f.seed, f.start, f.stop, f.length, f.data]]
+    return [trial.number, list(trial.profile), [f.seed, f.start, f.stop, f.length, f.data], trial.slopes]
 
 
 def _read_trial(row: Sequence[Any]) -> Trial:
-    number, profile, fidelity = row
-    return Trial(number, tuple(profile), Fidelity(*fidelity))
+    number, profile, fidelity, slopes = row
+    return Trial(number, tuple(profile), Fidelity(*fidelity), slopes)

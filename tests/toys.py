@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
+from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, Trial
 from paretopress.search.budget import Pool
-from paretopress.spaces.space import Level, Limits, Profile, Space, Unit
+from paretopress.spaces.configuration import MinimumConfig
+from paretopress.spaces.minimums import with_minimums
+from paretopress.spaces.space import DENSE, Limits, Profile, Space
+from paretopress.spaces.unit import Level, Unit
 
 LENGTH = 64
 POOL = Pool(sequences=32, length=LENGTH, archive=Fidelity(0, 0, 8, LENGTH))
@@ -109,6 +112,17 @@ def joint_limits(space: Space) -> Limits:
     return {"bits": 10 + 3 * space.weights, "macs": 5 + space.weights - 20}
 
 
+def minimum_space(blocks: int = 4) -> Space:
+    """Branches of which all attentions but one must stay."""
+    kept = MinimumConfig(count=blocks - 1, label="keep", units="attention")
+    return with_minimums(drop_space(blocks), [kept])
+
+
+def minimum_limits(space: Space) -> Limits:
+    """Half of the parameters, which dropping attentions would be the shortest way to."""
+    return {"parameters": 50 + space.weights // 2, **space.always}
+
+
 def one_level_space() -> Space:
     """One unit with one level."""
     return Space((linear(0, "q", chain([("w4", {"bits": 4})])),), weights=1)
@@ -119,6 +133,7 @@ SPACES: dict[str, tuple[Callable[[], Space], Callable[[Space], Limits]]] = {
     "ladder": (ladder_space, ladder_limits),
     "drop": (drop_space, drop_limits),
     "joint": (joint_space, joint_limits),
+    "minimum": (minimum_space, minimum_limits),
     "one level": (one_level_space, lambda space: {"bits": 4}),
 }
 
@@ -201,9 +216,42 @@ class ToyEvaluator:
             if self.broken(trial.profile):
                 yield Evaluation(trial, (), (), error="broken")
                 continue
+            if trial.slopes:
+                yield Evaluation(trial, (), (), slopes=self.slopes(trial))
+                continue
             rows = trial.fidelity.rows(POOL.sequences)
             values = tuple(self.value(trial.profile, int(row)) for row in rows)
             yield Evaluation(trial, values, tuple(1.0 + v for v in values))
+
+    def slopes(self, trial: Trial) -> Slopes:
+        """Changes of the fitness with every level of every unit whose layers run, all of them of first order.
+
+        Around the dense model they are errors of each level, of second order, and only the drop of a branch is one.
+        """
+        dense = trial.profile == DENSE
+        base = (
+            tuple(
+                unit.nearest("keep") if unit.droppable else len(unit.levels) - 1 for unit in self.space.units
+            )
+            if dense
+            else trial.profile
+        )
+        changes: dict[str, dict[str, float]] = {}
+        for u, unit in enumerate(self.space.units):
+            levels = range(len(unit.levels)) if self.space.active(base, u) else ()
+            changes[unit.name] = {
+                unit.levels[n].label: self._change(base, u, n, trial.fidelity)
+                for n in levels
+                if not (unit.droppable and n == base[u])
+            }
+        none = {unit: dict.fromkeys(row, 0.0) for unit, row in changes.items()}
+        return Slopes(none, changes) if dense else Slopes(changes, none)
+
+    def _change(self, base: Profile, unit: int, level: int, fidelity: Fidelity) -> float:
+        moved = (*base[:unit], level, *base[unit + 1 :])
+        rows = fidelity.rows(POOL.sequences)
+        gains = [self.value(moved, int(row)) - self.value(base, int(row)) for row in rows]
+        return math.fsum(gains) / len(gains)
 
     def optimum(self, limits: Limits) -> tuple[Profile, float]:
         """The best profile within the limits, by looking at all."""

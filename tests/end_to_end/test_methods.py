@@ -9,22 +9,16 @@ from paretopress.evaluators.trial import Trial
 from paretopress.exporters.hf import export_run
 from paretopress.search import job
 from paretopress.search.assembly import assemble
+from paretopress.search.budget import slope_tokens
 from paretopress.search.configuration import RunConfig, load_config
 from paretopress.search.measure import measure_model
 from paretopress.search.runfolder import RunFolder
 from tests.end_to_end.conftest import Tiny
-from tests.end_to_end.tiny import LENGTH, evolution
+from tests.end_to_end.tiny import FRONTIER, LENGTH, evolution
 
-FRONTIER: dict[str, Any] = {
-    "method": "frontier",
-    "tokens": 2 * LENGTH,
-    "around": 2 * LENGTH,
-    "check": 2 * LENGTH,
-    "offspring": 4,
-    "cycles": 2,
-}
 METHODS: dict[str, list[dict[str, Any]]] = {
     "frontier": [FRONTIER],
+    "frontier, measured": [FRONTIER | {"sensitivities": "measured"}],
     "evolution": [evolution(2)],
     "dp-nmse": [{"method": "dp", "errors": "nmse"}],
     "dp-kl": [{"method": "dp", "errors": "kl", "tokens": 2 * LENGTH, "rounds": 2}],
@@ -43,6 +37,17 @@ SPACES: dict[str, dict[str, Any]] = {
     "joint": {
         "space": {"levels": ["w3g16", "w4g16", "2:4+w4g16", "w6g16"], "drop": "branches"},
         "budgets": [{"bits": 4.5, "macs": 0.8}],
+    },
+    "minimum counts": {
+        "space": {
+            "levels": ["w3g16", "w4g16", "w6g16"],
+            "drop": "branches",
+            "at_least": [
+                {"count": 1, "label": "keep", "units": "attention"},
+                {"count": 2, "label": "w6g16", "units": "down_proj|o_proj"},
+            ],
+        },
+        "budgets": [{"bits": 3.5}],
     },
     "tied, with ends, in bytes": {
         "space": {"levels": ["w3g16", "w4g16", "w6g16"], "units": {"tie": "vllm", "ends": True}},
@@ -64,10 +69,20 @@ def check_front(
         assert row["fitness"] is not None
         assert row["heldout_kl"] > 0
     for trial in asked:
-        if trial.fidelity.data == "calibration" and (within or trial.fidelity == assembly.archive_fidelity):
+        if (
+            not trial.slopes
+            and trial.fidelity.data == "calibration"
+            and (within or trial.fidelity == assembly.archive_fidelity)
+        ):
             assert any(space.fits(trial.profile, limit) for limit in limits.values())
-    calibrated = sum(t.fidelity.tokens for t in asked if t.fidelity.data == "calibration")
+    calibrated = sum(
+        slope_tokens(space, t.fidelity) if t.slopes else t.fidelity.tokens
+        for t in asked
+        if t.fidelity.data == "calibration"
+    )
     assert calibrated == front["tokens"]
+    validated = sum(t.fidelity.tokens for t in asked if t.fidelity.data == "validation")
+    assert validated == front["validation_tokens"]
     state = RunFolder(folder / config.name).read_checkpoint()
     assert state is not None
     assert state["finished"]

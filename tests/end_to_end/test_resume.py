@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Driver, Tiny
-from tests.end_to_end.tiny import LENGTH, evolution
+from tests.end_to_end.tiny import FRONTIER, LENGTH, evolution
 
 SEARCH = [
     {"method": "dp", "errors": "kl", "tokens": 2 * LENGTH},
+    FRONTIER,
     evolution(3),
     {"method": "optuna", "trials": 6, "batch": 3, "tokens": 4 * LENGTH},
 ]
@@ -79,7 +80,9 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(driver: Driver, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(driver, tiny, tmp_path_factory.mktemp("resume"))
+    found = Case(driver, tiny, tmp_path_factory.mktemp("resume"))
+    assert len({look["tokens"] for look in front_of(found.whole)["looks"]}) > 2
+    return found
 
 
 def steps(folder: Path) -> int:
@@ -168,6 +171,23 @@ def test_the_token_limit_holds_and_may_be_raised(
     limited.check(folder)
     assert limited.search(folder, "--set", "stop.max_tokens=null") == 0, (folder / "log").read_text()
     assert front_of(folder)["points"] == whole["points"]
+    assert front_of(folder) == whole
+
+
+def test_a_search_that_looks_have_ended_may_go_on(
+    driver: Driver, tiny: Tiny, tmp_path: Path, case: Case
+) -> None:
+    whole = front_of(case.whole)
+    ended = Case(driver, tiny, tmp_path, stop={"looks": 1})
+    front = front_of(ended.whole)
+    assert (front["stopped"], whole["stopped"]) == ("looks", None)
+    assert front["tokens"] < whole["tokens"]
+    assert "stopped by `stop`: looks, after" in (ended.whole / "log").read_text()
+    folder, rng = ended.make("killed"), random.Random(4)
+    while ended.search(folder, die_at=rng.randint(10, 40)) != 0:
+        pass
+    ended.check(folder)
+    assert ended.search(folder, "--set", "stop.looks=null") == 0, (folder / "log").read_text()
     assert front_of(folder) == whole
 
 

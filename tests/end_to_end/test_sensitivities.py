@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 import yaml
 
 from paretopress.evaluators.trial import Trial
-from paretopress.search import job
-from paretopress.search import sensitivities as command
+from paretopress.search import job, probing, scores
 from paretopress.search.assembly import Assembly, assemble
 from paretopress.search.configuration import load_config
+from paretopress.search.event import Event
 from paretopress.search.sensitivities import SCORES, sensitivities
 from paretopress.search.sensitivity import Sensitivity
 from tests.end_to_end.conftest import Answer, RecordingPool, Tiny, shell
@@ -52,7 +53,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
     """What the workers are asked from now on."""
     found: list[Trial] = []
     monkeypatch.setattr(RecordingPool, "asked", found)
-    monkeypatch.setattr(command, "LocalPool", RecordingPool)
+    monkeypatch.setattr(probing, "LocalPool", RecordingPool)
     monkeypatch.setattr(job, "LocalPool", RecordingPool)
     return found
 
@@ -126,7 +127,7 @@ def test_the_same_command_measures_nothing_again(
     def never(*arguments: object) -> None:
         raise AssertionError("a score was made again")
 
-    monkeypatch.setattr(command, "proxy_errors", never)
+    monkeypatch.setattr(scores, "proxy_errors", never)
     config = load_config(folder / "tiny.yaml")
     first = sensitivities(config, folder / "runs" / "tiny", tokens=LENGTH, check=True)
     beside = sensitivities(config, folder / "runs" / "beside", tokens=LENGTH, check=True)
@@ -174,6 +175,75 @@ def test_other_settings_are_measured_anew(
     assert {row.score for row in found.scored if not row.reused} == again
 
 
+@pytest.mark.parametrize("score", ["fisher", "lamp"])
+def test_a_proxy_needs_no_run(score: str, answer: Answer, folder: Path, tmp_path: Path) -> None:
+    here = tmp_path / "run" / "sensitivities"
+    told: list[Event] = []
+    made = scores.stored_proxy(score, assembled(folder), here, LENGTH, told.append)
+    assert [(event.stage, event.done) for event in told] == [(f"score {score}", 0), (f"score {score}", 1)]
+    assert made.sensitivity.to_json() == saved(folder, score)["sensitivity"]
+    assert (made.tokens, made.reused) == (saved(folder, score)["tokens"], False)
+    again = scores.stored_proxy(score, assembled(folder), here, LENGTH, told.append)
+    assert len(told) == 2
+    assert again == replace(made, reused=True)
+
+
+def test_damaged_files_beside_are_passed_over(answer: Answer, folder: Path, tmp_path: Path) -> None:
+    beside, here = tmp_path / "a" / "sensitivities", tmp_path / "b" / "sensitivities"
+    beside.mkdir(parents=True)
+    (beside / "nmse.json").write_text("{")
+    assembly = assembled(folder)
+    assert not scores.stored_proxy("nmse", assembly, here, LENGTH).reused
+    with pytest.raises(ValueError, match=r"nmse\.json is not JSON"):
+        scores.stored_proxy("nmse", assembly, beside, LENGTH)
+
+
+def test_fisher_has_no_value_for_embeddings(answer: Answer, folder: Path, tiny: Tiny, tmp_path: Path) -> None:
+    assert scores.fisher_possible(assembled(folder))
+    space = {"levels": ["w3g16", "w4g16"], "units": {"ends": True}}
+    config = load_config(tiny.config(tmp_path, space=space))
+    assert not scores.fisher_possible(assemble(config, tmp_path))
+    with pytest.raises(ValueError, match="fisher has no value; leave that score out"):
+        sensitivities(config, tmp_path / "run", scores=("kl", "fisher"))
+
+
+def test_progress_counts_what_is_measured_and_nothing_else(tiny: Tiny, tmp_path: Path) -> None:
+    config = load_config(tiny.config(tmp_path, budgets=BUDGETS))
+
+    def told(stage: str, *wanted: str, check: bool) -> list[Event]:
+        found: list[Event] = []
+        run = tmp_path / "runs" / "tiny"
+        sensitivities(config, run, scores=wanted, tokens=LENGTH, check=check, listen=found.append)
+        return [event for event in found if event.stage == stage]
+
+    measured = told("score kl", "kl", check=False)
+    assert measured[0] == Event("score kl", 0, (1 + 14 * 3) * LENGTH)
+    assert measured[-1].done == measured[-1].total
+    stage = "check the allocations"
+    first, second = (told(stage, *wanted, check=True) for wanted in (["kl"], ["kl", "magnitude"]))
+    archive = first[1].done
+    for events, profiles in ((first, 4), (second, 2)):
+        assert events[0] == Event(stage, 0, profiles * archive)
+        assert [event.done for event in events] == [n * archive for n in range(profiles + 1)]
+    assert not told(stage, "kl", "magnitude", check=True)
+
+
+def test_a_bound_on_fitness_keeps_minimum_counts(tiny: Tiny, tmp_path: Path) -> None:
+    space = {"levels": ["w3g16", "w4g16"], "at_least": [{"count": 11, "label": "w4g16"}]}
+    config = load_config(tiny.config(tmp_path, space=space, budgets=[{"bits": 5.0}]))
+    found = sensitivities(config, tmp_path / "runs" / "tiny", scores=["kl"], tokens=LENGTH, bound=10.0)
+    assert found.within is not None
+    labels = list(found.assembly.space.labels(found.within.profile))
+    assert labels.count("w4g16") == 11
+    differing = [{"bits": 4.5}, {"bits": 5.0, "macs": 0.7}]
+    config = load_config(tiny.config(tmp_path, space=JOINT, budgets=differing))
+    with pytest.raises(
+        ValueError, match="needs the same limits beside bits in every budget, not bits 4.5; bits 5"
+    ):
+        sensitivities(config, tmp_path / "runs" / "other", scores=["kl"], bound=10.0)
+    assert not (tmp_path / "runs" / "other").exists()
+
+
 def test_joint_spaces_have_all_scores(tiny: Tiny, tmp_path: Path) -> None:
     config = load_config(
         tiny.config(tmp_path, space=JOINT, budgets=[{"bits": 4.0}, {"bits": 4.5, "macs": 0.7}])
@@ -198,10 +268,10 @@ def test_joint_spaces_have_all_scores(tiny: Tiny, tmp_path: Path) -> None:
     [
         (
             ["--scores", "kl,fischer"],
-            "score 'fischer' is unknown; did you mean 'fisher'? known are kl, fisher, ",
+            "score 'fischer' is unknown; did you mean 'fisher'? known: fisher, influence, kl, ",
         ),
         (["--scores", "nmse", "--fitness", "0.1"], "a bound on fitness needs measured sensitivities; add kl"),
-        (["--scores", ","], "no score is named; known are kl, fisher, "),
+        (["--scores", ","], "no score is named; known: kl, fisher, "),
         (["--base", "worst"], "Invalid value for '--base'"),
         (["--tokens", "0"], "Invalid value for '--tokens'"),
     ],

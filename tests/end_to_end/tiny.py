@@ -114,6 +114,16 @@ def tiny_config(model: Path, text: Path, **changes: Any) -> dict[str, Any]:
     return content | changes
 
 
+FRONTIER: dict[str, Any] = {
+    "method": "frontier",
+    "tokens": 2 * LENGTH,
+    "around": 2 * LENGTH,
+    "check": 2 * LENGTH,
+    "offspring": 4,
+    "rounds": 2,
+}
+
+
 def evolution(generations: int = 4, **changes: Any) -> dict[str, Any]:
     """A short evolution in two stages."""
     stages = {"survivors": [3, 1], "tokens": [2 * LENGTH, 8 * LENGTH]}

@@ -17,7 +17,8 @@ from paretopress.evaluators.runner import BlockRunner
 from paretopress.evaluators.trial import Fidelity
 from paretopress.evaluators.weights import Residency
 from paretopress.spaces.checkpoint import Checkpoint
-from paretopress.spaces.construction import SpaceConfig, build_space
+from paretopress.spaces.configuration import SpaceConfig
+from paretopress.spaces.construction import build_space
 from paretopress.spaces.database import LevelDatabase
 from paretopress.spaces.replay import Replays
 from paretopress.spaces.structure import find_structure

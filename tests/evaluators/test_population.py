@@ -19,7 +19,8 @@ from paretopress.evaluators.runner import BlockRunner
 from paretopress.evaluators.sanity import check_dense
 from paretopress.evaluators.trial import Fidelity, Trial
 from paretopress.evaluators.weights import Residency
-from paretopress.spaces.construction import SpaceConfig, UnitsConfig, build_space
+from paretopress.spaces.configuration import SpaceConfig, UnitsConfig
+from paretopress.spaces.construction import build_space
 from paretopress.spaces.database import LevelDatabase
 from paretopress.spaces.space import DENSE, Profile
 from tests.architectures import ARCHITECTURES, LENGTH, VOCABULARY, random_tokens, save_model

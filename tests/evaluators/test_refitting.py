@@ -171,6 +171,20 @@ def test_the_step_leads_to_the_least_squares_solution(seed: int) -> None:
     assert torch.equal(hessian, x.T @ x)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_16_bits_refit_much_as_32_do(name: str, device: str, tmp_path: Path) -> None:
+    model = save_model(name, tmp_path / name)
+    assignment = assignment_of(model, "w4g16")
+    fine = refit_all(model, tmp_path / "fine", assignment)
+    coarse = LevelDatabase(tmp_path / "coarse", {"assignment": assignment})
+    runner = make_runner(model, dtype=torch.bfloat16, device=device)
+    refit_database(coarse, assignment, runner, tokens(), CONFIG)
+    assert coarse.errors().keys() == fine.errors().keys() == assignment.keys()
+    for path, row in fine.errors().items():
+        assert coarse.errors()[path] == pytest.approx(row, rel=0.25)
+
+
 def test_an_interrupted_refit_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     model = save_model("llama", tmp_path / "llama")
     assignment = assignment_of(model, "w3g16")

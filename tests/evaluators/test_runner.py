@@ -60,12 +60,13 @@ def make_runner(
     length: int = LENGTH,
     dtype: torch.dtype = torch.float32,
     pace: Pace | None = None,
+    device: str = "cpu",
 ) -> BlockRunner:
     checkpoint = Checkpoint(directory)
     return BlockRunner(
         checkpoint,
         find_structure(checkpoint.skeleton()),
-        device="cpu",
+        device=device,
         dtype=dtype,
         micro_batch=micro_batch,
         length=length,

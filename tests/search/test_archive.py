@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.archive import ParetoArchive
-from paretopress.spaces.space import Level, Space, Unit
+from paretopress.spaces.space import Space
+from paretopress.spaces.unit import Level, Unit
 from tests.toys import POOL, joint_limits, joint_space
 
 COSTS = [3, 1, 4, 1, 5, 9, 2, 6]

@@ -1,14 +1,15 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from paretopress.evaluators.trial import Fidelity
+from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, Trial
 from paretopress.search.dp import DPConfig, DPSearcher
 from paretopress.search.frontier import FrontierConfig, FrontierSearcher
 from paretopress.search.turns import Turns
-from paretopress.spaces.space import Limits, Profile, Space
+from paretopress.spaces.space import DENSE, Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
-from tests.toys import LENGTH, POOL, SPACES, ToyEvaluator, bits_limits, bits_space
+from tests.toys import LENGTH, POOL, SPACES, ToyEvaluator, bits_limits, bits_space, drop_limits, drop_space
 
 
 class TestFrontier(SearcherContract):
@@ -19,9 +20,16 @@ class TestFrontier(SearcherContract):
         return FrontierSearcher(small(), space, [limits], POOL, seed, start)
 
 
-def small(**settings: int) -> FrontierConfig:
-    usual = {"tokens": LENGTH, "around": 2 * LENGTH, "check": 2 * LENGTH, "offspring": 4, "cycles": 3}
-    return FrontierConfig(**(usual | settings))
+def small(**settings: int | str) -> FrontierConfig:
+    usual = {
+        "tokens": LENGTH,
+        "around": 2 * LENGTH,
+        "check": 2 * LENGTH,
+        "rounds": 6,
+        "patience": 2,
+        "offspring": 4,
+    }
+    return FrontierConfig.model_validate(usual | settings)
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if name != "ladder"])
@@ -57,11 +65,8 @@ def test_one_survey_serves_every_budget_and_no_winner_loses_to_a_cheaper_one() -
     budgets = [bits_limits(space, bits) for bits in (4, 2, 5, 3)]
     evaluator = ToyEvaluator(space, seed=2, interaction=0.5, noise=0.05)
     searcher = FrontierSearcher(small(), space, budgets, POOL, 0)
-    survey = searcher.ask()
     trials = finish(searcher, evaluator)
-    dearest = space.extreme("bits", largest=True)
-    assert [t.profile for t in survey if t.fidelity.sequences == 1].count(dearest) == 1
-    assert all(t.profile != dearest for t in trials[len(survey) :])
+    assert [t.profile for t in trials if t.slopes].count(DENSE) == 1
     best = []
     for limits in sorted(budgets, key=lambda limits: limits["bits"]):
         fitting = [f for p, f in searcher.archived.items() if space.fits(p, limits)]
@@ -71,16 +76,17 @@ def test_one_survey_serves_every_budget_and_no_winner_loses_to_a_cheaper_one() -
     assert best == sorted(best, reverse=True)
 
 
-def test_measures_on_text_behind_the_archive_and_compares_on_the_archive() -> None:
+def test_looks_around_on_text_behind_the_archive_and_compares_on_the_archive() -> None:
     space = bits_space(blocks=2)
-    searcher = FrontierSearcher(small(), space, [bits_limits(space)], POOL, 0)
+    searcher = FrontierSearcher(small(patience=3), space, [bits_limits(space)], POOL, 0)
     trials = finish(searcher, ToyEvaluator(space, interaction=0.5, noise=0.1))
     check = Fidelity(0, 0, 2, LENGTH)
     assert {t.fidelity for t in trials if t.fidelity.start < POOL.archive.stop} == {POOL.archive, check}
-    windows = [t.fidelity for t in trials if t.fidelity.start >= POOL.archive.stop]
-    assert windows[0].sequences == 1
-    assert {f.sequences for f in windows[1:]} <= {1, 2}
-    assert len(set(windows)) > 2
+    assert not [t for t in trials if t.slopes and t.fidelity.start < POOL.archive.stop]
+    looks = [t.fidelity for t in trials if t.slopes]
+    assert [f.sequences for f in looks] == sorted(f.sequences for f in looks)
+    assert {f.sequences for f in looks} == {1, 2, 4, 8}
+    assert len(set(looks)) > 3
 
 
 def test_only_what_wins_its_check_is_measured_on_the_archive() -> None:
@@ -102,23 +108,82 @@ def test_only_what_wins_its_check_is_measured_on_the_archive() -> None:
     assert values
 
 
-@pytest.mark.parametrize("patience", [1, 3])
-def test_ends_after_cycles_without_improvement(patience: int) -> None:
+@pytest.mark.parametrize("sensitivities", ["slopes", "measured"])
+@pytest.mark.parametrize("patience", [1, 2])
+def test_a_budget_rests_after_rounds_without_improvement(patience: int, sensitivities: str) -> None:
     space = bits_space(blocks=2)
     budgets = [bits_limits(space, bits) for bits in (3, 4)]
-    searcher = FrontierSearcher(small(cycles=50, patience=patience), space, budgets, POOL, 0)
+    config = small(rounds=50, patience=patience, sensitivities=sensitivities)
+    searcher = FrontierSearcher(config, space, budgets, POOL, 0)
     finish(searcher, ToyEvaluator(space, constant=True))
-    assert searcher.state_dict()["method"]["round"] == patience * len(budgets)
+    assert searcher.state_dict()["method"]["rounds"] == [patience, patience]
 
 
-def test_no_cycles_is_the_allocation_alone() -> None:
+def test_no_rounds_is_the_allocation_alone() -> None:
     space = bits_space(blocks=2)
     limits = bits_limits(space)
     evaluator = ToyEvaluator(space, seed=3)
-    searcher = FrontierSearcher(small(cycles=0), space, [limits], POOL, 0)
+    searcher = FrontierSearcher(small(rounds=0), space, [limits], POOL, 0)
     trials = finish(searcher, evaluator)
-    assert len(trials) == 1 + 3 * len(space.units) + 2
+    assert [t.slopes for t in trials] == [True, False, False]
     assert searcher.best == evaluator.optimum(limits)[0]
+
+
+def test_units_without_slopes_are_measured_one_at_a_time() -> None:
+    space = bits_space(blocks=2)
+    outside = replace(space, units=(replace(space.units[0], block=-1, branch=""), *space.units[1:]))
+    cases = [
+        (outside, bits_limits(space), small()),
+        (space, bits_limits(space), small(sensitivities="measured")),
+        (drop_space(), drop_limits(drop_space()), small()),
+    ]
+    for searched, limits, config in cases:
+        trials = finish(FrontierSearcher(config, searched, [limits], POOL, 0), ToyEvaluator(searched))
+        assert not any(t.slopes for t in trials)
+
+
+def test_slopes_that_fail_are_replaced_by_measurements_or_passed_over() -> None:
+    space = bits_space(blocks=2)
+    limits = bits_limits(space)
+    for dense_fails in (True, False):
+        evaluator = ToyEvaluator(space, seed=1)
+        searcher = FrontierSearcher(small(), space, [limits], POOL, 0)
+        while asked := searcher.ask():
+            searcher.tell(
+                [
+                    Evaluation(e.trial, (), (), error="a slope is not finite")
+                    if e.trial.slopes and (e.trial.profile == DENSE) == dense_fails
+                    else e
+                    for e in evaluator.evaluate(asked)
+                ]
+            )
+        assert searcher.best is not None
+        assert evaluator.true(searcher.best) == pytest.approx(evaluator.optimum(limits)[1], abs=1e-12)
+
+
+class Flat(ToyEvaluator):
+    """An evaluator whose slopes show every move as equally bad."""
+
+    def slopes(self, trial: Trial) -> Slopes:
+        found = super().slopes(trial)
+        none, bad = (
+            {unit: dict.fromkeys(row, value) for unit, row in found.first.items()} for value in (0.0, 1.0)
+        )
+        return Slopes(none, bad)
+
+
+def test_exchanges_find_what_no_slope_shows() -> None:
+    space = bits_space(blocks=3)
+    limits = bits_limits(space)
+    for seed in range(3):
+        evaluator = Flat(space, seed)
+        best = []
+        for offspring in (0, 8):
+            searcher = FrontierSearcher(small(offspring=offspring), space, [limits], POOL, seed)
+            finish(searcher, evaluator)
+            assert searcher.best is not None
+            best.append(evaluator.true(searcher.best))
+        assert best[1] < best[0]
 
 
 def test_seeds_draw_other_offspring() -> None:

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopress.search.moves import Moves, dress, layer_type
-from paretopress.spaces.space import Profile, Space, Unit
+from paretopress.spaces.space import Profile, Space
+from paretopress.spaces.unit import Unit
 from tests.toys import SPACES, bits_space, chain, joint_limits, joint_space
 
 

@@ -1,5 +1,6 @@
 """The study loop: what is measured, what is counted, where it stops, how it goes on."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from paretopress.evaluators.journal import Journal
+from paretopress.evaluators.packing import Sequences
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.archive import ParetoArchive
+from paretopress.search.looks import Looks
 from paretopress.search.study import Study
 from paretopress.spaces.space import Profile
 from paretopress.workers.pool import LocalPool
@@ -54,21 +57,33 @@ def profiles(count: int) -> list[Profile]:
     return [tuple(int(rng.integers(4)) for _ in SPACE.units) for _ in range(count)]
 
 
-def make(folder: Path, asks: Sequence[Sequence[tuple[Profile, Fidelity]]], **settings: Any) -> Study:
-    evaluator = ToyEvaluator(SPACE, noise=0.1)
+def make(
+    folder: Path,
+    asks: Sequence[Sequence[tuple[Profile, Fidelity]]],
+    *,
+    constant: bool = False,
+    **settings: Any,
+) -> Study:
+    evaluator = ToyEvaluator(SPACE, noise=0.1, constant=constant)
     return Study(
         Script(asks),
         LocalPool(evaluator),
         ParetoArchive(SPACE, "bits", POOL.archive),
         Journal(folder / "journal.jsonl", FINGERPRINT),
         space=SPACE,
-        data={"calibration": DATA},
+        data={"calibration": DATA, "validation": "2" * 32},
         budgets={"b": LIMITS},
         **settings,
     )
 
 
-def measured(study: Study) -> list[tuple[Profile, int, int]]:
+def make_looks(patience: int | None) -> Looks:
+    """Over 20 documents of so few tokens that looks are many."""
+    sequences = Sequences("validation", np.zeros((20, 2), np.int32), np.arange(20, dtype=np.int32))
+    return Looks(SPACE, {"b": LIMITS}, sequences, patience=patience)
+
+
+def measured(study: Study, data: str = "calibration") -> list[tuple[Profile, int, int]]:
     """Profile, seed and position of all that the workers did."""
     assert isinstance(study.pool, LocalPool)
     assert isinstance(study.pool.evaluator, ToyEvaluator)
@@ -76,6 +91,7 @@ def measured(study: Study) -> list[tuple[Profile, int, int]]:
         (trial.profile, trial.fidelity.seed, position)
         for trial in study.pool.evaluator.seen
         for position in range(trial.fidelity.start, trial.fidelity.stop)
+        if trial.fidelity.data == data
     ]
 
 
@@ -139,6 +155,69 @@ def test_it_goes_on_from_every_step_and_from_none(seed: int, tmp_path: Path) -> 
             assert found == wanted
         assert set(measured(first) + measured(second)) == set(measured(whole))
         assert len(measured(first) + measured(second)) == len(measured(whole))
+
+
+def falling_asks(constant: bool) -> list[list[tuple[Profile, Fidelity]]]:
+    """Every ask has a profile that is better on the archive's prefix than all before, really or (constant) by luck."""
+    found = itertools.product((0, 1), repeat=len(SPACE.units))
+    trials = [Trial(0, profile, POOL.archive) for profile in itertools.islice(found, 0, None, 5)]
+    evaluator = ToyEvaluator(SPACE, noise=0.1, constant=constant)
+    ranked = sorted(evaluator.evaluate(trials), key=lambda e: -e.fitness)
+    return [[(e.trial.profile, POOL.archive), (e.trial.profile, at(0, 10))] for e in ranked]
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+@pytest.mark.parametrize("constant", [True, False])
+def test_looks_are_the_same_from_every_step_and_from_none(
+    constant: bool, patience: int | None, tmp_path: Path
+) -> None:
+    asks = falling_asks(constant)
+    (tmp_path / "whole").mkdir()
+    whole = make(tmp_path / "whole", asks, constant=constant, looks=make_looks(patience))
+    whole.run()
+    wanted = whole.state_dict()
+    wanted["progress"].pop("seconds")
+    assert len(wanted["looks"]["taken"]) >= 3
+    for stop in range(whole.progress.steps + 1):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        first = make(folder, asks, constant=constant, looks=make_looks(patience))
+        for _ in range(stop):
+            assert first.step()
+        state = json.loads(json.dumps(first.state_dict()))
+        first.step()
+        second = make(folder, asks, constant=constant, looks=make_looks(patience))
+        assert second.resume(state)
+        second.run()
+        third = make(folder, asks, constant=constant, looks=make_looks(patience))
+        third.run()
+        for study in (second, third):
+            found = study.state_dict()
+            found["progress"].pop("seconds")
+            assert found == wanted
+            assert study.stopped == whole.stopped
+        for data in ("calibration", "validation"):
+            assert measured(third, data) == []
+            both = measured(first, data) + measured(second, data)
+            assert sorted(both) == sorted(measured(whole, data))
+
+
+def test_looks_end_a_search_and_more_patience_lets_it_go_on(tmp_path: Path) -> None:
+    asks = falling_asks(constant=True)
+    studies = []
+    for name, looks in {"without": None, "patient": make_looks(None), "hasty": make_looks(2)}.items():
+        (tmp_path / name).mkdir()
+        studies.append(make(tmp_path / name, asks, constant=True, looks=looks))
+        studies[-1].run()
+    without, patient, hasty = studies
+    assert (without.stopped, patient.stopped, hasty.stopped) == (None, None, "looks")
+    assert hasty.progress.steps < patient.progress.steps == len(asks)
+    assert patient.progress.total_tokens == without.progress.total_tokens
+    more = make(tmp_path / "hasty", asks, constant=True, looks=make_looks(None))
+    assert more.resume(hasty.state_dict())
+    more.run()
+    assert more.state_dict()["looks"] == patient.state_dict()["looks"]
+    assert more.progress.tokens == patient.progress.tokens
 
 
 @pytest.mark.parametrize("harm", ["damaged", "cut"])

@@ -1,0 +1,261 @@
+"""How the fitness changes when one unit at a time leaves its level, to second order, from one backward pass.
+
+Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, I inputs of a layer, O outputs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..spaces.database import LevelDatabase
+from ..spaces.space import DENSE, Profile, Space
+from ..spaces.structure import Block
+from ..spaces.unit import Unit
+from .calibration import host_copy
+from .fitness import FitnessConfig
+from .gradients import GradientRunner
+from .loaded import LoadedBlock
+from .refitting import dropped_kinds
+from .trial import Fidelity, Slopes
+
+Gradients = tuple[Tensor, Tensor]
+"""Of the fitness and of the drawn tokens' log-likelihood, by hidden states (B, T, D) of one micro-batch."""
+
+_Sums = dict[str, dict[str, tuple[float, float]]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        tokens_BT: of its sequences.
+        count: how many of them count; the others fill it up.
+        seed: of the tokens drawn on it.
+    """
+
+    tokens_BT: Tensor
+    count: int
+    seed: tuple[int, ...]
+
+
+def batches_of(fidelity: Fidelity, tokens_NT: np.ndarray, size: int) -> list[Batch]:
+    """A fidelity's sequences in micro-batches of their own; the last is filled up with its own again."""
+    rows = fidelity.rows(len(tokens_NT))
+    found = []
+    for first in range(0, len(rows), size):
+        own = rows[first : first + size]
+        tokens_BT = tokens_NT[np.resize(own, size), : fidelity.length].astype(np.int64)
+        found.append(Batch(torch.from_numpy(tokens_BT), len(own), (fidelity.seed, fidelity.start + first)))
+    return found
+
+
+def all_finite(slopes: Slopes) -> bool:
+    """Whether every slope is a number."""
+    rows = (*slopes.first.values(), *slopes.second.values())
+    return all(math.isfinite(slope) for row in rows for slope in row.values())
+
+
+def passes(space: Space) -> int:
+    """Forward passes that slopes cost at most: two, two backward, and a product per other level."""
+    return 4 + max(len(unit.levels) for unit in space.units) - 1
+
+
+def level_slopes(
+    runner: GradientRunner,
+    space: Space,
+    database: LevelDatabase,
+    profile: Profile,
+    batches: Sequence[Batch],
+    fitness: FitnessConfig,
+) -> Slopes:
+    """First- and second-order change of the fitness for every level of every unit around a profile.
+
+    A level changes a layer's output at a position by d. To first order the fitness changes by g . d, with g its
+    gradient by that output; to second order by d^T F d / 2 more, with F the Fisher matrix there, the mean of h h^T
+    over tokens that the model draws, h the gradient of their log-likelihood: so (h . d)^2 / 2 for one draw. What
+    positions and layers do together is left out. A branch that is dropped or brought back changes its block's
+    output instead. Units under a dropped branch have no inputs and no slopes.
+
+    Around the dense model (`DENSE`) the gradient of the divergence is zero, and what remains is the Fisher
+    score of every level. Drawn tokens, because the text's own would give the `empirical` Fisher, which is another
+    matrix.
+
+    Time: two forward passes, two backward passes, and one product per layer and level. Memory: in host memory the
+    hidden states before every block; on the device one block with its graph and its levels.
+
+    Args:
+        runner: of the dense model.
+        space: whose units are moved.
+        database: its levels.
+        profile: to move from.
+        batches: every micro-batch.
+        fitness: what is minimised.
+
+    Raises:
+        ValueError: embeddings or head take levels.
+
+    References:
+        Optimal Brain Damage and HAWQ-V2 (arXiv 1911.03852) for the second order; NVIDIA ModelOpt's AutoQuantize and
+        AutoRound's AutoScheme for gradient times difference per layer and format; Kunstner et al. (arXiv
+        1905.12558) on the empirical Fisher.
+    """
+    ends = {end.path for end in runner.structure.ends.linears}
+    if outside := [unit.name for unit in space.units if ends & set(unit.modules)]:
+        raise ValueError(
+            f"unit {outside[0]!r} lies outside the blocks, where no slope is known; measure its levels instead"
+        )
+    around = _Around(runner, space, database, profile)
+    before, last, dense = around.forward([batch.tokens_BT for batch in batches])
+    gradients: list[Gradients] = []
+    for batch, last_BTD, dense_BTD in zip(batches, last, dense, strict=True):
+        rng = np.random.default_rng(batch.seed)
+        pair = runner.end_gradients(last_BTD, dense_BTD, batch.tokens_BT, fitness, rng)
+        for gradient_BTD in pair:
+            gradient_BTD[batch.count :] = 0.0
+        gradients.append((host_copy(pair[0]), host_copy(pair[1])))
+    sums: _Sums = {unit.name: {} for unit in space.units}
+    for block in reversed(runner.structure.blocks):
+        around.backward(block, before.pop(), gradients, sums)
+    positions = sum(batch.count * (batch.tokens_BT.shape[1] - 1) for batch in batches)
+    return Slopes(
+        {unit: {label: s[0] / positions for label, s in row.items()} for unit, row in sums.items()},
+        {unit: {label: s[1] / positions for label, s in row.items()} for unit, row in sums.items()},
+    )
+
+
+class _Around:
+    """One profile's way through the model and back."""
+
+    def __init__(
+        self, runner: GradientRunner, space: Space, database: LevelDatabase, profile: Profile
+    ) -> None:
+        self.runner = runner
+        self.space = space
+        self.database = database
+        self.profile = profile
+        self.assignment = space.assignment(profile)
+
+    def forward(self, tokens: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
+        """Host copies of the states before every block, after the last, and of the dense model after the last."""
+        runner = self.runner
+        before = [[host_copy(runner.embed(tokens_BT.to(runner.device))) for tokens_BT in tokens]]
+        dense = before[0]
+        for block in runner.structure.blocks:
+            with runner.block(block.index) as loaded:
+                if self.assignment:
+                    dense = [host_copy(loaded(states_BTD)) for states_BTD in dense]
+                self._install(loaded, self.assignment)
+                before.append([host_copy(loaded(states_BTD)) for states_BTD in before[-1]])
+                loaded.install({})
+        last = before.pop()
+        return before, last, dense if self.assignment else last
+
+    def backward(
+        self, block: Block, before: Sequence[Tensor], gradients: Sequence[Gradients], sums: _Sums
+    ) -> None:
+        """Add the slopes of a block's units to `sums`, and take the gradients past it, in place."""
+        branches, layers = self._units(block)
+        with self.runner.block(block.index) as loaded:
+            self._install(loaded, self.assignment)
+            if branches:
+                self._add_branches(loaded, branches, before, gradients, sums)
+                self._install(loaded, self.assignment)
+            changes = self._changes(layers, block)
+            for states_BTD, pair in zip(before, gradients, strict=True):
+                passed = self.runner.backward(loaded, states_BTD, pair)
+                for gradient_BTD, (leaving_BTD, _) in zip(pair, passed, strict=True):
+                    gradient_BTD.copy_(leaving_BTD)
+                _add_layers(changes, passed[0][1], passed[1][1], sums)
+            loaded.install({})
+
+    def _units(self, block: Block) -> tuple[dict[tuple[str, str], Mapping[str, str]], list[Unit]]:
+        """For (unit, label) of each branch's other state what the model then is, and the units of layers."""
+        branches: dict[tuple[str, str], Mapping[str, str]] = {}
+        layers = []
+        for u, unit in enumerate(self.space.units):
+            if unit.block != block.index:
+                continue
+            if not unit.droppable:
+                layers.append(unit)
+            elif self.profile == DENSE:
+                branches[unit.name, "drop"] = dict.fromkeys(unit.modules, "drop")
+            else:
+                other = 1 - self.profile[u]
+                moved = (*self.profile[:u], other, *self.profile[u + 1 :])
+                branches[unit.name, unit.levels[other].label] = self.space.assignment(moved)
+        return branches, layers
+
+    def _install(self, loaded: LoadedBlock, assignment: Mapping[str, str]) -> None:
+        weights = {
+            linear.path: self.database.load(linear.path, assignment[linear.path], loaded.device).dense()
+            for linear in loaded.block.linears
+            if assignment.get(linear.path, "drop") != "drop"
+        }
+        loaded.install(weights, dropped_kinds(loaded.block, assignment))
+
+    def _add_branches(
+        self,
+        loaded: LoadedBlock,
+        branches: Mapping[tuple[str, str], Mapping[str, str]],
+        before: Sequence[Tensor],
+        gradients: Sequence[Gradients],
+        sums: _Sums,
+    ) -> None:
+        """Add what dropping or restoring a branch changes in the output of the block as it is installed."""
+        here = [host_copy(loaded(states_BTD)) for states_BTD in before]
+        for (unit, label), assignment in branches.items():
+            self._install(loaded, assignment)
+            for states_BTD, here_BTD, pair in zip(before, here, gradients, strict=True):
+                change_BTD = loaded(states_BTD).float() - here_BTD.to(loaded.device).float()
+                _add(sums[unit], label, pair[0].to(loaded.device), pair[1].to(loaded.device), change_BTD)
+
+    def _changes(self, units: Sequence[Unit], block: Block) -> dict[tuple[str, str, str], Tensor]:
+        """What each level changes in each weight (O, I), by unit, label and layer; nothing under a dropped branch."""
+        device = self.runner.place(block.index)
+        linears = {linear.path: linear for linear in block.linears}
+
+        def weight(path: str, label: str) -> Tensor:
+            if label == "dense":
+                dense = self.runner.checkpoint.tensor(f"{path}.weight").to(device)
+                return linears[path].turn(dense).float()
+            return self.database.load(path, label, device).dense().float()
+
+        changes = {}
+        for unit in units:
+            for path in unit.modules:
+                if (here := self.assignment.get(path, "dense")) == "drop":
+                    continue
+                here_OI = weight(path, here)
+                for label in unit.index:
+                    if label != here:
+                        changes[unit.name, label, path] = (weight(path, label) - here_OI).to(
+                            self.runner.dtype
+                        )
+        return changes
+
+
+def _add_layers(
+    changes: Mapping[tuple[str, str, str], Tensor],
+    fitness: Mapping[str, tuple[Tensor, Tensor]],
+    likelihood: Mapping[str, tuple[Tensor, Tensor]],
+    sums: _Sums,
+) -> None:
+    for (unit, label, path), change_OI in changes.items():
+        inputs_PI, gradient_PO = fitness[path]
+        difference_PO = inputs_PI.to(change_OI.dtype) @ change_OI.T
+        _add(sums[unit], label, gradient_PO, likelihood[path][1], difference_PO.float())
+
+
+def _add(
+    row: dict[str, tuple[float, float]], label: str, gradient: Tensor, likelihood: Tensor, difference: Tensor
+) -> None:
+    """Add the inner products, and half of their squares per position, to a level's sums."""
+    first = float((gradient * difference).sum(dtype=torch.float64))
+    second = float(torch.linalg.vecdot(likelihood, difference).double().square().sum()) / 2
+    before = row.get(label, (0.0, 0.0))
+    row[label] = before[0] + first, before[1] + second
