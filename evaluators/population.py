@@ -66,7 +66,7 @@ class PopulationEvaluator:
         data: `calibration`, `validation` and `heldout` sequences.
         fitness: what is minimised.
         memory: what stays where; never changes a value.
-        teacher: bytes of host memory for the teacher's last hidden states.
+        teacher: bytes of host memory for the teacher's last hidden states, and as many for those of slopes.
         chunk: positions whose logits exist at once.
         recipe: what else decides a value: fingerprints of model, levels and versions.
     """
@@ -94,6 +94,7 @@ class PopulationEvaluator:
             runner.checkpoint, runner.structure, database, runner.dtype, runner.place, memory.residency
         )
         self.teacher = RecentTensors(teacher)
+        self.host = teacher
         # Of nothing that holds this evaluator: it would wait for the garbage collector with all it has on a device.
         install_head = partial(_install_end, runner, self.weights, self._head)
         self._score = Scorer(runner, fitness, chunk, install_head)
@@ -142,7 +143,18 @@ class PopulationEvaluator:
             raise TypeError("slopes need a GradientRunner; make the evaluator with one")
         start = time.perf_counter()
         batches = batches_of(trial.fidelity, self._sequences(trial.fidelity).tokens, self.runner.micro_batch)
-        found = level_slopes(self.runner, self.space, self.database, trial.profile, batches, self.fitness)
+        one = batches[0].tokens_BT.numel() * self.runner.hidden * self.runner.dtype.itemsize
+        # Pinned memory comes in powers of two; two gradients of float32 and the dense model's states are kept as well.
+        together = max(1, self.host // (2 * one * (len(self.runner.structure.blocks) + 6)))
+        try:
+            found = level_slopes(
+                self.runner, self.space, self.database, trial.profile, batches, self.fitness, together
+            )
+        except torch.OutOfMemoryError as failure:
+            raise ValueError(
+                f"slopes of {self.runner.micro_batch} x {trial.fidelity.length} tokens do not fit the device; lower "
+                "evaluation.micro_batch, data.length or evaluation.memory, or search with sensitivities: measured"
+            ) from failure
         error = None if all_finite(found) else "a slope is not finite"
         return Evaluation(trial, (), (), time.perf_counter() - start, error, found)
 

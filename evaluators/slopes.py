@@ -4,6 +4,7 @@ Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, 
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,8 +62,10 @@ def all_finite(slopes: Slopes) -> bool:
 
 
 def passes(space: Space) -> int:
-    """Forward passes that slopes cost at most: two, two backward, and a product per other level."""
-    return 4 + max(len(unit.levels) for unit in space.units) - 1
+    """Forward passes that slopes cost at most: two, two backward, a product per other level, and one per branch state."""
+    levels = max((len(unit.levels) - 1 for unit in space.units if not unit.droppable), default=0)
+    branches = Counter(unit.block for unit in space.units if unit.droppable)
+    return 4 + levels + (1 + max(branches.values()) if branches else 0)
 
 
 def level_slopes(
@@ -72,6 +75,7 @@ def level_slopes(
     profile: Profile,
     batches: Sequence[Batch],
     fitness: FitnessConfig,
+    together: int = 1 << 30,
 ) -> Slopes:
     """First- and second-order change of the fitness for every level of every unit around a profile.
 
@@ -86,7 +90,7 @@ def level_slopes(
     matrix.
 
     Time: two forward passes, two backward passes, and one product per layer and level. Memory: in host memory the
-    hidden states before every block; on the device one block with its graph and its levels.
+    hidden states before every block, of `together` micro-batches; on the device one block with its graph and its levels.
 
     Args:
         runner: of the dense model.
@@ -95,6 +99,7 @@ def level_slopes(
         profile: to move from.
         batches: every micro-batch.
         fitness: what is minimised.
+        together: micro-batches whose states are kept at once; changes no bit.
 
     Raises:
         ValueError: embeddings or head take levels.
@@ -110,17 +115,9 @@ def level_slopes(
             f"unit {outside[0]!r} lies outside the blocks, where no slope is known; measure its levels instead"
         )
     around = _Around(runner, space, database, profile)
-    before, last, dense = around.forward([batch.tokens_BT for batch in batches])
-    gradients: list[Gradients] = []
-    for batch, last_BTD, dense_BTD in zip(batches, last, dense, strict=True):
-        rng = np.random.default_rng(batch.seed)
-        pair = runner.end_gradients(last_BTD, dense_BTD, batch.tokens_BT, fitness, rng)
-        for gradient_BTD in pair:
-            gradient_BTD[batch.count :] = 0.0
-        gradients.append((host_copy(pair[0]), host_copy(pair[1])))
     sums: _Sums = {unit.name: {} for unit in space.units}
-    for block in reversed(runner.structure.blocks):
-        around.backward(block, before.pop(), gradients, sums)
+    for first in range(0, len(batches), together):
+        around.add(batches[first : first + together], fitness, sums)
     positions = sum(batch.count * (batch.tokens_BT.shape[1] - 1) for batch in batches)
     return Slopes(
         {unit: {label: s[0] / positions for label, s in row.items()} for unit, row in sums.items()},
@@ -139,6 +136,19 @@ class _Around:
         self.database = database
         self.profile = profile
         self.assignment = space.assignment(profile)
+
+    def add(self, batches: Sequence[Batch], fitness: FitnessConfig, sums: _Sums) -> None:
+        """Add the slopes over some micro-batches to `sums`."""
+        before, last, dense = self.forward([batch.tokens_BT for batch in batches])
+        gradients: list[Gradients] = []
+        for batch, last_BTD, dense_BTD in zip(batches, last, dense, strict=True):
+            rng = np.random.default_rng(batch.seed)
+            pair = self.runner.end_gradients(last_BTD, dense_BTD, batch.tokens_BT, fitness, rng)
+            for gradient_BTD in pair:
+                gradient_BTD[batch.count :] = 0.0
+            gradients.append((host_copy(pair[0]), host_copy(pair[1])))
+        for block in reversed(self.runner.structure.blocks):
+            self.backward(block, before.pop(), gradients, sums)
 
     def forward(self, tokens: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
         """Host copies of the states before every block, after the last, and of the dense model after the last."""

@@ -1,14 +1,14 @@
 """The whole front from one search: slopes of all levels at once, exact allocation, and again around the result.
 
 Slopes around the dense model give every budget a first profile. Then, round after round, one budget's best profile is
-the base of new slopes: what every level of every unit would change there, to second order, from one backward pass. The
+the base of new slopes: what every level of every unit would change there, to second order, from backward passes. The
 exact optimum of these changes, with the curvature taken as more or less than it is, is tried; what is better on the
 archive's prefix is kept. A round that finds nothing better this way measures exchanges of levels, those that the slopes
 find best of many, and tries the best together. If that fails as well, the budget's next round takes other text and
 twice the tokens, and adds to what is known.
 
-Where units have no slopes (embeddings, head) and where only branches are dropped, changes are measured one at a time,
-around the dearest profile and then around each budget's best; all that were measured, near ones weighing most, give the
+Where a unit has no slopes (embeddings, head), where only branches are dropped, and where slopes around the dense model are
+not finite, changes are measured one at a time, around the dearest profile and then around each budget's best; all that were measured, near ones weighing most, give the
 table that is allocated from (`merging.py`).
 """
 
@@ -48,7 +48,8 @@ class FrontierConfig(BaseModel):
         offspring: exchanges that are measured, on as many tokens as a first look around, where no allocation is better.
         check: with which proposals are compared before the best of each budget is measured on the archive's prefix.
         rounds: for each budget at most.
-        patience: rounds without improvement after which a budget rests; each doubles the tokens of the next.
+        patience: rounds without improvement after which a budget rests; each doubles the tokens of the next. It rests
+            earlier when all calibration text has been looked at.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +60,7 @@ class FrontierConfig(BaseModel):
     around: PositiveInt | None = None
     offspring: NonNegativeInt = 24
     check: PositiveInt = 16384
-    rounds: NonNegativeInt = 32
+    rounds: NonNegativeInt = 16
     patience: PositiveInt = 4
 
 
@@ -128,7 +129,7 @@ class FrontierSearcher(Turns):
         found = Workload().add(len(self.starts) + budgets, pool.archive)
         found = found.plus(self._guide.workload(pool.prefix(self._tokens(0, first=True)), first=True))
         for n in range(config.rounds):
-            around = pool.prefix(self._tokens(min(n, config.patience)))
+            around = pool.prefix(self._tokens(min(n, config.patience - 1)))
             steps = 2 if config.offspring else 1
             one = self._guide.workload(around, first=False)
             one = one.add(steps * (served + proposals), self._check).add(steps * served, pool.archive)
@@ -205,7 +206,8 @@ class FrontierSearcher(Turns):
         (found,) = slopes
         assert isinstance(self._guide, SlopeGuide)
         if found is not None:
-            self._guide.take(self._base, self._window().tokens, found)
+            base = None if self._phase == "survey" else self.incumbent(self._budget)
+            self._guide.take(base, self._window(), found)
             self._go_on()
         elif self._phase == "survey":
             self._guide = self._measured_guide()
@@ -217,19 +219,16 @@ class FrontierSearcher(Turns):
         match self._phase:
             case "survey" | "look around":
                 assert isinstance(self._guide, MeasuredGuide)
-                self._guide.take(self._base, self._window().tokens, measured)
+                # Not the incumbent: what was asked at the archive's fidelity is archived by now.
+                base = None if self._phase == "survey" else profiles[0]
+                self._guide.take(base, self._window(), measured)
                 self._go_on()
             case "exchange":
-                self._propose({self._budget: self._exchanged(measured)}, "check")
+                self._propose({self._budget: self._exchanged(profiles[0], measured)}, "check")
             case "check" if self._check != self.pool.archive:
                 self._choose(measured)
             case _:
                 self._end_round()
-
-    @property
-    def _base(self) -> Profile | None:
-        """What is looked around; None for the survey."""
-        return None if self._phase == "survey" else self.incumbent(self._budget)
 
     def _go_on(self) -> None:
         """Propose what follows from the answers of the guide's requests."""
@@ -289,9 +288,9 @@ class FrontierSearcher(Turns):
         predicted = [float(errors_UL[units_U, n][self._moves.active(n)].sum()) for n in levels]
         return [fresh[i] for i in np.argsort(predicted, kind="stable")[:wanted]]
 
-    def _exchanged(self, measured: Mapping[Profile, float]) -> list[Profile]:
+    def _exchanged(self, base: Profile, measured: Mapping[Profile, float]) -> list[Profile]:
         """The best exchanges together: 1, 2, 4 and so on of those that are better and touch different units."""
-        base, limits = self.incumbent(self._budget), self._budgets[self._budget]
+        limits = self._budgets[self._budget]
         better = sorted(
             (p for p in self._offspring if measured[p] < measured[base]), key=measured.__getitem__
         )
@@ -322,9 +321,14 @@ class FrontierSearcher(Turns):
             self._guide.forget(but=[self.incumbent(i) for i in range(len(self._budgets))])
         for _ in self._budgets:
             own = self._budget
-            if self._rounds[own] < self.config.rounds and self._failures[own] < self.config.patience:
+            self._phase = "look around"
+            known = self._guide.knows(self.incumbent(own), self._window())
+            if (
+                self._rounds[own] < self.config.rounds
+                and self._failures[own] < self.config.patience
+                and not known
+            ):
                 self._before = self._value(self.incumbent(own))
-                self._phase = "look around"
                 return
             self._turn += 1
         self._phase = "done"

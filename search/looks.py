@@ -95,6 +95,10 @@ class Looks:
         """Whether validation has not followed for as many looks as there is patience."""
         return self.patience is not None and self._stale >= self.patience
 
+    def restart(self) -> None:
+        """Have new patience, because another method or budget has its turn."""
+        self._stale = 0
+
     def note(self, entries: Iterable[Entry]) -> None:
         """Take in what was added to the archive."""
         for entry in entries:

@@ -12,7 +12,7 @@ from .stepping import single_steps
 from .turns import Request
 
 CAUTION = (0.0, 0.1, 0.3)
-"""Standard deviations of a single step's change that every unit has to gain by one, one proposal each."""
+"""Spreads of a single step's change that every unit has to gain by one, one proposal each."""
 
 
 class MeasuredGuide:
@@ -51,11 +51,16 @@ class MeasuredGuide:
         moves = (len(u.levels) - 1 if first else max(len(v.neighbours) for v in u.levels) for u in units)
         return Workload().add(1 + sum(moves), fidelity)
 
-    def take(self, base: Profile | None, tokens: int, measured: Mapping[Profile, float]) -> None:
+    def knows(self, base: Profile, fidelity: Fidelity) -> bool:
+        """Whether nothing new would come of asking around a base; what is known costs nothing to ask."""
+        del base, fidelity
+        return False
+
+    def take(self, base: Profile | None, fidelity: Fidelity, measured: Mapping[Profile, float]) -> None:
         """Keep the answers."""
         around = self.dearest if base is None else base
         found = [(probe, measured[probe.profile]) for probe in self._probes(base)]
-        self._keep(Sensitivity.of(self.space, around, tokens, measured[around], found))
+        self._keep(Sensitivity.of(self.space, around, fidelity.tokens, measured[around], found))
 
     def forget(self, but: Collection[Profile]) -> None:
         """Nothing: what was measured elsewhere is still of use."""

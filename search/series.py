@@ -45,6 +45,11 @@ class SeriesSearcher:
         self._searcher = self._legs[0]([])
 
     @property
+    def final(self) -> bool:
+        """Whether the last searcher's turn has come."""
+        return self._leg + 1 == len(self._legs)
+
+    @property
     def leg(self) -> int:
         """Number of the searcher whose turn it is."""
         return self._leg

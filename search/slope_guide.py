@@ -5,7 +5,7 @@ Array names carry their axes: U units, L levels (short ladders padded).
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ CURVATURE = (0.7, 1.0, 1.4)
 """Multiples of the second order, one proposal each: the more, the nearer to the base."""
 
 CAUTION = (0.0, 0.1, 0.3, 1.0)
-"""Standard deviations of a single step's change that every unit has to gain by one, one proposal each."""
+"""Spreads of a single step's change that every unit has to gain by one, one proposal each."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,31 @@ class Surroundings:
 
     Attributes:
         base: the profile; `DENSE` for the dense model.
-        tokens: that they were measured on.
+        fidelity: the sequences that they were measured on.
         slopes: of all units whose layers run.
     """
 
     base: Profile
-    tokens: int
+    fidelity: Fidelity
     slopes: Slopes
+
+    def within(self, base: Profile, fidelity: Fidelity) -> bool:
+        """Whether these are slopes around `base` on no other sequences than those of `fidelity`."""
+        here = self.fidelity
+        return self.base == base and fidelity.start <= here.start and here.stop <= fidelity.stop
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {"base": list(self.base), "tokens": self.tokens, "slopes": asdict(self.slopes)}
+        return {
+            "base": list(self.base),
+            "fidelity": list(astuple(self.fidelity)),
+            "slopes": asdict(self.slopes),
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Surroundings":
         """The reverse of `to_json`."""
-        return cls(tuple(record["base"]), record["tokens"], Slopes(**record["slopes"]))
+        return cls(tuple(record["base"]), Fidelity(*record["fidelity"]), Slopes(**record["slopes"]))
 
 
 def has_slopes(space: Space) -> bool:
@@ -83,12 +92,17 @@ class SlopeGuide:
         del first
         return Workload(1, slope_tokens(self.space, fidelity))
 
-    def take(self, base: Profile | None, tokens: int, slopes: Slopes) -> None:
-        """Keep the answer."""
+    def knows(self, base: Profile, fidelity: Fidelity) -> bool:
+        """Whether nothing new would come of asking around a base."""
+        return any(found.base == base and found.fidelity == fidelity for found in self._known)
+
+    def take(self, base: Profile | None, fidelity: Fidelity, slopes: Slopes) -> None:
+        """Keep the answer, in place of one that was on part of the same text."""
         if base is None:
-            self._survey = Surroundings(DENSE, tokens, slopes)
-        else:
-            self._known.append(Surroundings(base, tokens, slopes))
+            self._survey = Surroundings(DENSE, fidelity, slopes)
+            return
+        self._known = [found for found in self._known if not found.within(base, fidelity)]
+        self._known.append(Surroundings(base, fidelity, slopes))
 
     def forget(self, but: Collection[Profile]) -> None:
         """Let go of the slopes around all other profiles."""
@@ -97,7 +111,8 @@ class SlopeGuide:
     def first_errors(self) -> Floats:
         """Errors (U, L) around the dense model; infinite where there is no level."""
         assert self._survey is not None
-        errors_UL = _levels(self.space, self._survey.slopes.second)
+        slopes = self._survey.slopes
+        errors_UL = _levels(self.space, slopes.first) + _levels(self.space, slopes.second)
         for u, unit in enumerate(self.space.units):
             for label in ("keep", "dense"):
                 if label in unit.index:
@@ -114,12 +129,12 @@ class SlopeGuide:
         dense_UL = self.first_errors()
         changes_UL = dense_UL - dense_UL[units_U, base_U][:, None]
         if known := [found for found in self._known if found.base == base]:
-            shares = np.array([found.tokens for found in known]) / sum(found.tokens for found in known)
+            tokens = np.array([found.fidelity.tokens for found in known], np.float64)
             each = [
                 _levels(self.space, found.slopes.first) + curvature * _levels(self.space, found.slopes.second)
                 for found in known
             ]
-            here_UL = np.tensordot(shares, np.array(each), axes=1)
+            here_UL = np.average(np.array(each), axis=0, weights=tokens)
             changes_UL = np.where(np.isnan(here_UL), changes_UL, here_UL)
         changes_UL[units_U, base_U] = 0.0
         return np.asarray(changes_UL, np.float64)

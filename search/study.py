@@ -14,6 +14,7 @@ from .archive import Entry, ParetoArchive
 from .budget import slope_tokens
 from .looks import Looks
 from .searcher import Searcher
+from .series import SeriesSearcher
 
 _Positions = dict[tuple[str, int], set[int]]
 """Key of a model (or name of the data, for the teacher) and seed to the positions that were asked."""
@@ -117,7 +118,7 @@ class Study:
     def step(self) -> bool:
         """One ask, its answers, one tell; False when there was nothing to do."""
         began = time.perf_counter()
-        asked = self.searcher.ask()
+        asked = self._ask()
         trials = [trial for trial in asked if not trial.slopes]
         keys = self._keys(trials)
         profile_tokens, teacher_tokens = self._new_tokens(trials, keys)
@@ -146,6 +147,15 @@ class Study:
                 self.looks.take(self.progress.total_tokens, self.evaluate)
         self.progress.seconds += time.perf_counter() - began
         return True
+
+    def _ask(self) -> list[Trial]:
+        """The searcher's next trials; the looks have new patience when these come from the next one of a series."""
+        series = self.searcher if isinstance(self.searcher, SeriesSearcher) else None
+        leg = series.leg if series else 0
+        asked = self.searcher.ask()
+        if self.looks is not None and series is not None and series.leg != leg:
+            self.looks.restart()
+        return asked
 
     def evaluate(self, trials: Sequence[Trial]) -> list[Evaluation]:
         """Evaluations in the order of `trials`: known values from the journal, the rest from the workers."""
@@ -227,7 +237,8 @@ class Study:
 
     def _reached(self, new_tokens: int) -> Limit | None:
         """The limit that forbids a step of so many tokens."""
-        if self.looks is not None and self.looks.over:
+        final = not isinstance(self.searcher, SeriesSearcher) or self.searcher.final
+        if self.looks is not None and self.looks.over and final:
             return "looks"
         if self.max_time is not None and self.progress.seconds >= self.max_time:
             return "max_time"
@@ -293,7 +304,9 @@ class Study:
             for record in self.journal.history()
             if record.number < state["asked"] and record.fidelity.data == fidelity.data
         )
-        if None in archive or tokens != state["progress"]["tokens"] - state["progress"]["slope_tokens"]:
+        if None in archive or tokens != state["progress"]["tokens"] - state["progress"].get(
+            "slope_tokens", 0
+        ):
             return False
         self.searcher.load_state_dict(state["searcher"])
         self.progress = Progress(**state["progress"])

@@ -47,7 +47,10 @@ def _with_minimum(space: Space, minimum: MinimumConfig) -> Space:
             for level in unit.levels
         )
         units.append(replace(unit, levels=levels))
-    return replace(space, units=tuple(units), always={**space.always, kind: len(counted) - minimum.count})
+    spare = len(counted) - minimum.count
+    return replace(
+        space, units=tuple(units), always={**space.always, kind: min(spare, space.always.get(kind, spare))}
+    )
 
 
 def _counts(unit: Unit, minimum: MinimumConfig) -> bool:

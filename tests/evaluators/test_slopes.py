@@ -387,6 +387,17 @@ def test_the_same_bits_come_again(name: str, dtype: torch.dtype, device: str, ma
     assert all_finite(first)
 
 
+def test_batches_apart_give_the_same_bits_as_together(made: Make) -> None:
+    model = made("llama")
+    runner, profile = make_runner(model.model), mixed_profile(model.space)
+    batches = some_batches(3 * BATCH)
+    one, two, all_of_them = (
+        level_slopes(runner, model.space, model.database, profile, batches, KL, count) for count in (1, 2, 3)
+    )
+    assert len(batches) == 3
+    assert one == two == all_of_them
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("fitness", FITNESSES, ids=lambda fitness: fitness.name)
 @pytest.mark.parametrize("name", NAMES)

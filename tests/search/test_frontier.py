@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, Trial
+from paretopress.search.budget import Pool
 from paretopress.search.dp import DPConfig, DPSearcher
 from paretopress.search.frontier import FrontierConfig, FrontierSearcher
 from paretopress.search.turns import Turns
@@ -159,6 +160,26 @@ def test_slopes_that_fail_are_replaced_by_measurements_or_passed_over() -> None:
             )
         assert searcher.best is not None
         assert evaluator.true(searcher.best) == pytest.approx(evaluator.optimum(limits)[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bits", "drop", "joint", "ladder"])
+@pytest.mark.parametrize("sensitivities", ["slopes", "measured"])
+def test_a_pool_that_is_all_archive_is_enough(name: str, sensitivities: str) -> None:
+    """Then what is measured around a profile is archived at once, and may be better than it."""
+    make, make_limits = SPACES[name]
+    space = make()
+    limits = make_limits(space)
+    for seed in range(6):
+        evaluator = ToyEvaluator(space, seed, interaction=1.0, noise=0.1)
+        whole = Pool(4, LENGTH, Fidelity(0, 0, 4, LENGTH))
+        config = small(around=4 * LENGTH, check=4 * LENGTH, sensitivities=sensitivities)
+        searcher = FrontierSearcher(config, space, [limits], whole, seed)
+        work = searcher.workload()
+        trials = finish(searcher, evaluator)
+        assert searcher.best is not None
+        assert len(trials) <= work.trials
+        looks = [t for t in trials if t.slopes]
+        assert len({(t.profile, t.fidelity) for t in looks}) == len(looks)
 
 
 class Flat(ToyEvaluator):

@@ -14,6 +14,7 @@ from paretopress.evaluators.packing import Sequences
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.archive import ParetoArchive
 from paretopress.search.looks import Looks
+from paretopress.search.series import SeriesSearcher
 from paretopress.search.study import Study
 from paretopress.spaces.space import Profile
 from paretopress.workers.pool import LocalPool
@@ -218,6 +219,17 @@ def test_looks_end_a_search_and_more_patience_lets_it_go_on(tmp_path: Path) -> N
     more.run()
     assert more.state_dict()["looks"] == patient.state_dict()["looks"]
     assert more.progress.tokens == patient.progress.tokens
+
+
+def test_looks_end_no_method_before_the_last_of_a_series(tmp_path: Path) -> None:
+    """A budget that stagnates says nothing about the next one's."""
+    asks = falling_asks(constant=True)
+    hasty = make(tmp_path, asks, constant=True, looks=make_looks(2))
+    series = SeriesSearcher([lambda scored: Script(asks), lambda scored: Script(asks[:1])], POOL.archive)
+    hasty.searcher = series
+    hasty.run()
+    assert series.final
+    assert hasty.progress.steps > len(asks)
 
 
 @pytest.mark.parametrize("harm", ["damaged", "cut"])

@@ -91,6 +91,13 @@ def test_every_budget_of_a_space_keeps_its_minimums() -> None:
     assert "dense" in [uniform[f"h.{b}.attn.o"] for b in range(2)]
 
 
+def test_of_two_minimums_of_the_same_units_the_larger_holds() -> None:
+    for counts in ((4, 1), (1, 4)):
+        minimums = [MinimumConfig(count=count, label="w4") for count in counts]
+        (spare,) = with_minimums(bits_space(), minimums).always.values()
+        assert spare == len(bits_space().units) - 4
+
+
 def test_without_minimums_a_space_is_as_before() -> None:
     space = bits_space()
     assert with_minimums(space, ()) is space
