@@ -98,7 +98,7 @@ def allocation(costs: str, units: int, budgets: int = 100) -> dict[str, Any]:
     """A row on allocating for all budgets at once; the errors are a landscape's."""
     space = layered_space(units) if costs == "bits" else uneven(layered_space(units))
     errors = Landscape(space, 1).errors
-    limits = [limit["bits"] for limit in _limits(space, budgets).values()]
+    limits = [limit["bits"] for limit in limits_of(space, budgets).values()]
     began = time.perf_counter()
     front = allocate(space, errors, "bits")
     fronted = time.perf_counter()
@@ -203,7 +203,7 @@ def measure(job: Job) -> dict[str, Any]:
 def _study(job: Job, folder: RunFolder, clock: Clock) -> Study:
     space = layered_space(job.units)
     archive = Fidelity(0, 0, 8, 2048)
-    limits = _limits(space, job.budgets)
+    limits = limits_of(space, job.budgets)
     landscape = Landscape(space, 64, interaction=0.3, saturation=1.0, spread=0.5, noise=0.02)
     pool = Pool(sequences=64, length=2048, archive=archive)
     searches = legs([METHODS[job.method]()], space, list(limits.values()), pool, 0, {})
@@ -223,7 +223,7 @@ def _study(job: Job, folder: RunFolder, clock: Clock) -> Study:
     return study
 
 
-def _limits(space: Space, count: int) -> dict[str, dict[str, int]]:
+def limits_of(space: Space, count: int) -> dict[str, dict[str, int]]:
     low, high = (space.cost(space.extreme("bits", largest=largest), "bits") for largest in (False, True))
     costs = [low + (high - low) * (n + 1) // (count + 1) for n in range(count)]
     return {f"bits {cost / space.weights:.3g}": {"bits": cost} for cost in costs}
