@@ -174,11 +174,12 @@ def test_the_token_limit_holds_and_may_be_raised(
     assert front_of(folder) == whole
 
 
-def test_a_search_that_looks_have_ended_may_go_on(
-    driver: Driver, tiny: Tiny, tmp_path: Path, case: Case
-) -> None:
-    whole = front_of(case.whole)
-    ended = Case(driver, tiny, tmp_path, stop={"looks": 1})
+def test_a_search_that_looks_have_ended_may_go_on(driver: Driver, tiny: Tiny, tmp_path: Path) -> None:
+    alone = {"search": [evolution(20)], "budgets": [{"bits": 3.5}]}
+    (tmp_path / "on").mkdir()
+    (tmp_path / "end").mkdir()
+    whole = front_of(Case(driver, tiny, tmp_path / "on", **alone, stop={"looks": None}).whole)
+    ended = Case(driver, tiny, tmp_path / "end", **alone, stop={"looks": 1})
     front = front_of(ended.whole)
     assert (front["stopped"], whole["stopped"]) == ("looks", None)
     assert front["tokens"] < whole["tokens"]
