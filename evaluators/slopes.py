@@ -1,4 +1,4 @@
-"""How the fitness changes when one unit at a time leaves its level, to second order, from one backward pass.
+"""How the fitness changes when one unit at a time leaves its level, to second order, from backward passes.
 
 Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, I inputs of a layer, O outputs.
 """
@@ -89,7 +89,7 @@ def level_slopes(
     score of every level. Drawn tokens, because the text's own would give the `empirical` Fisher, which is another
     matrix.
 
-    Time: two forward passes, two backward passes, and one product per layer and level. Memory: in host memory the
+    Time: `passes`, and the dense model's forward pass, which is the teacher's. Memory: in host memory the
     hidden states before every block, of `together` micro-batches; on the device one block with its graph and its levels.
 
     Args:

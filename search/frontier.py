@@ -4,12 +4,11 @@ Slopes around the dense model give every budget a first profile. Then, round aft
 the base of new slopes: what every level of every unit would change there, to second order, from backward passes. The
 exact optimum of these changes, with the curvature taken as more or less than it is, is tried; what is better on the
 archive's prefix is kept. A round that finds nothing better this way measures exchanges of levels, those that the slopes
-find best of many, and tries the best together. If that fails as well, the budget's next round takes other text and
-twice the tokens, and adds to what is known.
+find best of many, and tries the best together. If that fails as well, the budget's next round takes twice the tokens.
 
-Where a unit has no slopes (embeddings, head), where only branches are dropped, and where slopes around the dense model are
-not finite, changes are measured one at a time, around the dearest profile and then around each budget's best; all that were measured, near ones weighing most, give the
-table that is allocated from (`merging.py`).
+Where a unit has no slopes (embeddings, head), where only branches are dropped, and where slopes around the dense
+model are not finite, changes are measured one at a time, around the dearest profile and then around each budget's
+best; all that were measured, near ones weighing most, give the table that is allocated from (`merging.py`).
 """
 
 import math

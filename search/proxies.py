@@ -2,7 +2,7 @@
 
 | score | error of a level |
 | --- | --- |
-| `fisher` | second-order estimate of the divergence from one backward pass, in nats (`evaluators/slopes.py`) |
+| `fisher` | second-order estimate of the divergence around the dense model, in nats (`evaluators/slopes.py`) |
 | `nmse` | relative error of the layer's output, from the level database |
 | `owl` | the block's outlier ratio, relative to the mean block's, times `nmse` |
 | `influence` | the block's influence as in ShortGPT, relative to the mean block's, times `nmse` |
