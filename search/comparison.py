@@ -1,4 +1,4 @@
-"""What scores are worth: how they rank levels and units, and what the exact allocation makes of them."""
+"""What scores are worth: how they rank levels and units, what they predict, and the cheapest profile they promise."""
 
 import math
 import statistics
@@ -10,8 +10,7 @@ from scipy.stats import spearmanr
 
 from ..spaces.integer_program import minimise
 from ..spaces.space import Limits, Profile, Space
-from .allocation import Errors, PredictedFront, allocate, allocate_limits
-from .moves import dress
+from .allocation import Errors, allocate, allocate_limits
 from .sensitivity import Sensitivity
 
 _ERROR = "error"
@@ -44,50 +43,6 @@ def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
     return float(spearmanr(first, second).statistic)
-
-
-class Allocator:
-    """Profiles of smallest summed score under any limits.
-
-    The front of a cost kind serves all of its limits and is made once.
-
-    Args:
-        space: of the profiles.
-        score: what is summed.
-
-    Raises:
-        ValueError: a unit has no score.
-    """
-
-    def __init__(self, space: Space, score: Sensitivity) -> None:
-        self._space = space
-        self._errors = score.errors(space)
-        self._fronts: dict[str, PredictedFront] = {}
-
-    def best(self, limits: Limits) -> tuple[Profile, float | None]:
-        """The best profile; units under a dropped branch as in uniform.
-
-        Returns:
-            The profile, and how much lower at most the summed score of another one could be: None where it is
-            proved the least, and under several limits, where integer programming allocates.
-
-        Raises:
-            ValueError: no profile is within the limits.
-        """
-        gap = None
-        if len(limits) > 1:
-            profile = allocate_limits(self._space, self._errors, limits)
-        else:
-            ((kind, limit),) = limits.items()
-            front = self._front(kind)
-            profile = front.best(limit)
-            gap = None if front.exact else front.gap(limit)
-        return dress(self._space, profile, self._space.uniform(limits)), gap
-
-    def _front(self, kind: str) -> PredictedFront:
-        if kind not in self._fronts:
-            self._fronts[kind] = allocate(self._space, self._errors, kind)
-        return self._fronts[kind]
 
 
 def predicted(space: Space, measured: Sensitivity, profile: Profile) -> float:

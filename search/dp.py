@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from ..spaces.space import Limits, Profile, Space
-from .allocation import Errors, PredictedFront, allocate, allocate_limits
+from .allocation import Errors, PredictedFront
+from .allocator import Allocator
 from .budget import Pool, Workload
-from .moves import Moves, dress
+from .moves import Moves
 from .sensitivity import Probe, Sensitivity, probes
 from .turns import Request, Turns, starting_profiles
 
@@ -115,7 +116,8 @@ class DPSearcher(Turns):
         self._open = list(range(len(self._budgets)))
         self._proposed: list[Profile] = []
         if self._layer_errors is not None:
-            self._proposed = [self._allocate(self._layer_errors, i) for i in self._open]
+            allocator = self._allocator(self._layer_errors)
+            self._proposed = [allocator.best(each) for each in self._budgets]
 
     def workload(self) -> Workload:
         """Most trials and tokens; later rounds are counted as if every level was within reach."""
@@ -141,19 +143,13 @@ class DPSearcher(Turns):
         """
         kind = next(iter(self._budgets[0]))
         if self._layer_errors is not None:
-            return allocate(self.space, self._layer_errors, kind, self.config.max_states)
+            return self._allocator(self._layer_errors).front(kind)
         if self.sensitivity is None:
             raise ValueError("nothing is measured yet; tell the first trials before asking for the front")
-        return allocate(self.space, self.sensitivity.errors(self.space), kind, self.config.max_states)
+        return self._allocator(self.sensitivity.errors(self.space)).front(kind)
 
-    def _allocate(self, errors: Errors, budget: int) -> Profile:
-        limits = self._budgets[budget]
-        if len(limits) == 1:
-            ((kind, limit),) = limits.items()
-            profile = allocate(self.space, errors, kind, self.config.max_states).best(limit)
-        else:
-            profile = allocate_limits(self.space, errors, limits)
-        return dress(self.space, profile, self.space.uniform(limits))
+    def _allocator(self, errors: Errors) -> Allocator:
+        return Allocator(self.space, errors, self.config.max_states)
 
     def _bases(self) -> list[Profile]:
         """What this round measures around: one profile for all budgets at first, then one for each open one."""
@@ -192,17 +188,19 @@ class DPSearcher(Turns):
 
     def _propose(self, fitness: list[float]) -> None:
         """From measurements to one profile for each open budget."""
-        tables, at = [], 0
+        allocators, at = [], 0
         for base in self._bases():
             found = self._probes(base)
             measured = list(zip(found, fitness[at + 1 : at + 1 + len(found)], strict=True))
             tokens = self.pool.prefix(self.config.tokens).tokens
             self.sensitivity = Sensitivity.of(self.space, base, tokens, fitness[at], measured)
-            tables.append(self.sensitivity.errors(self.space))
+            allocators.append(self._allocator(self.sensitivity.errors(self.space)))
             at += 1 + len(found)
-        if len(tables) == 1:
-            tables *= len(self._open)
-        self._proposed = [self._allocate(errors, i) for errors, i in zip(tables, self._open, strict=True)]
+        if len(allocators) == 1:
+            allocators *= len(self._open)
+        self._proposed = [
+            allocator.best(self._budgets[i]) for allocator, i in zip(allocators, self._open, strict=True)
+        ]
         self._phase = "check"
 
     def _judge(self) -> None:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from ..evaluators.trial import Fidelity, Slopes
 from ..spaces.space import Limits, Profile, Space
-from .allocation import allocate, allocate_limits
+from .allocator import Allocator
 from .budget import Pool, Workload
 from .measured_guide import MeasuredGuide
 from .merging import Floats
@@ -232,26 +232,19 @@ class FrontierSearcher(Turns):
     def _go_on(self) -> None:
         """Propose what follows from the answers of the guide's requests."""
         if self._phase == "survey":
-            errors_UL = self._guide.first_errors()
-            self._propose({i: [self._allocated(i, errors_UL)] for i in range(len(self._budgets))}, "front")
+            allocator = self._allocator(self._guide.first_errors())
+            self._propose({i: [allocator.best(each)] for i, each in enumerate(self._budgets)}, "front")
             return
         proposals = {}
         for i in self._served:
             base = self.incumbent(i)
             tables = self._guide.tables(base, self._value(base))
-            proposals[i] = [self._allocated(i, errors_UL) for errors_UL in tables]
+            proposals[i] = [self._allocator(errors_UL).best(self._budgets[i]) for errors_UL in tables]
         self._propose(proposals, "check")
 
-    def _allocated(self, budget: int, errors_UL: Floats) -> Profile:
-        """The optimum of errors within a budget."""
-        limits, uniform = self._budgets[budget], self.space.uniform(self._budgets[budget])
-        errors = [
-            row[: len(unit.levels)].tolist() for unit, row in zip(self.space.units, errors_UL, strict=True)
-        ]
-        if len(limits) > 1:
-            return dress(self.space, allocate_limits(self.space, errors, limits), uniform)
-        ((kind, limit),) = limits.items()
-        return dress(self.space, allocate(self.space, errors, kind).best(limit), uniform)
+    def _allocator(self, errors_UL: Floats) -> Allocator:
+        rows = zip(self.space.units, errors_UL, strict=True)
+        return Allocator(self.space, [row[: len(unit.levels)].tolist() for unit, row in rows])
 
     def _propose(self, proposals: Mapping[int, Sequence[Profile]], phase: Phase) -> None:
         """Go on with those that are not archived yet; without any the round is over."""

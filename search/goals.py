@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..spaces.budget import BudgetConfig
 from ..spaces.space import Limits, Profile, Space
-from .allocation import allocate, allocate_limits
+from .allocator import Allocator
 from .assembly import Assembly
 from .dp import layer_errors
 
@@ -30,16 +30,13 @@ class Goal:
 def make_goals(assembly: Assembly) -> list[Goal]:
     """Every budget with its baselines, uniform and DP on layer errors."""
     known = unit_errors(assembly.space, assembly.database.errors())
-    errors = layer_errors(assembly.space, known)
+    allocator = Allocator(assembly.space, layer_errors(assembly.space, known))
     goals = []
     for budget, limits in assembly.limits:
-        if len(limits) > 1:
-            allocated = allocate_limits(assembly.space, errors, limits)
-        else:
-            ((kind, limit),) = limits.items()
-            allocated = allocate(assembly.space, errors, kind).best(limit)
-        uniform = assembly.space.uniform(limits)
-        baselines = (Baseline("uniform", uniform), Baseline("dp-nmse", allocated))
+        baselines = (
+            Baseline("uniform", assembly.space.uniform(limits)),
+            Baseline("dp-nmse", allocator.best(limits)),
+        )
         goals.append(Goal(budget, limits, baselines))
     return goals
 

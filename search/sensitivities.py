@@ -11,8 +11,9 @@ from pathlib import Path
 from ..spaces.budget import in_units
 from ..spaces.files import FORMAT_VERSION, write_yaml
 from ..spaces.space import Limits, Profile
+from .allocator import Allocator
 from .assembly import Assembly, assemble
-from .comparison import Allocator, cheapest_within, predicted, rank_correlations
+from .comparison import cheapest_within, predicted, rank_correlations
 from .configuration import RunConfig
 from .event import Event, Listener
 from .front import COST_UNITS, file_name
@@ -38,7 +39,7 @@ class Allocation:
         cost: of the front's axis.
         predicted: its fitness as the measured sensitivities add up; None without them.
         gap: how much lower at most the summed score could be, in the score's unit; None where it is proved the least
-            and where nothing is known of it (`Allocator.best`).
+            and where nothing is known of it (`Allocator.gap`).
         fitness: as evaluated on the archive's calibration prefix; None if it was not.
     """
 
@@ -182,11 +183,11 @@ def allocations_by(
 ) -> list[Allocation]:
     """Uniform and what each score of the table leads to, for every budget."""
     space, kind = assembly.space, assembly.kind
-    allocators = {row.score: Allocator(space, row.sensitivity) for row in table}
+    allocators = {row.score: Allocator(space, row.sensitivity.errors(space)) for row in table}
     found = []
     for budget, limits in assembly.limits:
         profiles: dict[str, tuple[Profile, float | None]] = {"uniform": (space.uniform(limits), None)}
-        profiles |= {score: allocator.best(limits) for score, allocator in allocators.items()}
+        profiles |= {score: (each.best(limits), each.gap(limits)) for score, each in allocators.items()}
         for score, (profile, gap) in profiles.items():
             guess = None if measured is None else predicted(space, measured, profile)
             found.append(Allocation(budget.name, score, profile, space.cost(profile, kind), guess, gap))

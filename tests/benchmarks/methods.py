@@ -136,8 +136,12 @@ def _jobs(assembly: Assembly, args: argparse.Namespace) -> tuple[list[Job], list
         if args.long:
             jobs.append(Job(LONG, args.seeds[0], args.long, [{"method": "evolution"}], (budget,)))
         if args.full:
-            full = full_runs(assembly.space).items()
-            jobs += [Job(name, seed, None, plan, (budget,)) for name, plan in full for seed in args.seeds]
+            full = {
+                name: plan for name, plan in full_runs(assembly.space).items() if name not in args.without
+            }
+            jobs += [
+                Job(name, seed, None, plan, (budget,)) for name, plan in full.items() for seed in args.seeds
+            ]
     return jobs, skipped
 
 

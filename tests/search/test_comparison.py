@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from paretopress.search.allocation import allocate_limits
+from paretopress.search.allocator import Allocator
 from paretopress.search.assembly import Assembly
-from paretopress.search.comparison import Allocator, cheapest_within, predicted, rank_correlations
+from paretopress.search.comparison import cheapest_within, predicted, rank_correlations
 from paretopress.search.moves import Moves
 from paretopress.search.scores import Scored
 from paretopress.search.sensitivities import Comparison, allocations_by
@@ -86,9 +87,10 @@ def test_allocations_have_the_least_predicted_fitness(kind: str) -> None:
     limits = bits_limits(space) if kind == "bits" else joint_limits(space)
     table = measured(space)
     best = min(predicted(space, table, p) for p in everything(space) if space.fits(p, limits))
-    found, gap = Allocator(space, table).best(limits)
+    allocator = Allocator(space, table.errors(space))
+    found = allocator.best(limits)
     assert space.fits(found, limits)
-    assert gap is None
+    assert allocator.gap(limits) is None
     assert predicted(space, table, found) == pytest.approx(best)
 
 
@@ -110,10 +112,11 @@ def unlike() -> tuple[Space, Sensitivity]:
 
 def test_gaps_are_told_where_costs_are_too_many_to_prove_anything(unlike: tuple[Space, Sensitivity]) -> None:
     space, table = unlike
-    allocator, errors = Allocator(space, table), table.errors(space)
+    errors = table.errors(space)
+    allocator = Allocator(space, errors)
     low, high = (space.cost(space.extreme("bits", largest), "bits") for largest in (False, True))
     for limit in np.linspace(low, high, 6).astype(int).tolist()[1:-1]:
-        profile, gap = allocator.best({"bits": limit})
+        profile, gap = allocator.best({"bits": limit}), allocator.gap({"bits": limit})
         other = allocate_limits(space, errors, {"bits": limit})
         assert gap is not None
         assert 0 < gap < 0.01 * math.fsum(row[0] for row in errors)
