@@ -17,14 +17,14 @@ def front_table(front: Mapping[str, Any]) -> Table:
     """Baselines and front of a run, in order of budget, with the held-out figures of each."""
     dense = front["dense"]
     table = _table(
-        "KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
-        "p on validation text: against uniform, a refit's against its front",
+        "→ what the search found; KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
+        "p on validation text: against uniform, a refit's against the row above",
         f"{front['name']}: {front['model']} ({size(dense['bytes'])}, perplexity {dense['heldout_perplexity']:.3f})",
     )
     table.add_column("budget", vertical="top")
     table.add_column("method", min_width=10)
     if front["cost_kind"] != "bytes":
-        table.add_column(front["cost_unit"].replace("/", "/\n"), justify="right", min_width=8)
+        table.add_column(front["cost_unit"].replace("/", "/\n"), justify="right", min_width=6)
     for heading in ("size", "KL", "±", "perplexity", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in front["points"]:
@@ -35,7 +35,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
         refit = point.get("refit")
         table.add_row(
             "" if rows else point["budget"],
-            f"front: {point['method'].replace('+', ' + ')}",
+            f"→ {point['method'].replace('+', ' + ')}",
             *_figures(front, point),
             style="bold",
             end_section=not refit,

@@ -76,7 +76,7 @@ class RunConfig(BaseModel):
     fitness: FitnessConfig = FitnessConfig()
     budgets: tuple[BudgetConfig, ...] = Field(min_length=1)
     archive_tokens: int = Field(default=65_536, gt=0)
-    search: tuple[SearchConfig, ...] = Field(min_length=1)
+    search: tuple[SearchConfig, ...] = Field(default=(FrontierConfig(),), min_length=1)
     start_from: str | None = None
     stop: StopConfig = StopConfig()
 

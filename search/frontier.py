@@ -42,8 +42,9 @@ class FrontierConfig(BaseModel):
 
     Attributes:
         sensitivities: `slopes` from backward passes where they are known, or `measured` one at a time everywhere.
-        tokens: of the first sensitivities; by default 16,384, measured ones 2,048.
-        around: of the later ones, before any round fails; by default 16,384, measured ones 4,096.
+        tokens: of the first sensitivities; by default as many as the archive's prefix has, 16,384 at most, measured
+            ones 2,048 at most.
+        around: of the later ones, before any round fails; by default the same, measured ones 4,096 at most.
         offspring: exchanges that are measured, on as many tokens as a first look around, where no allocation is better.
         check: with which proposals are compared before the best of each budget is measured on the archive's prefix.
         rounds: for each budget at most.
@@ -139,9 +140,9 @@ class FrontierSearcher(Turns):
 
     def _tokens(self, failures: int, *, first: bool = False) -> int:
         config, sloped = self.config, not self._guide.shared
-        if first:
-            return config.tokens or (16_384 if sloped else 2_048)
-        return (config.around or (16_384 if sloped else 4_096)) << failures
+        most = 16_384 if sloped else 2_048 if first else 4_096
+        given = config.tokens if first else config.around
+        return (given or min(self.pool.archive.tokens, most)) << failures
 
     @property
     def _check(self) -> Fidelity:

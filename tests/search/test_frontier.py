@@ -61,6 +61,14 @@ def test_interactions_are_found_that_one_set_of_sensitivities_does_not_see() -> 
     assert ahead / 8 > 0.02
 
 
+@pytest.mark.parametrize(("archive", "asked"), [(8, 8), (64, 32)])
+def test_slopes_take_as_much_text_as_the_archive_and_16384_tokens_at_most(archive: int, asked: int) -> None:
+    space, length = bits_space(), 512
+    pool = Pool(128, length, Fidelity(0, 0, archive, length))
+    searcher = FrontierSearcher(FrontierConfig(), space, [bits_limits(space)], pool, 0)
+    assert {trial.fidelity.sequences for trial in searcher.ask() if trial.slopes} == {asked}
+
+
 def test_one_survey_serves_every_budget_and_no_winner_loses_to_a_cheaper_one() -> None:
     space = bits_space(blocks=3)
     budgets = [bits_limits(space, bits) for bits in (4, 2, 5, 3)]
