@@ -4,7 +4,6 @@ Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, 
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,13 +58,6 @@ def all_finite(slopes: Slopes) -> bool:
     """Whether every slope is a number."""
     rows = (*slopes.first.values(), *slopes.second.values())
     return all(math.isfinite(slope) for row in rows for slope in row.values())
-
-
-def passes(space: Space) -> int:
-    """Forward passes that slopes cost at most: two, two backward, a product per other level, and one per branch state."""
-    levels = max((len(unit.levels) - 1 for unit in space.units if not unit.droppable), default=0)
-    branches = Counter(unit.block for unit in space.units if unit.droppable)
-    return 4 + levels + (1 + max(branches.values()) if branches else 0)
 
 
 def level_slopes(

@@ -41,13 +41,17 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan and its cost, do nothing")
     ] = False,
+    workers: Annotated[
+        str | None, typer.Option(help="where evaluations run, local or ray; `workers` says more")
+    ] = None,
 ) -> None:
     """Search, or go on where the same command stopped."""
     from .exporters.report import write_report
     from .search.job import run as run_job
     from .tables import front_table
 
-    settings, folder = settle(config, overrides, run)
+    chosen = [f"workers.kind={workers}"] if workers else []
+    settings, folder = settle(config, [*chosen, *(overrides or [])], run)
     if dry_run:
         _print_plan(settings, folder)
         return

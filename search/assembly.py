@@ -191,8 +191,8 @@ class Assembly:
         return free_memory(torch.device("cpu")) // 2 if given == "auto" else parse_bytes(given)
 
 
-def assemble(config: RunConfig, databases: Path) -> Assembly:
-    """Open the model, read and pack the data, lay out the space and check the budgets.
+def assemble(config: RunConfig, databases: Path, data: Mapping[str, Sequences] | None = None) -> Assembly:
+    """Open the model, read and pack the data unless they are given, lay out the space and check the budgets.
 
     Raises:
         ValueError: anything about model, data, levels or budgets that cannot work, before any heavy work.
@@ -219,7 +219,7 @@ def assemble(config: RunConfig, databases: Path) -> Assembly:
             f"budgets begin with different costs ({', '.join(sorted(axes))}); give them one axis"
         )
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    data = load_sequences(config.data, tokenizer, config.seed)
+    data = data or load_sequences(config.data, tokenizer, config.seed)
     return Assembly(config, checkpoint, structure, tokenizer, data, space, limits, databases)
 
 

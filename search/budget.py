@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..evaluators.slopes import passes
+from ..evaluators.passes import passes
 from ..evaluators.trial import Fidelity
 from ..spaces.space import Space
 

@@ -14,6 +14,7 @@ from ..evaluators.numerics import EvaluationConfig
 from ..spaces.budget import BudgetConfig
 from ..spaces.configuration import SpaceConfig
 from ..spaces.files import read_yaml
+from ..workers.configuration import LocalConfig, WorkersConfig
 from .bayes import OptunaConfig
 from .dp import DPConfig
 from .evolution import EvolutionConfig
@@ -56,6 +57,7 @@ class RunConfig(BaseModel):
         space: units and levels.
         builder: how levels are made.
         evaluation: numerics and memory.
+        workers: where evaluations run; `ray` stands for its defaults.
         fitness: what is minimised.
         budgets: the points of the front; the first figure of each is the front's axis.
         archive_tokens: the fixed calibration prefix on which profiles are compared.
@@ -73,6 +75,7 @@ class RunConfig(BaseModel):
     space: SpaceConfig
     builder: CalibratedBuilderConfig = CalibratedBuilderConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    workers: WorkersConfig = LocalConfig()
     fitness: FitnessConfig = FitnessConfig()
     budgets: tuple[BudgetConfig, ...] = Field(min_length=1)
     archive_tokens: int = Field(default=65_536, gt=0)
@@ -87,6 +90,11 @@ class RunConfig(BaseModel):
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"budget {repeated[0]!r} is given twice; leave one out")
         return budgets
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _kind(cls, value: object) -> object:
+        return {"kind": value} if isinstance(value, str) else value
 
     @field_validator("budgets", "search", mode="before")
     @classmethod
@@ -110,6 +118,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; a configuration has keys such as `model` and `space`")
+    if isinstance(kind := content.get("workers"), str):  # so that an override finds a mapping
+        content["workers"] = {"kind": kind}
     content.pop("format_version", None)
     for override in overrides:
         _override(content, override)

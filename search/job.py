@@ -7,7 +7,7 @@ from typing import Any
 from ..evaluators.journal import Journal
 from ..evaluators.sanity import Sanity, check_dense
 from ..spaces.space import Profile
-from ..workers.pool import LocalPool
+from ..workers.pool import WorkerPool
 from .archive import ParetoArchive
 from .assembly import Assembly, assemble
 from .budget import Pool, Workload
@@ -19,6 +19,7 @@ from .front import file_name, fingerprints, make_front, profile_record
 from .goals import Goal, make_goals, unit_errors
 from .looks import Looks
 from .methods import legs, workload
+from .pools import check_workers, make_pool
 from .runfolder import RunFolder
 from .selection import FEWEST_DOCUMENTS
 from .series import Leg, SeriesSearcher
@@ -26,7 +27,7 @@ from .settings import differences
 from .shared import journals
 from .study import Study
 
-HARMLESS = ("evaluation.device", "evaluation.memory", "evaluation.host_memory", "stop", "name")
+HARMLESS = ("evaluation.device", "evaluation.memory", "evaluation.host_memory", "workers", "stop", "name")
 """Configuration keys that may differ when a run goes on: no value changes, or the fingerprints tell."""
 
 
@@ -56,6 +57,7 @@ def run(
         ValueError: the configuration cannot work, or differs from the one that the folder was started with.
         BlockingIOError: another process works on this run.
     """
+    check_workers(config)
     databases = databases or path.parent / "databases"
     listen(Event("open model and text", 0))
     assembly = assemble(config, databases)
@@ -79,7 +81,7 @@ def run(
         build_levels(assembly, listen)
         name = folder.path.resolve().name
         journal, library = journals(assembly, folder.journal, name, evaluator.fingerprint)
-        pool = LocalPool(evaluator)
+        pool = make_pool(assembly, evaluator, lambda text: listen(Event("workers", 0, None, text)))
         goals = make_goals(assembly)
         try:
             study = make_study(assembly, goals, pool, journal, library)
@@ -159,7 +161,7 @@ def build_levels(assembly: Assembly, listen: Listener) -> None:
 
 
 def make_study(
-    assembly: Assembly, goals: list[Goal], pool: LocalPool, journal: Journal, library: Journal
+    assembly: Assembly, goals: list[Goal], pool: WorkerPool, journal: Journal, library: Journal
 ) -> Study:
     """The baselines, then the method, for every budget."""
     fidelity = assembly.archive_fidelity

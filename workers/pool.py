@@ -10,7 +10,7 @@ class WorkerPool(Protocol):
     """Runs trials somewhere and yields answers as they come."""
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """Yield one evaluation per trial as they finish, in any order."""
+        """Yield answers as they come, in any order; each of all or part of one trial's sequences, together all."""
 
     def close(self) -> None:
         """Release what the workers hold; the pool cannot be used afterwards."""

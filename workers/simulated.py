@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..evaluators.slopes import passes
+from ..evaluators.passes import passes
 from ..evaluators.trial import Evaluation, Evaluator, Trial
 from ..spaces.space import Space
 from .shares import check_share

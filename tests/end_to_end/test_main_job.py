@@ -97,7 +97,7 @@ def test_the_output_is_quiet_and_ends_with_the_next_command(finished: Finished) 
     assert "\r" not in out
     assert max(map(len, lines)) <= 80
     assert sum(line.startswith("search") for line in lines) <= 3
-    assert len([line for line in lines if "front:" in line]) == 2
+    assert len([line for line in lines if "→ " in line and " method" not in line and "what" not in line]) == 2
     assert "report: runs/tiny/report.html" in lines
     command = shlex.split(lines[-1].removeprefix("next: paretopress "))
     assert command[0] == "export"

@@ -1,6 +1,7 @@
 """The shape of the project: rooms, links, who imports whom, and what a wheel holds."""
 
 import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -41,6 +42,37 @@ def test_a_room_imports_only_from_rooms_to_its_left(room: str) -> None:
     allowed = set(ROOMS[: ROOMS.index(room)])
     found = {str(path.name): set(imported_rooms(path)) - allowed for path in sources(room)}
     assert not {name: bad for name, bad in found.items() if bad}
+
+
+def test_only_the_ray_pool_imports_ray() -> None:
+    found = set()
+    for path in [*(ROOT / "paretopress").glob("*.py"), *(p for room in ROOMS for p in sources(room))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {path.name for name in names if name.split(".")[0] == "ray"}
+    assert found == {"ray_pool.py"}
+
+
+def test_without_ray_all_else_is_there_and_ray_is_answered_with_its_remedy(tmp_path: Path) -> None:
+    names = [f"paretopress.{room}.{path.stem}" for room in ROOMS for path in sources(room)]
+    program = (
+        "import sys; from importlib import import_module; sys.modules['ray'] = None; "
+        f"[import_module(n) for n in {[n for n in names if not n.endswith('ray_pool')]}]; "
+        "from paretopress.cli import main; main()"
+    )
+    options = ["search", str(ROOT / "configs" / "quickstart.yaml"), "--workers", "ray"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "workers: ray needs ray; pip install 'paretopress[ray]', or use workers: local" in done.stderr
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_nothing_unpickles_or_runs_text() -> None:

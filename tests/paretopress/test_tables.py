@@ -82,9 +82,7 @@ def test_the_table_cuts_no_figure(width: int, kind: str, unit: str, budgets: lis
 def test_the_table_begins_each_budget_with_uniform_and_ends_with_the_front() -> None:
     lines = printed(front_table(front("bits", "bits/weight", ["bits 2", "bits 3"])), 120)
     first = [line.split("  ")[0].strip() for line in lines]
-    methods = [
-        next((m for m in ("uniform", "dp-nmse", "→ dp") if f" {m} " in line), "") for line in lines
-    ]
+    methods = [next((m for m in ("uniform", "dp-nmse", "→ dp") if f" {m} " in line), "") for line in lines]
     assert [m for m in methods if m] == ["uniform", "dp-nmse", "→ dp"] * 2
     assert first[methods.index("uniform")] == "bits 2"
     assert first.count("bits 3") == 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.evaluators.slopes import passes
+from paretopress.evaluators.passes import passes
 from paretopress.evaluators.trial import Fidelity, Slopes, Trial
 from paretopress.spaces.space import DENSE, Profile
 from paretopress.workers import Landscape, LocalPool, SimulatedPool

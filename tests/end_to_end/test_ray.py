@@ -1,0 +1,50 @@
+"""The command on a Ray cluster of processes: the same front and journal as in one process, killed or not."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import Driver, Tiny
+from tests.end_to_end.test_resume import Case, steps
+from tests.end_to_end.tiny import FRONTIER, ROOT, evolution
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """A cluster, and the environment in which the command finds it."""
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": context.address_info["address"]}
+    ray.shutdown()
+
+
+def start(config: Path, cwd: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "paretopress", "search", str(config), "--workers", "ray"]
+    command += ["--set", "workers.number=2", "--set", "workers.cpus=1"]
+    with (cwd / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=log)
+
+
+def test_two_workers_and_a_driver_that_is_killed_find_the_same_front(
+    driver: Driver, tiny: Tiny, tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    case = Case(driver, tiny, tmp_path, search=[FRONTIER, evolution(3)])
+    folder = case.make("ray")
+    first = start(case.config, folder, cluster)
+    began = time.monotonic()
+    while steps(folder) < 4 and first.poll() is None and time.monotonic() - began < 120:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL, (folder / "log").read_text()
+    assert 4 <= steps(folder) < steps(case.whole)
+    assert start(case.config, folder, cluster).wait() == 0, (folder / "log").read_text()
+    case.check(folder)
+    assert "1 of 2 workers" in (folder / "log").read_text()

@@ -1,0 +1,71 @@
+"""Evaluators that fail in a chosen way; importable where Ray's workers live."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from paretopress.evaluators.trial import Evaluation, Trial
+from paretopress.spaces.space import Profile
+from paretopress.workers import Landscape
+
+
+@dataclass
+class Mishap:
+    """A landscape that meets with something when it evaluates one profile.
+
+    Attributes:
+        landscape: gives the answers.
+        kind: `dies`, `raises`, `refuses`, `hangs`, `nan`, or `slow` (0.05 s for every trial).
+        profile: where; None for all.
+        times: how often, over all processes.
+        folder: where the times are counted.
+    """
+
+    landscape: Landscape
+    kind: str
+    profile: Profile | None
+    times: int
+    folder: Path
+
+    @property
+    def fingerprint(self) -> str:
+        return self.landscape.fingerprint
+
+    def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
+        for evaluation in self.landscape.evaluate(trials):
+            unlucky = self.profile in (None, evaluation.trial.profile)
+            yield self._met(evaluation) if unlucky and self._counted() else evaluation
+
+    def _counted(self) -> bool:
+        """Whether it happens once more."""
+        for n in range(self.times):
+            try:
+                (self.folder / str(n)).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
+
+    def _met(self, evaluation: Evaluation) -> Evaluation:
+        match self.kind:
+            case "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raises":
+                raise RuntimeError("out of luck\nand more")
+            case "refuses":
+                raise ValueError("the profile is no good")
+            case "hangs":
+                time.sleep(600)
+            case "slow":
+                time.sleep(0.05)
+        if self.kind == "nan":
+            return replace(evaluation, values=(), cross_entropy=(), error="the fitness is not finite")
+        return evaluation
+
+
+def cannot_open(path: Path) -> Landscape:
+    """What a worker meets whose node lacks a folder."""
+    raise FileNotFoundError(f"no levels at {path}")

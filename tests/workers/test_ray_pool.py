@@ -1,0 +1,212 @@
+"""The pool on a real Ray: answers, mishaps, and what they cost."""
+
+import logging
+import math
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from paretopress.evaluators.trial import Evaluation, Trial
+from paretopress.workers import Landscape, LocalPool
+from paretopress.workers.configuration import RayConfig
+from paretopress.workers.ray_pool import Open, RayPool
+from tests.toys import bits_space
+from tests.workers.mishaps import Mishap, cannot_open
+from tests.workers.simulations import ROUGH, at, random_profiles
+
+ray = pytest.importorskip("ray")
+
+
+SPACE = bits_space()
+LANDSCAPE = Landscape(SPACE, 32, 0, **ROUGH)
+PROFILES = list(dict.fromkeys(random_profiles(SPACE, 40)))[:24]
+TRIALS = [Trial(n, p, at(0, 16) if n % 3 else at(5, 7, seed=3)) for n, p in enumerate(PROFILES)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One machine with room for eight workers."""
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def make(cluster: None) -> Iterator[Callable[..., RayPool]]:
+    """Makes pools of two workers, and closes them."""
+    del cluster
+    pools: list[RayPool] = []
+
+    def made(evaluator: Open, **settings: Any) -> RayPool:
+        usual = {"kind": "ray", "number": 2, "cpus": 1, "gpus": 0, "retries": 2}
+        config = RayConfig.model_validate(usual | settings)
+        pools.append(RayPool(evaluator, SPACE, 4, config, lambda text: None))
+        return pools[-1]
+
+    yield made
+    for pool in pools:
+        pool.close()
+
+
+def landscape() -> Landscape:
+    return LANDSCAPE
+
+
+def processes() -> list[int]:
+    """Of workers, by the titles that Ray gives them."""
+    found = psutil.process_iter(["cmdline"])
+    return [p.pid for p in found if (p.info["cmdline"] or [""])[0].startswith("ray::Worker")]
+
+
+def settle(pool: RayPool, number: int) -> None:
+    """Use the pool until all its workers are there."""
+    began = time.monotonic()
+    while pool.size < number and time.monotonic() - began < 60:
+        assert by_position(list(pool.run(TRIALS))) == WANTED
+    assert pool.size == number
+
+
+Values = dict[tuple[int, int], tuple[float, float]]
+
+
+def by_position(evaluations: list[Evaluation]) -> Values:
+    """Trial and position to value and cross-entropy; each was answered once."""
+    found: Values = {}
+    for e in evaluations:
+        positions = range(e.trial.fidelity.start, e.trial.fidelity.stop)
+        for place, *pair in zip(positions, e.values, e.cross_entropy, strict=True):
+            assert (e.trial.number, place) not in found
+            found[e.trial.number, place] = (pair[0], pair[1])
+    return found
+
+
+WANTED = by_position(list(LocalPool(LANDSCAPE).run(TRIALS)))
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_answers_do_not_depend_on_how_many_workers_there_are(
+    make: Callable[..., RayPool], number: int
+) -> None:
+    pool = make(landscape, number=number)
+    slopes = Trial(99, PROFILES[0], at(0, 8), slopes=True)
+    found = list(pool.run([*TRIALS, slopes]))
+    assert by_position([e for e in found if not e.trial.slopes]) == WANTED
+    (answer,) = [e for e in found if e.trial.slopes]
+    assert answer.slopes == next(LANDSCAPE.evaluate([slopes])).slopes
+    settle(pool, number)
+    assert by_position(list(pool.run(TRIALS))) == WANTED
+    assert pool.failures == []
+    assert list(pool.run([])) == []
+
+
+@pytest.mark.parametrize(("kind", "failures"), [("dies", 2), ("raises", 2), ("nan", 0), ("hangs", 1)])
+def test_what_failed_is_tried_again(
+    make: Callable[..., RayPool], tmp_path: Path, kind: str, failures: int
+) -> None:
+    times = failures or 1
+    pool = make(partial(Mishap, LANDSCAPE, kind, PROFILES[5], times, tmp_path), deadline=3.0)
+    assert by_position(list(pool.run(TRIALS))) == WANTED
+    assert len(pool.failures) == failures
+    assert len(list(tmp_path.iterdir())) == times
+
+
+@pytest.mark.parametrize(("kind", "error"), [("raises", "RuntimeError: out of luck"), ("dies", "Actor")])
+def test_a_model_that_always_fails_takes_no_other_with_it(
+    make: Callable[..., RayPool], tmp_path: Path, kind: str, error: str
+) -> None:
+    pool = make(partial(Mishap, LANDSCAPE, kind, PROFILES[5], 1000, tmp_path), retries=1)
+    found = list(pool.run(TRIALS))
+    failed = {e.trial.number: e for e in found if e.error is not None}
+    assert set(failed) == {5}
+    assert error in str(failed[5].error)
+    assert failed[5].fitness == math.inf
+    assert by_position([e for e in found if e.error is None]) == {
+        place: pair for place, pair in WANTED.items() if place[0] != 5
+    }
+
+
+def test_a_model_without_finite_values_is_tried_once_more(
+    make: Callable[..., RayPool], tmp_path: Path
+) -> None:
+    pool = make(partial(Mishap, LANDSCAPE, "nan", PROFILES[3], 1000, tmp_path))
+    trials = [Trial(n, p, at(0, 4)) for n, p in enumerate(PROFILES)]
+    found = {e.trial.number: e for e in pool.run(trials)}
+    assert {n for n, e in found.items() if e.error} == {3}
+    assert found[3].error == "the fitness is not finite"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_bad_input_ends_the_search_at_once(make: Callable[..., RayPool], tmp_path: Path) -> None:
+    pool = make(partial(Mishap, LANDSCAPE, "refuses", PROFILES[0], 1, tmp_path))
+    with pytest.raises(ValueError, match="^the profile is no good$"):
+        list(pool.run(TRIALS))
+
+
+def test_too_many_failures_end_the_search_with_the_first(
+    make: Callable[..., RayPool], tmp_path: Path
+) -> None:
+    pool = make(partial(Mishap, LANDSCAPE, "raises", None, 1000, tmp_path), max_failures=3)
+    with pytest.raises(
+        ConnectionError, match=r"failed 4 times.*max_failures; first: RuntimeError: out of luck$"
+    ):
+        list(pool.run(TRIALS))
+
+
+def test_a_worker_that_cannot_open_the_model_names_its_node(make: Callable[..., RayPool]) -> None:
+    pool = make(partial(cannot_open, Path("/nowhere")))
+    with pytest.raises(ValueError, match=f"worker on {socket.gethostname()}: no levels at /nowhere"):
+        list(pool.run(TRIALS))
+
+
+def test_nobody_waits_for_ever_for_a_worker(make: Callable[..., RayPool]) -> None:
+    pool = make(landscape, cpus=1000, patience=1.0)
+    with pytest.raises(
+        TimeoutError, match=r"no worker could start in 1 s: each asks for 0 GPUs and 1000 CPUs"
+    ):
+        list(pool.run(TRIALS))
+
+
+def test_a_run_that_is_given_up_leaves_the_next_alone(make: Callable[..., RayPool], tmp_path: Path) -> None:
+    pool = make(partial(Mishap, LANDSCAPE, "slow", None, 10_000, tmp_path))
+    given_up = pool.run(TRIALS)
+    next(given_up)
+    given_up.close()
+    assert by_position(list(pool.run(TRIALS))) == WANTED
+
+
+def test_as_many_workers_as_the_cluster_has_room_for(make: Callable[..., RayPool]) -> None:
+    pool = make(landscape, number=None, cpus=4)
+    settle(pool, 2)
+
+
+def test_killed_workers_change_nothing(make: Callable[..., RayPool], tmp_path: Path) -> None:
+    pool = make(
+        partial(Mishap, LANDSCAPE, "slow", None, 100_000, tmp_path), number=3, retries=100, max_failures=1000
+    )
+    rng, done, kills = random.Random(0), threading.Event(), []
+
+    def kill_now_and_then() -> None:
+        while not done.wait(0.3):
+            if workers := processes():
+                kills.append(rng.choice(workers))
+                os.kill(kills[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    try:
+        while len(kills) < 10:
+            assert by_position(list(pool.run(TRIALS))) == WANTED
+    finally:
+        done.set()
+        killer.join()
+    assert 1 <= len(pool.failures) <= len(kills)

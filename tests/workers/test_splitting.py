@@ -1,0 +1,73 @@
+"""How work is divided among workers."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paretopress.evaluators.passes import passes
+from paretopress.evaluators.trial import Fidelity, Trial
+from paretopress.workers.splitting import split, work
+from tests.toys import bits_space
+from tests.workers.simulations import at, random_profiles
+
+SPACE = bits_space()
+RANGES = st.tuples(st.integers(0, 40), st.integers(1, 40), st.integers(0, 2), st.integers(1, 6))
+
+
+def trials_of(ranges: list[tuple[int, int, int, int]], slopes: bool) -> list[Trial]:
+    found: list[Trial] = []
+    for start, sequences, seed, profiles in ranges:
+        for profile in random_profiles(SPACE, profiles, seed=len(found)):
+            found.append(Trial(len(found), profile, at(start, start + sequences, seed)))
+    if slopes:
+        found += [Trial(len(found), found[0].profile, at(0, 8), slopes=True)]
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(RANGES, min_size=1, max_size=4), st.integers(1, 8), st.integers(1, 40), st.booleans())
+def test_parts_are_all_of_the_work_once(
+    ranges: list[tuple[int, int, int, int]], grain: int, wanted: int, slopes: bool
+) -> None:
+    trials = trials_of(ranges, slopes)
+    parts = split(trials, SPACE, grain, wanted)
+    found = [
+        (trial.number, position)
+        for part in parts
+        for trial in part
+        for position in range(trial.fidelity.start, trial.fidelity.stop)
+    ]
+    assert sorted(found) == sorted(
+        (trial.number, position)
+        for trial in trials
+        for position in range(trial.fidelity.start, trial.fidelity.stop)
+    )
+    edges = {trial.number: {trial.fidelity.start, trial.fidelity.stop} for trial in trials}
+    for part in parts:
+        assert len({(trial.fidelity, trial.slopes) for trial in part}) == 1
+        for trial in part:
+            for edge in (trial.fidelity.start, trial.fidelity.stop):
+                assert edge % grain == 0 or edge in edges[trial.number]
+    assert all(len(part) == 1 for part in parts if part[0].slopes)
+    assert [work(part, SPACE) for part in parts] == sorted((work(p, SPACE) for p in parts), reverse=True)
+
+
+def test_sequences_are_divided_before_profiles() -> None:
+    trials = [Trial(n, p, at(0, 16)) for n, p in enumerate(random_profiles(SPACE, 12))]
+    for wanted in (1, 2, 4):
+        parts = split(trials, SPACE, 4, wanted)
+        assert [len(part) for part in parts] == [12] * wanted
+    parts = split(trials, SPACE, 4, 12)
+    assert [(len(part), part[0].fidelity.sequences) for part in parts] == [(4, 4)] * 12
+    together = [trial.profile for part in parts if part[0].fidelity.start == 0 for trial in part]
+    assert together == sorted(trial.profile for trial in trials)
+
+
+def test_slopes_count_with_all_their_passes() -> None:
+    (profile,) = random_profiles(SPACE, 1)
+    fidelity = Fidelity(0, 0, 4, 8)
+    assert work([Trial(0, profile, fidelity)], SPACE) == 32
+    assert work([Trial(0, profile, fidelity, slopes=True)], SPACE) == 32 * passes(SPACE)
+
+
+def test_no_work_is_no_part() -> None:
+    assert split([], SPACE, 4, 8) == []
