@@ -50,7 +50,7 @@ def search(
     from .search.job import run as run_job
     from .tables import front_table
 
-    chosen = [f"workers.kind={workers}"] if workers else []
+    chosen = [f"workers={workers}"] if workers else []
     settings, folder = settle(config, [*chosen, *(overrides or [])], run)
     if dry_run:
         _print_plan(settings, folder)

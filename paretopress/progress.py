@@ -107,7 +107,8 @@ class Lines:
         """Print the event, or not."""
         now, rate = time.monotonic(), self._rates.of(event)
         ends = event.total is not None and event.done >= event.total
-        if event.stage == self._stage and (self._ended or (now - self._last < _SILENCE and not ends)):
+        soon = now - self._last < _SILENCE and not ends and event.stage != "workers"
+        if event.stage == self._stage and (self._ended or soon):
             return
         self._stage, self._last, self._ended = event.stage, now, ends
         parts = [*_amounts(event, rate), *([event.text] if event.text else [])]

@@ -44,6 +44,8 @@ class Assembly:
         space: what is searched.
         limits: exact limits of each budget.
         databases: the folder that holds level databases.
+        host: share of this machine's free memory that `auto` may take.
+        device: share of a GPU's.
     """
 
     config: RunConfig
@@ -54,6 +56,8 @@ class Assembly:
     space: Space
     limits: tuple[tuple[BudgetConfig, dict[str, int]], ...]
     databases: Path
+    host: float = 1.0
+    device: float = 1.0
 
     @property
     def kind(self) -> str:
@@ -182,16 +186,25 @@ class Assembly:
             return parse_bytes(given)
         devices = devices_of(self.config.evaluation)
         if devices[0].type != "cuda":
-            return free_memory(devices[0]) // 2
-        return min(free_memory(device) + torch.cuda.memory_allocated(device) for device in devices) * 9 // 10
+            return int(free_memory(devices[0]) * self.host) // 2
+        free = min(free_memory(device) + torch.cuda.memory_allocated(device) for device in devices)
+        return int(free * self.device) * 9 // 10
 
     @cached_property
     def _host_memory(self) -> int:
         given = self.config.evaluation.host_memory
-        return free_memory(torch.device("cpu")) // 2 if given == "auto" else parse_bytes(given)
+        free = int(free_memory(torch.device("cpu")) * self.host)
+        return free // 2 if given == "auto" else parse_bytes(given)
 
 
-def assemble(config: RunConfig, databases: Path, data: Mapping[str, Sequences] | None = None) -> Assembly:
+def assemble(
+    config: RunConfig,
+    databases: Path,
+    data: Mapping[str, Sequences] | None = None,
+    *,
+    host: float = 1.0,
+    device: float = 1.0,
+) -> Assembly:
     """Open the model, read and pack the data unless they are given, lay out the space and check the budgets.
 
     Raises:
@@ -220,7 +233,7 @@ def assemble(config: RunConfig, databases: Path, data: Mapping[str, Sequences] |
         )
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     data = data or load_sequences(config.data, tokenizer, config.seed)
-    return Assembly(config, checkpoint, structure, tokenizer, data, space, limits, databases)
+    return Assembly(config, checkpoint, structure, tokenizer, data, space, limits, databases, host, device)
 
 
 def _check_chain(config: RunConfig, space: Space) -> None:

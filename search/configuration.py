@@ -118,11 +118,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; a configuration has keys such as `model` and `space`")
-    if isinstance(kind := content.get("workers"), str):  # so that an override finds a mapping
-        content["workers"] = {"kind": kind}
+    _name_workers(content, content.get("workers"), {})
     content.pop("format_version", None)
     for override in overrides:
+        before = content.get("workers", {})
         _override(content, override)
+        _name_workers(content, content.get("workers"), before)
     content.setdefault("name", path.stem)
     _resolve(content, ("model",), path.parent)
     _resolve(content, ("space", "latency"), path.parent)
@@ -138,6 +139,12 @@ def parse_config(content: Mapping[str, Any], where: str) -> RunConfig:
         return RunConfig.model_validate(dict(content))
     except ValidationError as error:
         raise ValueError(f"{where}: {explain(error, RunConfig)}") from error
+
+
+def _name_workers(content: dict[str, Any], given: object, before: Mapping[str, Any]) -> None:
+    """Write a bare kind of workers out, so that later overrides find a mapping; one of that kind stays as it was."""
+    if isinstance(given, str):
+        content["workers"] = before if before.get("kind", "local") == given else {"kind": given}
 
 
 def _override(content: dict[str, Any], override: str) -> None:

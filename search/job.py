@@ -81,8 +81,8 @@ def run(
         build_levels(assembly, listen)
         name = folder.path.resolve().name
         journal, library = journals(assembly, folder.journal, name, evaluator.fingerprint)
-        pool = make_pool(assembly, evaluator, lambda text: listen(Event("workers", 0, None, text)))
         goals = make_goals(assembly)
+        pool = make_pool(assembly, evaluator, lambda text: listen(Event("workers", 0, None, text)))
         try:
             study = make_study(assembly, goals, pool, journal, library)
             state = folder.read_checkpoint()

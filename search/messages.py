@@ -43,7 +43,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _keys(path: list[str], model: type[BaseModel]) -> list[str]:
     """`path` without what only tells the alternatives of a union apart: no key of a file has that name."""
-    return [part for i, part in enumerate(path) if not (i and path[i - 1].isdigit() and _is_tag(part, model))]
+    behind = [i > 0 and (path[i - 1].isdigit() or path[i - 1] == "workers") for i in range(len(path))]
+    return [part for i, part in enumerate(path) if not (behind[i] and _is_tag(part, model))]
 
 
 def _is_tag(part: str, model: type[BaseModel]) -> bool:
@@ -65,7 +66,7 @@ def _fields(model: type[BaseModel], path: list[str]) -> set[str]:
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    field = model.model_fields.get("method")
+    field = model.model_fields.get("method") or model.model_fields.get("kind")
     return typing.get_args(field.annotation) if field else ()
 
 

@@ -8,12 +8,14 @@ not got them; when nodes join, it starts.
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -26,24 +28,39 @@ from .splitting import Part, split
 _PARTS = 4  # for each worker: the more, the less one waits for the slowest at a stage's end
 _TICK = 0.5  # seconds between looks at deadlines and at what the cluster has
 
-Open = Callable[[], Evaluator]
+Open = Callable[["Share"], Evaluator]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a worker may use of its node's memory, beside the others there.
+
+    Attributes:
+        host: of the main memory.
+        device: of its GPU's.
+    """
+
+    host: float = 1.0
+    device: float = 1.0
 
 
 class Worker:
     """Lives in a process of its own, on whichever node Ray has room."""
 
-    def open(self, evaluator: Open) -> str:
-        """Open model and levels; the node's name.
+    def start(self) -> str:
+        """The node's name."""
+        return socket.gethostname()
+
+    def open(self, evaluator: Open) -> None:
+        """Open model and levels.
 
         Raises:
             ValueError: they cannot be opened here; the message begins with the node's name.
         """
-        node = socket.gethostname()
         try:
-            self._evaluator = evaluator()
+            self._evaluator = evaluator(_share())
         except (ValueError, OSError) as error:
-            raise ValueError(f"worker on {node}: {error}") from None
-        return node
+            raise ValueError(f"worker on {socket.gethostname()}: {error}") from None
 
     def evaluate(self, trials: Part) -> list[Evaluation]:
         """All answers."""
@@ -71,11 +88,13 @@ class _Call:
 
     Attributes:
         worker: its handle.
-        task: what it evaluates; None while it opens the model.
+        step: what it does.
+        task: what it evaluates.
         began: clock at the call.
     """
 
     worker: Any
+    step: Literal["start", "open", "evaluate"]
     task: _Task | None
     began: float
 
@@ -85,7 +104,7 @@ class RayPool:
 
     A trial's sequences may be answered in several evaluations. What fails is tried again by whoever is free: trials that
     failed together once more together, then each alone, until it failed `retries` times more and is answered
-    with the error. A model without finite values is tried once more.
+    with the error. A model without finite values is tried once more, and slopes that cannot be had end the search.
 
     Args:
         evaluator: opens model and levels in a worker; raises ValueError where values would not be comparable.
@@ -119,30 +138,35 @@ class RayPool:
         options = {"num_cpus": config.cpus, "num_gpus": config.gpus, "max_restarts": 0, "max_task_retries": 0}
         self._actor: Any = ray.remote(Worker).options(**options)
         self._nodes: dict[Any, str] = {}
+        self._open: set[Any] = set()
         self._calls: dict[Any, _Call] = {}
+        self._refused: list[Any] = []
+        self._served = False
         self._waiting_since = time.monotonic()
         self._looked = -math.inf
         self._room = 0
-        self._refused = 0
-        self._served = False
         self._recruit()
 
     @property
     def size(self) -> int:
         """Workers that have opened the model."""
-        return len(self._nodes)
+        return len(self._open)
 
     def run(self, trials: Iterable[Trial]) -> Generator[Evaluation, None, None]:
         """Yield answers that together cover every trial, as they come."""
-        parts = split(trials, self.space, self.grain, _PARTS * max(self.size, self._wanted))
+        parts = split(trials, self.space, self.grain, _PARTS * max(self.size, self._wanted()))
         queue = deque(_Task(part) for part in parts)
         mine = set(queue)
+        self._waiting_since = time.monotonic()
         while mine:
             self._recruit()
             busy = {call.worker for call in self._calls.values()}
-            for worker in [worker for worker in self._nodes if worker not in busy]:
+            for worker in [worker for worker in self._nodes if worker in self._open - busy]:
                 if queue:
-                    self._call(worker, queue.popleft())
+                    task = queue.popleft()
+                    self._calls[worker.evaluate.remote(task.trials)] = _Call(
+                        worker, "evaluate", task, time.monotonic()
+                    )
             for task, answers in self._finished():
                 if task not in mine:  # of a run that was given up
                     continue
@@ -153,18 +177,18 @@ class RayPool:
 
     def close(self) -> None:
         """End the workers, and a cluster of our own."""
-        for worker in [*self._nodes, *(call.worker for call in self._calls.values() if call.task is None)]:
+        for worker in {*self._nodes, *self._refused, *(call.worker for call in self._calls.values())}:
             ray.kill(worker)
-        self._nodes, self._calls = {}, {}
+        self._nodes, self._calls, self._refused = {}, {}, []
+        self._open.clear()
         if self._own:
             ray.shutdown()
 
-    @property
     def _wanted(self) -> int:
-        """How many workers there should be; none in place of one that could not open the model."""
+        """How many workers there should be, looking at a cluster that may change; refused ones keep their room."""
         if self.config.number is None and time.monotonic() - self._looked > 10 * _TICK:
             self._looked, self._room = time.monotonic(), _room(self.config)
-        return max((self.config.number or self._room) - self._refused, 1)
+        return max((self.config.number or self._room) - len(self._refused), 1)
 
     def _recruit(self) -> None:
         """Ask for the workers that are missing.
@@ -172,21 +196,19 @@ class RayPool:
         Raises:
             TimeoutError: there has been none for too long.
         """
-        opening = sum(call.task is None for call in self._calls.values())
-        for _ in range(self._wanted - len(self._nodes) - opening):
+        starting = sum(call.step == "start" for call in self._calls.values())
+        for _ in range(self._wanted() - len(self._nodes) - starting):
             worker = self._actor.remote()
-            self._calls[worker.open.remote(self._evaluator)] = _Call(worker, None, time.monotonic())
+            self._calls[worker.start.remote()] = _Call(worker, "start", None, time.monotonic())
         if self._nodes:
             self._waiting_since = time.monotonic()
         elif time.monotonic() - self._waiting_since > self.config.patience:
             asked = f"{self.config.gpus:g} GPUs and {self.config.cpus:g} CPUs"
+            last = f"; the last failure: {self.failures[-1]}" if self.failures else ""
             raise TimeoutError(
-                f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are "
-                f"{_free()}; set workers.gpus and workers.cpus, or add nodes"
+                f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are {_free()}{last}; "
+                "set workers.gpus and workers.cpus, or add nodes"
             )
-
-    def _call(self, worker: Any, task: _Task) -> None:
-        self._calls[worker.evaluate.remote(task.trials)] = _Call(worker, task, time.monotonic())
 
     def _finished(self) -> Iterator[tuple[_Task, list[Evaluation] | str]]:
         """Tasks that ended by now, with their answers or the error; waits a moment for one."""
@@ -207,62 +229,73 @@ class RayPool:
         yield from self._overdue()
 
     def _welcome(self, call: _Call, found: Any) -> None:
-        """Note that a worker opened the model, or that one has answered."""
-        if call.task is not None:
-            self._served = True
-            return
-        self._nodes[call.worker] = found
-        self._say(f"{self.size} of {self._wanted} workers, the last on {found}")
+        """What follows from what a worker did."""
+        match call.step:
+            case "start":
+                self._nodes[call.worker] = found
+                opening = call.worker.open.remote(self._evaluator)
+                self._calls[opening] = _Call(call.worker, "open", None, time.monotonic())
+            case "open":
+                self._open.add(call.worker)
+                self._say(f"{self.size} of {self._wanted()} workers, the last on {self._nodes[call.worker]}")
+            case "evaluate":
+                self._served = True
 
     def _raised(self, call: _Call, error: Exception) -> str:
-        """What a worker that lives could not do: bad input ends the search, anything else counts.
+        """What a worker that lives could not do: bad input ends the search; anything else may stay, so it is replaced.
 
-        Once there are answers, a worker that cannot open the model is done without.
+        Once there are answers, a worker that cannot open the model is done without. It keeps its room, or the next
+        would come to the same node.
         """
-        if isinstance(error, ValueError) and (call.task is not None or not self._served):
+        if isinstance(error, ValueError) and (call.step == "evaluate" or not self._served):
             raise error
         text = _line(error)
-        if call.task is None:
-            ray.kill(call.worker)
-            self._refused += 1
+        if call.step == "open" and isinstance(error, ValueError):
+            self._nodes.pop(call.worker)
+            self._refused.append(call.worker)
             self._say(f"done without a worker: {text}")
-        self._count(text)
+        else:
+            ray.kill(call.worker)
+            self._lose(call, text)
         return text
 
     def _overdue(self) -> Iterator[tuple[_Task, str]]:
         now = time.monotonic()
         for answer, call in list(self._calls.items()):
-            if call.task is not None and now - call.began > self.config.deadline:
+            if call.step != "start" and now - call.began > self.config.deadline:
                 del self._calls[answer]
                 ray.kill(call.worker)
                 text = f"no answer in {self.config.deadline:g} s"
                 self._lose(call, text)
-                yield call.task, text
+                if call.task is not None:
+                    yield call.task, text
 
     def _lose(self, call: _Call, text: str) -> None:
-        node = self._nodes.pop(call.worker, None)
-        self._count(text)
-        self._say(f"lost a worker{f' on {node}' if node else ''}: {text}; {self.size} left")
-
-    def _count(self, text: str) -> None:
-        """Note a failure.
+        """Go on without a worker.
 
         Raises:
-            ConnectionError: there were too many.
+            ConnectionError: too many were lost.
         """
+        node = self._nodes.pop(call.worker, None)
+        self._open.discard(call.worker)
         self.failures.append(text)
         if len(self.failures) > self.config.max_failures:
             raise ConnectionError(
                 f"workers failed {len(self.failures)} times, more than workers.max_failures; first: {self.failures[0]}"
             )
+        self._say(f"lost a worker{f' on {node}' if node else ''}: {text}; {self.size} left")
 
     def _sorted(self, task: _Task, answers: list[Evaluation] | str) -> tuple[list[_Task], list[Evaluation]]:
         """What to try again, and what to give as an answer."""
         if isinstance(answers, str):
             if len(task.trials) > 1 and task.tries:  # alone, so that one model takes no other with it
-                return [replace(task, trials=[trial]) for trial in task.trials], []
+                return [_Task([trial]) for trial in task.trials], []
             if len(task.trials) > 1 or task.tries < self.config.retries:
                 return [replace(task, tries=task.tries + 1)], []
+            if task.trials[0].slopes:  # without them this would be another search
+                raise ConnectionError(
+                    f"slopes failed {task.tries + 1} times: {answers}; the same command goes on from here"
+                )
             return [], [Evaluation(trial, (), (), error=answers) for trial in task.trials]
         odd = [] if task.final else [answer.trial for answer in answers if answer.error is not None]
         again = [_Task(odd, final=True)] if odd else []
@@ -278,14 +311,29 @@ def _connect(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         # Workers' own output is for their log files; what matters comes as errors.
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RayError) as error:
+    except (ConnectionError, RuntimeError, RayError) as error:
+        place = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise ValueError(
-            f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS')!r}: {_line(error)}; start one with `ray start --head`"
+            f"no Ray cluster at {place}: {' '.join(str(error).split())}; start one with `ray start --head`"
         ) from error
+    finally:
+        # Ray's own would end the command without a word on how to go on.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)
     return True
+
+
+def _share() -> Share:
+    """What this worker has of its node's resources, of whichever kind it has more."""
+    context = ray.get_runtime_context()
+    own = context.get_assigned_resources()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    shares = [own[kind] / node["Resources"][kind] for kind in ("GPU", "CPU") if own.get(kind)]
+    return Share(min(max(shares, default=1.0), 1.0), min(own.get("GPU", 1.0) or 1.0, 1.0))
 
 
 def _room(config: RayConfig) -> int:

@@ -1,5 +1,6 @@
 """The rows of `joint`: what each space reached within each budget, and what the joint one gains."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,11 @@ def row_of(front: Mapping[str, Any], budget: str, kind: str, space: Space, befor
         "budget": budget,
         "space": kind,
         "feasible": True,
-        "heldout_kl": point["heldout_kl"],
-        "heldout_interval": point["heldout_interval"],
-        "heldout_perplexity": point["heldout_perplexity"],
+        "heldout_kl": _finite(point["heldout_kl"]),
+        "heldout_interval": point["heldout_interval"] or [math.inf, math.inf],
+        "heldout_perplexity": _finite(point["heldout_perplexity"]),
         "calibration_kl": point["fitness"],
-        "uniform_kl": uniform["heldout_kl"],
+        "uniform_kl": _finite(uniform["heldout_kl"]),
         "bits": point["costs"]["bits"] / space.weights,
         "macs": point["costs"]["macs"] / space.weights,
         "tokens": front["tokens"] + front["teacher_tokens"] + before,
@@ -32,6 +33,10 @@ def row_of(front: Mapping[str, Any], budget: str, kind: str, space: Space, befor
         "mix": mix(point["profile"], front["weights"]),
         "profile": point["profile"],
     }
+
+
+def _finite(figure: float | None) -> float:
+    return math.inf if figure is None else figure
 
 
 def infeasible(budget: str, kind: str, why: str) -> Row:

@@ -1,4 +1,4 @@
-"""The command on a Ray cluster of processes: the same front and journal as in one process, killed or not."""
+"""The command on a Ray cluster of processes: the same front and journal as in one process, stopped or not."""
 
 import logging
 import os
@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from paretopress.search.assembly import assemble
+from paretopress.search.configuration import RunConfig
+from paretopress.search.pools import open_evaluator
+from paretopress.workers.ray_pool import Share
 from tests.end_to_end.conftest import Driver, Tiny
 from tests.end_to_end.test_resume import Case, steps
 from tests.end_to_end.tiny import FRONTIER, ROOT, evolution
@@ -33,7 +37,7 @@ def start(config: Path, cwd: Path, environment: dict[str, str]) -> subprocess.Po
         return subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=log)
 
 
-def test_two_workers_and_a_driver_that_is_killed_find_the_same_front(
+def test_two_workers_and_a_driver_that_is_stopped_find_the_same_front(
     driver: Driver, tiny: Tiny, tmp_path: Path, cluster: dict[str, str]
 ) -> None:
     case = Case(driver, tiny, tmp_path, search=[FRONTIER, evolution(3)])
@@ -42,9 +46,27 @@ def test_two_workers_and_a_driver_that_is_killed_find_the_same_front(
     began = time.monotonic()
     while steps(folder) < 4 and first.poll() is None and time.monotonic() - began < 120:
         time.sleep(0.01)
-    os.kill(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL, (folder / "log").read_text()
+    os.kill(first.pid, signal.SIGTERM)
+    assert first.wait() == 130, (folder / "log").read_text()
+    assert "To go on: paretopress search" in (folder / "log").read_text()
     assert 4 <= steps(folder) < steps(case.whole)
     assert start(case.config, folder, cluster).wait() == 0, (folder / "log").read_text()
     case.check(folder)
     assert "1 of 2 workers" in (folder / "log").read_text()
+
+
+def test_a_worker_whose_values_would_differ_says_in_what(tiny: Tiny, tmp_path: Path) -> None:
+    config = RunConfig.model_validate(tiny.content())
+    assembly = assemble(config, tmp_path)
+    content, share = assembly.config.model_dump(mode="json"), Share()
+    here = assembly.evaluator().recipe
+    other = {**assembly.recipe, "numerics": {**assembly.recipe["numerics"], "torch": "0.1"}}
+    with pytest.raises(
+        ValueError, match=r"not be comparable: numerics\.torch is .*, not \"0\.1\"; use nodes"
+    ):
+        open_evaluator(content, tmp_path, assembly.data, {**here, "recipe": other}, share)
+    with pytest.raises(FileNotFoundError, match=r"no levels at .*; use a folder that every node sees"):
+        open_evaluator(content, tmp_path, assembly.data, here, share)
+    assembly.build(lambda part: None)
+    opened = open_evaluator(content, tmp_path, assembly.data, here, share)
+    assert opened.fingerprint == assembly.evaluator().fingerprint

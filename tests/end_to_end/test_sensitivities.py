@@ -158,7 +158,7 @@ def test_searches_use_what_was_measured(
         ({"base": "uniform", "tokens": LENGTH}, {"kl"}),
         ({"base": (2,) * 14, "tokens": LENGTH}, {"kl"}),
     ],
-    ids=str,
+    ids=["tokens", "tokens of the proxies too", "base", "base as a profile"],
 )
 def test_other_settings_are_measured_anew(
     change: dict[str, Any], again: set[str], answer: Answer, folder: Path, tmp_path: Path

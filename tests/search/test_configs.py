@@ -34,6 +34,8 @@ def write(tmp_path: Path, **changes: object) -> Path:
         ({"budgets": {"bit": 3}}, r"unknown key 'bit'; did you mean 'bits'\?"),
         ({"budgets": []}, "budgets: "),
         ({"space": {"levels": ["w4"], "units": {"tie": "all"}}}, "space.units.tie: "),
+        ({"workers": {"kind": "ray", "gpuz": 1}}, r"workers.gpuz: unknown key 'gpuz'; did you mean 'gpus'\?"),
+        ({"workers": "rey"}, r"workers: unknown kind 'rey'; did you mean 'ray'\? known: local, ray"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
     ],
 )
@@ -51,6 +53,25 @@ def test_overrides_reach_inside(tmp_path: Path) -> None:
         load_config(path, ["seed"])
     with pytest.raises(ValueError, match="'archive_tokens' is a value, not a mapping"):
         load_config(path, ["archive_tokens.inner=1"])
+
+
+@pytest.mark.parametrize(
+    ("workers", "overrides", "kind", "number"),
+    [
+        (None, [], "local", None),
+        ("ray", ["workers.number=2"], "ray", 2),
+        (None, ["workers=ray", "workers.number=2"], "ray", 2),
+        ({"kind": "ray", "number": 2}, ["workers=ray"], "ray", 2),
+        ({"kind": "ray", "number": 2}, ["workers=local"], "local", None),
+    ],
+)
+def test_workers_are_named_or_described(
+    tmp_path: Path, workers: object, overrides: list[str], kind: str, number: int | None
+) -> None:
+    changes = {} if workers is None else {"workers": workers}
+    found = load_config(write(tmp_path, **changes), overrides).workers
+    assert found.kind == kind
+    assert getattr(found, "number", None) == number
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

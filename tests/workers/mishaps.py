@@ -10,6 +10,7 @@ from pathlib import Path
 from paretopress.evaluators.trial import Evaluation, Trial
 from paretopress.spaces.space import Profile
 from paretopress.workers import Landscape
+from paretopress.workers.ray_pool import Share
 
 
 @dataclass
@@ -18,10 +19,11 @@ class Mishap:
 
     Attributes:
         landscape: gives the answers.
-        kind: `dies`, `raises`, `refuses`, `hangs`, `nan`, or `slow` (0.05 s for every trial).
+        kind: `dies`, `raises`, `goes bad` (raises from then on), `refuses`, `hangs`, `nan`, or `slow` (0.05 s).
         profile: where; None for all.
         times: how often, over all processes.
         folder: where the times are counted.
+        share: of the node's memory, which it does not need.
     """
 
     landscape: Landscape
@@ -29,6 +31,8 @@ class Mishap:
     profile: Profile | None
     times: int
     folder: Path
+    share: Share | None = None
+    bad: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -36,6 +40,8 @@ class Mishap:
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
         for evaluation in self.landscape.evaluate(trials):
+            if self.bad:
+                raise RuntimeError("bad luck for ever")
             unlucky = self.profile in (None, evaluation.trial.profile)
             yield self._met(evaluation) if unlucky and self._counted() else evaluation
 
@@ -53,7 +59,8 @@ class Mishap:
         match self.kind:
             case "dies":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "raises":
+            case "raises" | "goes bad":
+                self.bad = self.kind == "goes bad"
                 raise RuntimeError("out of luck\nand more")
             case "refuses":
                 raise ValueError("the profile is no good")
@@ -66,6 +73,7 @@ class Mishap:
         return evaluation
 
 
-def cannot_open(path: Path) -> Landscape:
+def cannot_open(path: Path, share: Share) -> Landscape:
     """What a worker meets whose node lacks a folder."""
+    del share
     raise FileNotFoundError(f"no levels at {path}")
