@@ -118,10 +118,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping; a configuration has keys such as `model` and `space`")
-    _name_workers(content, content.get("workers"), {})
+    _name_workers(content, content.get("workers"), None)
     content.pop("format_version", None)
     for override in overrides:
-        before = content.get("workers", {})
+        before = content.get("workers")
         _override(content, override)
         _name_workers(content, content.get("workers"), before)
     content.setdefault("name", path.stem)
@@ -141,10 +141,11 @@ def parse_config(content: Mapping[str, Any], where: str) -> RunConfig:
         raise ValueError(f"{where}: {explain(error, RunConfig)}") from error
 
 
-def _name_workers(content: dict[str, Any], given: object, before: Mapping[str, Any]) -> None:
+def _name_workers(content: dict[str, Any], given: object, before: object) -> None:
     """Write a bare kind of workers out, so that later overrides find a mapping; one of that kind stays as it was."""
     if isinstance(given, str):
-        content["workers"] = before if before.get("kind", "local") == given else {"kind": given}
+        same = isinstance(before, Mapping) and before.get("kind") == given
+        content["workers"] = before if same else {"kind": given}
 
 
 def _override(content: dict[str, Any], override: str) -> None:

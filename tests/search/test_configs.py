@@ -59,6 +59,7 @@ def test_overrides_reach_inside(tmp_path: Path) -> None:
     ("workers", "overrides", "kind", "number"),
     [
         (None, [], "local", None),
+        (None, ["workers=local"], "local", None),
         ("ray", ["workers.number=2"], "ray", 2),
         (None, ["workers=ray", "workers.number=2"], "ray", 2),
         ({"kind": "ray", "number": 2}, ["workers=ray"], "ray", 2),
