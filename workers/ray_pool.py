@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
@@ -23,6 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from ..evaluators.trial import Evaluation, Evaluator, Trial
 from ..spaces.space import Space
 from .configuration import RayConfig
+from .retries import Task, settle
 from .splitting import Part, split
 
 _PARTS = 4  # for each worker: the more, the less one waits for the slowest at a stage's end
@@ -67,21 +68,6 @@ class Worker:
         return list(self._evaluator.evaluate(trials))
 
 
-@dataclass(eq=False)
-class _Task:
-    """Trials for one worker.
-
-    Attributes:
-        trials: of one fidelity.
-        tries: how often a worker failed on them.
-        final: whether an answer without values is taken as it is.
-    """
-
-    trials: Part
-    tries: int = 0
-    final: bool = False
-
-
 @dataclass
 class _Call:
     """A worker at work.
@@ -95,16 +81,15 @@ class _Call:
 
     worker: Any
     step: Literal["start", "open", "evaluate"]
-    task: _Task | None
+    task: Task | None
     began: float
 
 
 class RayPool:
     """Workers on a Ray cluster.
 
-    A trial's sequences may be answered in several evaluations. What fails is tried again by whoever is free: trials that
-    failed together once more together, then each alone, until it failed `retries` times more and is answered
-    with the error. A model without finite values is tried once more, and slopes that cannot be had end the search.
+    A trial's sequences may be answered in several evaluations. What fails is tried again by whoever is free
+    (`retries.py`).
 
     Args:
         evaluator: opens model and levels in a worker; raises ValueError where values would not be comparable.
@@ -155,7 +140,7 @@ class RayPool:
     def run(self, trials: Iterable[Trial]) -> Generator[Evaluation, None, None]:
         """Yield answers that together cover every trial, as they come."""
         parts = split(trials, self.space, self.grain, _PARTS * max(self.size, self._wanted()))
-        queue = deque(_Task(part) for part in parts)
+        queue = deque(Task(part) for part in parts)
         mine = set(queue)
         self._waiting_since = time.monotonic()
         while mine:
@@ -170,7 +155,7 @@ class RayPool:
             for task, answers in self._finished():
                 if task not in mine:  # of a run that was given up
                     continue
-                again, given = self._sorted(task, answers)
+                again, given = settle(task, answers, self.config.retries)
                 queue.extend(again)
                 mine = (mine - {task}) | set(again)
                 yield from given
@@ -210,7 +195,7 @@ class RayPool:
                 "set workers.gpus and workers.cpus, or add nodes"
             )
 
-    def _finished(self) -> Iterator[tuple[_Task, list[Evaluation] | str]]:
+    def _finished(self) -> Iterator[tuple[Task, list[Evaluation] | str]]:
         """Tasks that ended by now, with their answers or the error; waits a moment for one."""
         ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=_TICK)
         for answer in ready:
@@ -259,7 +244,7 @@ class RayPool:
             self._lose(call, text)
         return text
 
-    def _overdue(self) -> Iterator[tuple[_Task, str]]:
+    def _overdue(self) -> Iterator[tuple[Task, str]]:
         now = time.monotonic()
         for answer, call in list(self._calls.items()):
             if call.step != "start" and now - call.began > self.config.deadline:
@@ -284,22 +269,6 @@ class RayPool:
                 f"workers failed {len(self.failures)} times, more than workers.max_failures; first: {self.failures[0]}"
             )
         self._say(f"lost a worker{f' on {node}' if node else ''}: {text}; {self.size} left")
-
-    def _sorted(self, task: _Task, answers: list[Evaluation] | str) -> tuple[list[_Task], list[Evaluation]]:
-        """What to try again, and what to give as an answer."""
-        if isinstance(answers, str):
-            if len(task.trials) > 1 and task.tries:  # alone, so that one model takes no other with it
-                return [_Task([trial]) for trial in task.trials], []
-            if len(task.trials) > 1 or task.tries < self.config.retries:
-                return [replace(task, tries=task.tries + 1)], []
-            if task.trials[0].slopes:  # without them this would be another search
-                raise ConnectionError(
-                    f"slopes failed {task.tries + 1} times: {answers}; the same command goes on from here"
-                )
-            return [], [Evaluation(trial, (), (), error=answers) for trial in task.trials]
-        odd = [] if task.final else [answer.trial for answer in answers if answer.error is not None]
-        again = [_Task(odd, final=True)] if odd else []
-        return again, [answer for answer in answers if answer.error is None or task.final]
 
 
 def _connect(address: str | None) -> bool:

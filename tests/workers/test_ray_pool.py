@@ -1,6 +1,5 @@
 """The pool on a real Ray: answers, mishaps, and what they cost."""
 
-import contextlib
 import logging
 import math
 import os
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from paretopress.evaluators.trial import Evaluation, Trial
@@ -23,6 +21,7 @@ from paretopress.workers.configuration import RayConfig
 from paretopress.workers.ray_pool import Open, RayPool, Share
 from tests.toys import bits_space
 from tests.workers.mishaps import Mishap, cannot_open
+from tests.workers.ray_processes import worker_processes
 from tests.workers.simulations import ROUGH, at, random_profiles
 
 ray = pytest.importorskip("ray")
@@ -62,16 +61,6 @@ def make(cluster: None) -> Iterator[Callable[..., RayPool]]:
 def landscape(share: Share) -> Landscape:
     assert 0 < share.host <= share.device == 1
     return LANDSCAPE
-
-
-def processes() -> list[int]:
-    """Of this cluster's workers, by the titles that Ray gives them."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker"):
-                found.append(process.pid)
-    return found
 
 
 def settle(pool: RayPool, number: int) -> None:
@@ -230,7 +219,7 @@ def test_killed_workers_change_nothing(make: Callable[..., RayPool], tmp_path: P
 
     def kill_now_and_then() -> None:
         while not done.wait(0.3):
-            if workers := processes():
+            if workers := worker_processes():
                 kills.append(rng.choice(workers))
                 os.kill(kills[-1], signal.SIGKILL)
 
