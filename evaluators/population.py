@@ -26,12 +26,11 @@ from ..spaces.space import Profile, Space
 from ..spaces.structure import Block
 from .data import Sequences
 from .fitness import FitnessConfig, fitness_of
-from .gradients import GradientRunner
 from .memory import MemoryPlan
 from .recent import RecentTensors
 from .runner import BlockRunner, LoadedBlock
 from .scores import Scorer, Student
-from .slopes import all_finite, batches_of, level_slopes
+from .slope_answers import SlopeAnswers
 from .trial import Evaluation, Fidelity, Trial
 from .weights import DENSE, BlockWeights, Key
 
@@ -94,7 +93,7 @@ class PopulationEvaluator:
             runner.checkpoint, runner.structure, database, runner.dtype, runner.place, memory.residency
         )
         self.teacher = RecentTensors(teacher)
-        self.host = teacher
+        self._slopes = SlopeAnswers(space, database, runner, fitness, teacher)
         # Of nothing that holds this evaluator: it would wait for the garbage collector with all it has on a device.
         install_head = partial(_install_end, runner, self.weights, self._head)
         self._score = Scorer(runner, fitness, chunk, install_head)
@@ -115,7 +114,7 @@ class PopulationEvaluator:
         stages: dict[Fidelity, list[Trial]] = {}
         for trial in trials:
             if trial.slopes:
-                yield self._slopes(trial)
+                yield self._slopes.answer(trial, self._sequences(trial.fidelity).tokens)
             else:
                 stages.setdefault(trial.fidelity, []).append(trial)
         for fidelity, stage in stages.items():
@@ -136,27 +135,6 @@ class PopulationEvaluator:
                 error = None if all(map(math.isfinite, values[i])) else "the fitness is not finite"
                 for trial in profiles[profile]:
                     yield Evaluation(trial, tuple(values[i]), tuple(losses[i]), seconds, error)
-
-    def _slopes(self, trial: Trial) -> Evaluation:
-        """Slopes over the trial's sequences, in micro-batches of their own."""
-        if not isinstance(self.runner, GradientRunner):
-            raise TypeError("slopes need a GradientRunner; make the evaluator with one")
-        start = time.perf_counter()
-        batches = batches_of(trial.fidelity, self._sequences(trial.fidelity).tokens, self.runner.micro_batch)
-        one = batches[0].tokens_BT.numel() * self.runner.hidden * self.runner.dtype.itemsize
-        # Pinned memory comes in powers of two; two gradients of float32 and the dense model's states are kept as well.
-        together = max(1, self.host // (2 * one * (len(self.runner.structure.blocks) + 6)))
-        try:
-            found = level_slopes(
-                self.runner, self.space, self.database, trial.profile, batches, self.fitness, together
-            )
-        except torch.OutOfMemoryError as failure:
-            raise ValueError(
-                f"slopes of {self.runner.micro_batch} x {trial.fidelity.length} tokens do not fit the device; lower "
-                "evaluation.micro_batch, data.length or evaluation.memory, or search with sensitivities: measured"
-            ) from failure
-        error = None if all_finite(found) else "a slope is not finite"
-        return Evaluation(trial, (), (), time.perf_counter() - start, error, found)
 
     def measure(
         self, assignments: Sequence[Assignment], fidelity: Fidelity

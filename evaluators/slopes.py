@@ -3,11 +3,11 @@
 Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, I inputs of a layer, O outputs.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,12 +20,15 @@ from .fitness import FitnessConfig
 from .gradients import GradientRunner
 from .loaded import LoadedBlock
 from .refitting import dropped_kinds
-from .trial import Fidelity, Slopes
+from .trial import Fidelity, SlopeSums
 
 Gradients = tuple[Tensor, Tensor]
 """Of the fitness and of the drawn tokens' log-likelihood, by hidden states (B, T, D) of one micro-batch."""
 
-_Sums = dict[str, dict[str, tuple[float, float]]]
+Floats = npt.NDArray[np.float64]
+
+_Sums = dict[str, dict[str, Floats]]
+"""By unit and label the first and the second order (M, 2) of each of M micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,19 @@ class Batch:
 
 
 def batches_of(fidelity: Fidelity, tokens_NT: np.ndarray, size: int) -> list[Batch]:
-    """A fidelity's sequences in micro-batches of their own; the last is filled up with its own again."""
+    """A fidelity's sequences in micro-batches; one that is not full is filled up with its own again.
+
+    They begin at multiples of `size` in the fidelity's order: a part of a fidelity that begins and ends at multiples has
+    those of the whole.
+    """
     rows = fidelity.rows(len(tokens_NT))
     found = []
-    for first in range(0, len(rows), size):
-        own = rows[first : first + size]
+    for place in range(fidelity.start // size * size, fidelity.stop, size):
+        first, last = max(place, fidelity.start), min(place + size, fidelity.stop)
+        own = rows[first - fidelity.start : last - fidelity.start]
         tokens_BT = tokens_NT[np.resize(own, size), : fidelity.length].astype(np.int64)
-        found.append(Batch(torch.from_numpy(tokens_BT), len(own), (fidelity.seed, fidelity.start + first)))
+        found.append(Batch(torch.from_numpy(tokens_BT), len(own), (fidelity.seed, first)))
     return found
-
-
-def all_finite(slopes: Slopes) -> bool:
-    """Whether every slope is a number."""
-    rows = (*slopes.first.values(), *slopes.second.values())
-    return all(math.isfinite(slope) for row in rows for slope in row.values())
 
 
 def level_slopes(
@@ -68,14 +70,15 @@ def level_slopes(
     batches: Sequence[Batch],
     fitness: FitnessConfig,
     together: int = 1 << 30,
-) -> Slopes:
+) -> SlopeSums:
     """First- and second-order change of the fitness for every level of every unit around a profile.
 
     A level changes a layer's output at a position by d. To first order the fitness changes by g . d, with g its
     gradient by that output; to second order by d^T F d / 2 more, with F the Fisher matrix there, the mean of h h^T
     over tokens that the model draws, h the gradient of their log-likelihood: so (h . d)^2 / 2 for one draw. What
     positions and layers do together is left out. A branch that is dropped or brought back changes its block's
-    output instead. Units under a dropped branch have no inputs and no slopes.
+    output instead. Units under a dropped branch have no inputs and no slopes. What a micro-batch adds does not depend
+    on the others.
 
     Around the dense model (`DENSE`) the gradient of the divergence is zero, and what remains is the Fisher
     score of every level. Drawn tokens, because the text's own would give the `empirical` Fisher, which is another
@@ -107,14 +110,8 @@ def level_slopes(
             f"unit {outside[0]!r} lies outside the blocks, where no slope is known; measure its levels instead"
         )
     around = _Around(runner, space, database, profile)
-    sums: _Sums = {unit.name: {} for unit in space.units}
-    for first in range(0, len(batches), together):
-        around.add(batches[first : first + together], fitness, sums)
-    positions = sum(batch.count * (batch.tokens_BT.shape[1] - 1) for batch in batches)
-    return Slopes(
-        {unit: {label: s[0] / positions for label, s in row.items()} for unit, row in sums.items()},
-        {unit: {label: s[1] / positions for label, s in row.items()} for unit, row in sums.items()},
-    )
+    starts = range(0, len(batches), together)
+    return SlopeSums.joined([around.sums(batches[first : first + together], fitness) for first in starts])
 
 
 class _Around:
@@ -129,8 +126,8 @@ class _Around:
         self.profile = profile
         self.assignment = space.assignment(profile)
 
-    def add(self, batches: Sequence[Batch], fitness: FitnessConfig, sums: _Sums) -> None:
-        """Add the slopes over some micro-batches to `sums`."""
+    def sums(self, batches: Sequence[Batch], fitness: FitnessConfig) -> SlopeSums:
+        """The slopes over some micro-batches, which pass each block together."""
         before, last, dense = self.forward([batch.tokens_BT for batch in batches])
         gradients: list[Gradients] = []
         for batch, last_BTD, dense_BTD in zip(batches, last, dense, strict=True):
@@ -139,8 +136,15 @@ class _Around:
             for gradient_BTD in pair:
                 gradient_BTD[batch.count :] = 0.0
             gradients.append((host_copy(pair[0]), host_copy(pair[1])))
+        sums: _Sums = {unit.name: {} for unit in self.space.units}
         for block in reversed(self.runner.structure.blocks):
             self.backward(block, before.pop(), gradients, sums)
+        rows = [sums_M2 for row in sums.values() for sums_M2 in row.values()]
+        return SlopeSums(
+            {unit: tuple(row) for unit, row in sums.items()},
+            np.array(rows).reshape(len(rows), len(batches), 2),
+            sum(batch.count * (batch.tokens_BT.shape[1] - 1) for batch in batches),
+        )
 
     def forward(self, tokens: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
         """Host copies of the states before every block, after the last, and of the dense model after the last."""
@@ -168,11 +172,15 @@ class _Around:
                 self._add_branches(loaded, branches, before, gradients, sums)
                 self._install(loaded, self.assignment)
             changes = self._changes(layers, block)
-            for states_BTD, pair in zip(before, gradients, strict=True):
+            for m, (states_BTD, pair) in enumerate(zip(before, gradients, strict=True)):
                 passed = self.runner.backward(loaded, states_BTD, pair)
                 for gradient_BTD, (leaving_BTD, _) in zip(pair, passed, strict=True):
                     gradient_BTD.copy_(leaving_BTD)
-                _add_layers(changes, passed[0][1], passed[1][1], sums)
+                for (unit, label, path), change_OI in changes.items():
+                    inputs_PI, fitness_PO = passed[0][1][path]
+                    difference_PO = inputs_PI.to(change_OI.dtype) @ change_OI.T
+                    sums_2 = _place(sums[unit], label, len(before))[m]
+                    sums_2 += _orders(fitness_PO, passed[1][1][path][1], difference_PO.float())
             loaded.install({})
 
     def _units(self, block: Block) -> tuple[dict[tuple[str, str], Mapping[str, str]], list[Unit]]:
@@ -212,9 +220,11 @@ class _Around:
         here = [host_copy(loaded(states_BTD)) for states_BTD in before]
         for (unit, label), assignment in branches.items():
             self._install(loaded, assignment)
-            for states_BTD, here_BTD, pair in zip(before, here, gradients, strict=True):
+            sums_M2 = _place(sums[unit], label, len(before))
+            for m, (states_BTD, here_BTD, pair) in enumerate(zip(before, here, gradients, strict=True)):
                 change_BTD = loaded(states_BTD).float() - here_BTD.to(loaded.device).float()
-                _add(sums[unit], label, pair[0].to(loaded.device), pair[1].to(loaded.device), change_BTD)
+                fitness_BTD, likelihood_BTD = (gradient_BTD.to(loaded.device) for gradient_BTD in pair)
+                sums_M2[m] += _orders(fitness_BTD, likelihood_BTD, change_BTD)
 
     def _changes(self, units: Sequence[Unit], block: Block) -> dict[tuple[str, str, str], Tensor]:
         """What each level changes in each weight (O, I), by unit, label and layer; nothing under a dropped branch."""
@@ -241,23 +251,13 @@ class _Around:
         return changes
 
 
-def _add_layers(
-    changes: Mapping[tuple[str, str, str], Tensor],
-    fitness: Mapping[str, tuple[Tensor, Tensor]],
-    likelihood: Mapping[str, tuple[Tensor, Tensor]],
-    sums: _Sums,
-) -> None:
-    for (unit, label, path), change_OI in changes.items():
-        inputs_PI, gradient_PO = fitness[path]
-        difference_PO = inputs_PI.to(change_OI.dtype) @ change_OI.T
-        _add(sums[unit], label, gradient_PO, likelihood[path][1], difference_PO.float())
+def _place(row: dict[str, Floats], label: str, count: int) -> Floats:
+    """A level's sums over `count` micro-batches, which begin at 0."""
+    return row.setdefault(label, np.zeros((count, 2)))
 
 
-def _add(
-    row: dict[str, tuple[float, float]], label: str, gradient: Tensor, likelihood: Tensor, difference: Tensor
-) -> None:
-    """Add the inner products, and half of their squares per position, to a level's sums."""
-    first = float((gradient * difference).sum(dtype=torch.float64))
+def _orders(fitness: Tensor, likelihood: Tensor, difference: Tensor) -> tuple[float, float]:
+    """Inner product of fitness gradient and difference; half of the squared ones of the likelihood's, per position."""
+    first = float((fitness * difference).sum(dtype=torch.float64))
     second = float(torch.linalg.vecdot(likelihood, difference).double().square().sum()) / 2
-    before = row.get(label, (0.0, 0.0))
-    row[label] = before[0] + first, before[1] + second
+    return first, second

@@ -1,11 +1,12 @@
 """Requests and answers: what a searcher asks and what an evaluator returns."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ..spaces.space import Profile
 
@@ -76,6 +77,42 @@ class Slopes:
     second: Mapping[str, Mapping[str, float]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SlopeSums:
+    """Slopes as sums over each micro-batch by itself, so that however a trial was divided, it has the same slopes.
+
+    Memory: 16 bytes per level of a unit and micro-batch; 26 MB for 10,000 units, 5 levels and 32 micro-batches.
+
+    Attributes:
+        levels: labels by unit name, in the order of `sums_FM2`.
+        sums_FM2: of first and second order over the tokens of each of M micro-batches, F levels of all units in a row.
+        tokens: of all micro-batches, which the slopes are the mean over.
+    """
+
+    levels: Mapping[str, tuple[str, ...]]
+    sums_FM2: npt.NDArray[np.float64]
+    tokens: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether every sum is a number."""
+        return bool(np.isfinite(self.sums_FM2).all())
+
+    @classmethod
+    def joined(cls, parts: Sequence["SlopeSums"]) -> "SlopeSums":
+        """Of parts of one trial together."""
+        sums_FM2 = np.concatenate([part.sums_FM2 for part in parts], axis=1)
+        return cls(parts[0].levels, sums_FM2, sum(part.tokens for part in parts))
+
+    def mean(self) -> Slopes:
+        """Slopes per token of finite sums, rounded once, so that no order of the micro-batches changes a bit."""
+        return Slopes(self._mean(0), self._mean(1))
+
+    def _mean(self, order: int) -> dict[str, dict[str, float]]:
+        means = (math.fsum(sums_M) / self.tokens for sums_M in self.sums_FM2[:, :, order].tolist())
+        return {unit: {label: next(means) for label in labels} for unit, labels in self.levels.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """An answer.
@@ -94,7 +131,7 @@ class Evaluation:
     cross_entropy: tuple[float, ...]
     seconds: float = 0.0
     error: str | None = None
-    slopes: Slopes | None = None
+    slopes: SlopeSums | None = None
 
     @property
     def fitness(self) -> float:
@@ -106,6 +143,16 @@ class Evaluation:
     def perplexity(self) -> float:
         """Exponential of the mean cross-entropy."""
         return math.exp(min(math.fsum(self.cross_entropy) / len(self.cross_entropy), 700.0))
+
+
+def joined_slopes(trial: Trial, parts: Iterable[Evaluation]) -> Evaluation:
+    """The answer to a trial that asks for slopes from answers to all its parts, in any order; an error in one is one of all."""
+    ordered = sorted(parts, key=lambda part: part.trial.fidelity.start)
+    seconds = math.fsum(part.seconds for part in ordered)
+    if errors := [part.error for part in ordered if part.error is not None]:
+        return Evaluation(trial, (), (), seconds, errors[0])
+    found = [part.slopes for part in ordered if part.slopes is not None]
+    return Evaluation(trial, (), (), seconds, slopes=SlopeSums.joined(found))
 
 
 class Evaluator(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ..evaluators.journal import Journal, key_of_values
-from ..evaluators.trial import Evaluation, Fidelity, Trial
+from ..evaluators.trial import Evaluation, Fidelity, Trial, joined_slopes
 from ..spaces.space import Profile, Space
 from ..workers.pool import WorkerPool
 from .archive import Entry, ParetoArchive
@@ -135,7 +135,7 @@ class Study:
         self.progress.tokens += profile_tokens + new_slopes
         self.progress.slope_tokens += new_slopes
         self.progress.teacher_tokens += teacher_tokens
-        slopes = self.pool.run(trial for trial in asked if trial.slopes)
+        slopes = self._slopes([trial for trial in asked if trial.slopes])
         told = {e.trial.number: e for e in (*evaluations, *slopes)}
         self.searcher.tell([told[trial.number] for trial in asked])
         added = self.archive.add(evaluations)
@@ -147,6 +147,13 @@ class Study:
                 self.looks.take(self.progress.total_tokens, self.evaluate)
         self.progress.seconds += time.perf_counter() - began
         return True
+
+    def _slopes(self, trials: Sequence[Trial]) -> list[Evaluation]:
+        """Answers to trials that ask for slopes; they are not in the journal."""
+        parts: dict[int, list[Evaluation]] = {trial.number: [] for trial in trials}
+        for part in self.pool.run(trials):
+            parts[part.trial.number].append(part)
+        return [joined_slopes(trial, parts[trial.number]) for trial in trials]
 
     def _ask(self) -> list[Trial]:
         """The searcher's next trials; the looks have new patience when these come from the next one of a series."""

@@ -116,7 +116,7 @@ class Turns(ABC):
                 self.archived.setdefault(self.space.canonical(evaluation.trial.profile), value)
         own = evaluations[: self._own]
         if own and own[0].trial.slopes:
-            self._learn_slopes([None if e.error is not None else e.slopes for e in own])
+            self._learn_slopes([e.slopes.mean() if e.slopes is not None else None for e in own])
         elif own:
             self._learn([e.trial.profile for e in own], fitness[: self._own])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, Trial
+from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial
 from paretopress.search.budget import Pool
 from paretopress.spaces.configuration import MinimumConfig
 from paretopress.spaces.minimums import with_minimums
@@ -144,6 +144,17 @@ def everything(space: Space) -> Iterator[Profile]:
     return (p for p in itertools.product(*ranges) if p == space.canonical(p))
 
 
+def as_sums(slopes: Slopes) -> SlopeSums:
+    """Sums over one token whose means these are."""
+    pairs = [
+        (change, slopes.second[unit][label])
+        for unit, row in slopes.first.items()
+        for label, change in row.items()
+    ]
+    labels = {unit: tuple(row) for unit, row in slopes.first.items()}
+    return SlopeSums(labels, np.array(pairs).reshape(-1, 1, 2), 1)
+
+
 class ToyEvaluator:
     """Fitness by a formula of the model: a penalty per level, plus pairs that hurt together, plus noise.
 
@@ -217,7 +228,7 @@ class ToyEvaluator:
                 yield Evaluation(trial, (), (), error="broken")
                 continue
             if trial.slopes:
-                yield Evaluation(trial, (), (), slopes=self.slopes(trial))
+                yield Evaluation(trial, (), (), slopes=as_sums(self.slopes(trial)))
                 continue
             rows = trial.fidelity.rows(POOL.sequences)
             values = tuple(self.value(trial.profile, int(row)) for row in rows)

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from ..evaluators.trial import Evaluation, Fidelity, Slopes, Trial
+from ..evaluators.trial import Evaluation, Fidelity, SlopeSums, Trial
 from ..spaces.files import digest
 from ..spaces.space import DENSE, Profile, Space
 from ..spaces.unit import Unit
@@ -52,7 +52,7 @@ class Landscape:
     round, as with a divergence. Units of a branch stand in its block.
 
     Time: about 0.1 microseconds per profile and unit, 16 sequences included; slopes about a microsecond per
-    level. Memory: 8 bytes per unit and sequence used.
+    level. Memory: 8 bytes per unit and sequence used, 16 per level and sequence of slopes.
 
     Args:
         space: of the profiles.
@@ -143,7 +143,7 @@ class Landscape:
                 value_NS *= 1 + self.noise * _draws(_keys(at_NU, self._salt(fidelity)), rows_S)
             yield from value_NS.tolist()
 
-    def _slopes(self, profile: Profile, fidelity: Fidelity) -> Slopes:
+    def _slopes(self, profile: Profile, fidelity: Fidelity) -> SlopeSums:
         moves = Moves(self.space, profile)
         effect, effect_F = moves.sums(self._effect_F)
         pairs, pairs_F = moves.pairs(self._amplitude_DF)
@@ -153,18 +153,16 @@ class Landscape:
         scale_F = np.divide(mean_F, effect_F, out=np.zeros_like(effect_F), where=effect_F > 0)
         key_F = _keys(moves.key_U[None], self._salt(fidelity, " slopes"))
         key_F = _mixed(key_F + np.arange(len(effect_F)).astype(np.uint64))
-        change_F = np.zeros_like(effect_F)
         rows_S = fidelity.rows(self.sequences)
+        sums_FS2 = np.zeros((np.count_nonzero(moves.other_F), len(rows_S), 2))
         for s, row in enumerate(rows_S):
             weight_F = self._weights(fidelity.data, int(row))[moves.unit_F]
             heavy, heavy_F = moves.sums(self._effect_F * weight_F)
             own_F = heavy_F * scale_F - heavy * scale
             if self.noise:
                 own_F *= 1 + self.noise * _draws(key_F, rows_S[s : s + 1])[:, 0]
-            change_F += own_F
-        changes = moves.named(change_F / len(rows_S))
-        nothing = {unit: dict.fromkeys(row, 0.0) for unit, row in changes.items()}
-        return Slopes(nothing, changes) if profile == DENSE else Slopes(changes, nothing)
+            sums_FS2[:, s, int(profile == DENSE)] = own_F[moves.other_F]
+        return SlopeSums(moves.labels, sums_FS2, len(rows_S))
 
     def _salt(self, fidelity: Fidelity, purpose: str = "") -> int:
         return crc32(f"{self.seed} {fidelity.data} {fidelity.length}{purpose}".encode())

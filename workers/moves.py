@@ -3,8 +3,6 @@
 Array names carry their axes: U units, F levels of all units in a row, B blocks, D directions.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +26,8 @@ class Moves:
         profile: to move from.
         key_U: level of each unit, -1 where it does not count.
         unit_F: of each level.
+        labels: of the levels that units can move to, by unit; not the level that is there, none of units that do not count.
+        other_F: whether each level is one of these.
     """
 
     def __init__(self, space: Space, profile: Profile) -> None:
@@ -46,6 +46,8 @@ class Moves:
         self._parents: Ints = parent_U[self._child_U]
         self._brought_F: Ints = drop_F[self._at_U][self.unit_F] - drop_F if profile else 0 * drop_F
         self._block_U: Ints = np.unique([unit.block for unit in units], return_inverse=True)[1]
+        self.labels = {unit.name: self._labels(u) for u, unit in enumerate(units)}
+        self.other_F = np.array([label in self.labels[unit.name] for unit in units for label in unit.index])
 
     def sums(self, term_F: Floats) -> tuple[float, Floats]:
         """The sum of a term over units, and after each move."""
@@ -66,17 +68,11 @@ class Moves:
             change_F -= self._changes(amplitude_F**2)
         return pairs, pairs + change_F
 
-    def named(self, change_F: Floats) -> dict[str, dict[str, float]]:
-        """Changes by unit and label, without what changes nothing: the level that is there, units that do not count."""
-        change = iter(change_F.tolist())
-        return {unit.name: dict(self._row(u, change)) for u, unit in enumerate(self.space.units)}
-
-    def _row(self, u: int, change: Iterator[float]) -> Iterator[tuple[str, float]]:
-        for i, level in enumerate(self.space.units[u].levels):
-            value = next(change)
-            here = self.key_U[u] in (-1, i) if self.profile else level.label in ("dense", "keep")
-            if not here:
-                yield level.label, value
+    def _labels(self, u: int) -> tuple[str, ...]:
+        labels = enumerate(self.space.units[u].index)
+        if not self.profile:
+            return tuple(label for _, label in labels if label not in ("dense", "keep"))
+        return tuple(label for i, label in labels if self.key_U[u] not in (-1, i))
 
     def _here(self, term_F: Floats) -> Floats:
         return np.where(self._counted_U, term_F[self._at_U], 0.0)

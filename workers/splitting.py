@@ -9,23 +9,27 @@ from ..evaluators.passes import passes
 from ..evaluators.trial import Trial
 from ..spaces.space import Space
 
+PARTS = 4
+"""Of values for each worker: the more, the less one waits for the slowest at a stage's end."""
+
 Part = list[Trial]
 """Trials of one fidelity, or one that asks for slopes."""
 
 _Item = TypeVar("_Item")
 
 
-def split(trials: Iterable[Trial], space: Space, grain: int, wanted: int) -> list[Part]:
-    """About `wanted` parts of about equal work, the largest first; together they are all of `trials`.
+def split(trials: Iterable[Trial], space: Space, grain: int, workers: int) -> list[Part]:
+    """About `PARTS` parts of about equal work for each worker, the largest first; together they are all of `trials`.
 
     Sequences are divided first, because profiles that stay together share the blocks that they agree on; profiles,
-    in their order, only where there are too few sequences. Slopes stay whole.
+    in their order, only where there are too few sequences. Slopes come in one part for each worker, because every part
+    makes all levels' weights anew.
 
     Args:
         trials: what to divide.
         space: of the profiles; says how long slopes take.
         grain: sequences that are evaluated together; parts begin and end at multiples of it.
-        wanted: parts.
+        workers: how many.
     """
     stages: dict[object, Part] = {}
     for trial in trials:
@@ -33,8 +37,8 @@ def split(trials: Iterable[Trial], space: Space, grain: int, wanted: int) -> lis
     total = sum(work(stage, space) for stage in stages.values())
     parts: list[Part] = []
     for stage in stages.values():
-        share = max(round(wanted * work(stage, space) / total), 1)
-        parts += [stage] if stage[0].slopes else _divided(stage, grain, share)
+        wanted = workers * (1 if stage[0].slopes else PARTS)
+        parts += _divided(stage, grain, max(round(wanted * work(stage, space) / total), 1))
     return sorted(parts, key=lambda part: -work(part, space))
 
 

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from paretopress.evaluators import gradients
@@ -19,8 +23,8 @@ from paretopress.evaluators.gradients import GradientRunner
 from paretopress.evaluators.packing import Sequences
 from paretopress.evaluators.population import PopulationEvaluator
 from paretopress.evaluators.runner import BlockRunner
-from paretopress.evaluators.slopes import Batch, all_finite, batches_of, level_slopes
-from paretopress.evaluators.trial import Fidelity, Slopes, Trial
+from paretopress.evaluators.slopes import Batch, batches_of, level_slopes
+from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial, joined_slopes
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import build_space
 from paretopress.spaces.database import LevelDatabase
@@ -56,8 +60,20 @@ class Made(NamedTuple):
         fitness: FitnessConfig = KL,
         runner: GradientRunner | None = None,
     ) -> Slopes:
+        return self.sums(profile, batches, fitness, runner).mean()
+
+    def sums(
+        self,
+        profile: Profile,
+        batches: list[Batch] | None = None,
+        fitness: FitnessConfig = KL,
+        runner: GradientRunner | None = None,
+        together: int = 1 << 30,
+    ) -> SlopeSums:
         batches = some_batches() if batches is None else batches
-        return level_slopes(runner or self.runner, self.space, self.database, profile, batches, fitness)
+        return level_slopes(
+            runner or self.runner, self.space, self.database, profile, batches, fitness, together
+        )
 
 
 Make = Callable[..., Made]
@@ -224,7 +240,8 @@ def test_small_changes_of_the_last_layer_diverge_as_scored(tmp_path: Path) -> No
     scores = []
     for seed in range(15):
         batches = [Batch(part, BATCH, (seed, i)) for i, part in enumerate(torch.split(tokens, BATCH))]
-        scores.append(level_slopes(runner, space, database, DENSE, batches, KL).second[last.path]["s0"])
+        found = level_slopes(runner, space, database, DENSE, batches, KL).mean()
+        scores.append(found.second[last.path]["s0"])
     dense, other = (
         run_plain(model, tokens, weights, {}, runner.structure.blocks_path, torch.float64).log_softmax(-1)
         for weights in ({}, {last.path: changed[last.path]})
@@ -251,14 +268,33 @@ def stored(weight_OI: Tensor) -> Packed:
 
 def test_batches_hold_a_fidelitys_sequences() -> None:
     tokens = random_tokens(9).numpy().astype(np.int32)
-    fidelity = Fidelity(7, 1, 7, LENGTH // 2)
+    fidelity = Fidelity(7, 1, 6, LENGTH // 2)
     rows = fidelity.rows(9)
-    full, part = batches_of(fidelity, tokens, 4)
-    assert (full.count, part.count) == (4, 2)
-    assert (full.seed, part.seed) == ((7, 1), (7, 5))
+    begun, full, part = batches_of(fidelity, tokens, 2)
+    assert (begun.count, full.count, part.count) == (1, 2, 2)
+    assert (begun.seed, full.seed, part.seed) == ((7, 1), (7, 2), (7, 4))
+    one, two = batches_of(fidelity, tokens, 4)
+    assert (one.count, two.count) == (3, 2)
     expected = torch.from_numpy(tokens[:, : LENGTH // 2]).long()
-    assert torch.equal(full.tokens_BT, expected[rows[:4]])
-    assert torch.equal(part.tokens_BT, expected[[*rows[4:], *rows[4:]]])
+    assert torch.equal(begun.tokens_BT, expected[[rows[0], rows[0]]])
+    assert torch.equal(full.tokens_BT, expected[rows[1:3]])
+    assert torch.equal(two.tokens_BT, expected[[*rows[3:], *rows[3:]]])
+
+
+@given(st.integers(0, 3), st.integers(0, 20), st.integers(1, 20), st.integers(1, 6), st.data())
+def test_parts_that_end_at_multiples_have_the_batches_of_the_whole(
+    seed: int, start: int, count: int, size: int, data: st.DataObject
+) -> None:
+    tokens = np.arange(40 * 3, dtype=np.int32).reshape(40, 3)
+    whole = Fidelity(seed, start, start + count, 3)
+    multiples = [place for place in range(start + 1, whole.stop) if place % size == 0]
+    cuts = [c for c in multiples if data.draw(st.booleans())]
+    parts = [replace(whole, start=a, stop=b) for a, b in pairwise([start, *cuts, whole.stop])]
+    found = [batch for part in parts for batch in batches_of(part, tokens, size)]
+    expected = batches_of(whole, tokens, size)
+    assert [(b.count, b.seed) for b in found] == [(b.count, b.seed) for b in expected]
+    assert all(torch.equal(a.tokens_BT, b.tokens_BT) for a, b in zip(found, expected, strict=True))
+    assert sum(batch.count for batch in found) == count
 
 
 def test_a_partly_filled_batch_counts_its_own_sequences(made: Make) -> None:
@@ -281,6 +317,11 @@ def test_a_partly_filled_batch_counts_its_own_sequences(made: Make) -> None:
     assert model.slopes(profile, [Batch(filled, 2, batch.seed)], runner=runner) == last
     pairs = batches_of(Fidelity(0, 0, 6, LENGTH), tokens, 2)
     assert_close(whole, Slopes(model.slopes(profile, pairs).first, whole.second))
+
+
+def mean_of(evaluation: Evaluation) -> Slopes | None:
+    """What a search is told."""
+    return None if evaluation.slopes is None else evaluation.slopes.mean()
 
 
 def make_evaluator(model: Made, runner: BlockRunner | None = None) -> PopulationEvaluator:
@@ -306,7 +347,8 @@ def test_an_evaluator_answers_slopes_and_values_in_any_company(made: Make) -> No
     again = make_evaluator(model)
     for trial in reversed(asked):
         (alone,) = again.evaluate([trial])
-        assert (alone.values, alone.slopes) == (together[trial].values, together[trial].slopes)
+        assert alone.values == together[trial].values
+        assert mean_of(alone) == mean_of(together[trial])
         assert alone.error is None
         assert len(alone.values) == (0 if trial.slopes else trial.fidelity.sequences)
         assert (alone.slopes is not None) == trial.slopes
@@ -329,7 +371,7 @@ def test_slopes_predict_what_the_evaluator_measures(tmp_path: Path) -> None:
     fitness = {evaluation.trial.profile: evaluation.fitness for evaluation in values}
     measured = [fitness[profile] - fitness[base] for profile in moved.values()]
     assert around.slopes is not None
-    first = around.slopes.first
+    first = around.slopes.mean().first
     predicted = [first[space.units[u].name]["w8g8"] for u in moved]
     assert len(measured) == 14
     assert min(measured) < 0 < max(measured)
@@ -352,8 +394,7 @@ def test_slopes_that_are_not_finite_are_an_error(overflowing: bool, tmp_path: Pa
     found, value = evaluator.evaluate(trials)
     assert found.error == "a slope is not finite"
     assert (found.values, found.fitness) == ((), math.inf)
-    assert found.slopes is not None
-    assert not all_finite(found.slopes)
+    assert found.slopes is None
     assert (value.error is not None) == overflowing
 
 
@@ -384,18 +425,42 @@ def test_the_same_bits_come_again(name: str, dtype: torch.dtype, device: str, ma
     runner, other = (make_runner(model.model, dtype, device) for _ in range(2))
     first, *again = (model.slopes(profile, runner=each) for each in (runner, runner, other))
     assert again == [first, first]
-    assert all_finite(first)
+    assert math.isfinite(math.fsum(np.concatenate(flat(first))))
 
 
 def test_batches_apart_give_the_same_bits_as_together(made: Make) -> None:
+    """Each micro-batch by itself too, whichever the others are."""
     model = made("llama")
-    runner, profile = make_runner(model.model), mixed_profile(model.space)
+    profile = mixed_profile(model.space, ("blocks.1.attention",))
     batches = some_batches(3 * BATCH)
-    one, two, all_of_them = (
-        level_slopes(runner, model.space, model.database, profile, batches, KL, count) for count in (1, 2, 3)
-    )
     assert len(batches) == 3
-    assert one == two == all_of_them
+    whole = model.sums(profile, batches)
+    for together in (1, 2, 3):
+        assert np.array_equal(model.sums(profile, batches, together=together).sums_FM2, whole.sums_FM2)
+    for m, batch in enumerate(batches):
+        alone = model.sums(profile, [batch])
+        assert alone.levels == whole.levels
+        assert np.array_equal(alone.sums_FM2[:, 0], whole.sums_FM2[:, m])
+    assert np.array_equal(model.sums(profile, batches[::-1]).sums_FM2, whole.sums_FM2[:, ::-1])
+
+
+def test_an_evaluators_parts_are_the_whole(made: Make) -> None:
+    """However a request is divided, at the ends of micro-batches that are not full too."""
+    model = made("llama")
+    profile = mixed_profile(model.space, ("blocks.1.attention",))
+    whole = Trial(0, profile, Fidelity(5, 1, 7, LENGTH), slopes=True)
+    evaluator, other = make_evaluator(model), make_evaluator(model)
+    (answer,) = evaluator.evaluate([whole])
+    for cuts in ([4], [2, 6], [2, 4, 6]):
+        edges = pairwise([1, *cuts, 7])
+        asked = [replace(whole, fidelity=replace(whole.fidelity, start=a, stop=b)) for a, b in edges]
+        parts = [
+            part for e, trials in ((other, asked[:1]), (evaluator, asked[1:])) for part in e.evaluate(trials)
+        ]
+        joined = joined_slopes(whole, parts[::-1])
+        assert joined.trial == whole
+        assert joined.seconds == math.fsum(part.seconds for part in parts)
+        assert mean_of(joined) == mean_of(answer)
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ SURVEY = Fidelity(0, 0, 1, LENGTH)
 def slopes(evaluator: ToyEvaluator, profile: Profile) -> Slopes:
     (answer,) = evaluator.evaluate([Trial(0, profile, SURVEY, slopes=True)])
     assert answer.slopes is not None
-    return answer.slopes
+    return answer.slopes.mean()
 
 
 def surveyed(space: Space, evaluator: ToyEvaluator) -> SlopeGuide:

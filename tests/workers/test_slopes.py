@@ -1,7 +1,13 @@
 """Slopes of the formula: the changes that its own values make."""
 
 import math
+import random
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopress.evaluators.passes import passes
-from paretopress.evaluators.trial import Fidelity, Slopes, Trial
+from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial, joined_slopes
+from paretopress.search.frontier import FrontierConfig
 from paretopress.spaces.space import DENSE, Profile
 from paretopress.workers import Landscape, LocalPool, SimulatedPool
+from paretopress.workers.pool import WorkerPool
+from paretopress.workers.splitting import split
 from tests.benchmarks.overhead import layered_space
-from tests.toys import SPACES, bits_space, joint_space
-from tests.workers.simulations import ROUGH, answers, at, random_profiles
+from tests.toys import LENGTH, POOL, SPACES, bits_space, joint_limits, joint_space
+from tests.workers.simulations import ROUGH, answers, at, random_profiles, state, study
 
 CALM = {name: value for name, value in ROUGH.items() if name != "noise"}
 
@@ -24,8 +33,12 @@ def slopes_of(landscape: Landscape, profile: Profile, fidelity: Fidelity) -> Slo
     (found,) = landscape.evaluate([Trial(0, profile, fidelity, slopes=True)])
     assert found.error is None
     assert (found.values, found.fitness) == ((), math.inf)
-    assert found.slopes is not None
-    return found.slopes
+    return mean_of(found)
+
+
+def mean_of(evaluation: Evaluation) -> Slopes:
+    assert evaluation.slopes is not None
+    return evaluation.slopes.mean()
 
 
 def by_moving(
@@ -104,8 +117,89 @@ def test_the_same_question_has_the_same_answer_in_any_company(seed: int) -> None
     again = Landscape(space, 32, seed, **ROUGH)
     for trial in reversed(asked):
         (alone,) = again.evaluate([trial])
-        assert alone == together[trial]
+        both = alone, together[trial]
+        assert both[0].values == both[1].values
         assert (alone.slopes is not None) == trial.slopes
+        if trial.slopes:
+            assert mean_of(both[0]) == mean_of(both[1])
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(sorted(SPACES)), st.integers(0, 2**32), st.sets(st.integers(3, 11)), st.randoms())
+def test_parts_in_any_order_are_the_whole(name: str, seed: int, cuts: set[int], order: random.Random) -> None:
+    space = SPACES[name][0]()
+    landscape = Landscape(space, 32, seed, **ROUGH)
+    for profile in (DENSE, *random_profiles(space, 1, seed)):
+        whole = Trial(0, profile, at(2, 12, seed=seed % 2), slopes=True)
+        edges = pairwise([2, *sorted(cuts), 12])
+        asked = [replace(whole, fidelity=replace(whole.fidelity, start=a, stop=b)) for a, b in edges]
+        order.shuffle(asked)
+        joined = joined_slopes(whole, LocalPool(landscape).run(asked))
+        assert mean_of(joined) == slopes_of(landscape, profile, whole.fidelity)
+
+
+SUMS = st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e-9, 1e-9)), min_size=1, max_size=12)
+
+
+@given(SUMS, st.integers(1, 1000), st.data())
+def test_means_are_the_exact_ones_rounded_however_sums_are_divided(
+    sums: list[tuple[float, float]], tokens: int, data: st.DataObject
+) -> None:
+    cut = data.draw(st.integers(0, len(sums) - 1))
+    pieces = [each for each in (sums[:cut], sums[cut:]) if each]
+    parts = [SlopeSums({"a": ("w2",), "b": ()}, np.array([piece]), tokens) for piece in pieces]
+    found = SlopeSums.joined(parts[:: data.draw(st.sampled_from([1, -1]))]).mean()
+    first, second = (float(sum(map(Fraction, column))) for column in zip(*sums, strict=True))
+    assert found.first == {"a": {"w2": first / (tokens * len(pieces))}, "b": {}}
+    assert found.second == {"a": {"w2": second / (tokens * len(pieces))}, "b": {}}
+
+
+def test_a_part_without_finite_slopes_makes_the_whole_one_without() -> None:
+    good = SlopeSums({"a": ("w2",)}, np.ones((1, 2, 2)), 8)
+    assert good.finite
+    assert not SlopeSums({"a": ("w2",)}, np.array([[[1.0, math.nan]]]), 8).finite
+    asked = [Trial(0, (0,), at(start, start + 2), slopes=True) for start in (0, 2, 4)]
+    parts = [
+        Evaluation(asked[0], (), (), 1.0, slopes=good),
+        Evaluation(asked[2], (), (), 2.0, "a slope is not finite"),
+        Evaluation(asked[1], (), (), 4.0, "no luck"),
+    ]
+    whole = Trial(0, (0,), at(0, 6), slopes=True)
+    assert joined_slopes(whole, parts) == Evaluation(whole, (), (), 7.0, "no luck")
+
+
+@dataclass
+class Divided:
+    """A pool that answers in parts as for so many workers, the last part first."""
+
+    landscape: Landscape
+    workers: int
+
+    def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
+        for part in reversed(split(trials, self.landscape.space, 1, self.workers)):
+            yield from self.landscape.evaluate(part)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def test_a_search_by_slopes_is_the_same_however_they_are_divided(tmp_path: Path) -> None:
+    space = joint_space(3)
+    landscape = Landscape(space, POOL.sequences, 1, **ROUGH)
+    config = FrontierConfig(rounds=2, tokens=3 * LENGTH, around=4 * LENGTH, check=2 * LENGTH, offspring=4)
+    pools: dict[str, WorkerPool] = {
+        "whole": LocalPool(landscape),
+        "3": Divided(landscape, 3),
+        "9": Divided(landscape, 9),
+    }
+    found = []
+    for name, pool in pools.items():
+        (tmp_path / name).mkdir()
+        made = study(tmp_path / name, space, joint_limits(space), pool, [config])
+        made.run()
+        assert made.progress.slope_tokens > 0
+        found.append(state(made))
+    assert found[0] == found[1] == found[2]
 
 
 def test_more_sequences_measure_better() -> None:
@@ -146,5 +240,5 @@ def test_slopes_take_simulated_workers_as_long_as_their_passes() -> None:
     trials = [Trial(0, profile, at(0, 3), slopes=True), Trial(1, profile, at(0, 3))]
     value, slopes = pool.run(trials)
     assert (value.seconds, slopes.seconds) == (1.5, 1.5 * passes(space))
-    assert slopes.slopes == slopes_of(landscape, profile, at(0, 3))
+    assert mean_of(slopes) == slopes_of(landscape, profile, at(0, 3))
     assert pool.busy == 1.5 * (1 + passes(space))
