@@ -14,6 +14,7 @@ best; all that were measured, near ones weighing most, give the table that is al
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,9 @@ from .turns import Request, Turns, read_fitness, read_profiles, starting_profile
 
 SCREENED = 16
 """Exchanges that are drawn for one that is measured."""
+
+STEPS = 2
+"""Measured changes that are proposed to each budget that they fit: the last of a neighbour's is often one step away."""
 
 EXCHANGES = 5
 """Proposals made of measured exchanges at most, each of twice as many."""
@@ -125,7 +129,7 @@ class FrontierSearcher(Turns):
         """Most trials and tokens, every level within reach of each step."""
         config, budgets, pool = self.config, len(self._budgets), self.pool
         served = min(3, budgets) if self._guide.shared else 1
-        proposals = max(served * self._guide.proposals, EXCHANGES)
+        proposals = max(served * (self._guide.proposals + STEPS), EXCHANGES)
         found = Workload().add(len(self.starts) + budgets, pool.archive)
         found = found.plus(self._guide.workload(pool.prefix(self._tokens(0, first=True)), first=True))
         for n in range(config.rounds):
@@ -222,7 +226,7 @@ class FrontierSearcher(Turns):
                 # Not the incumbent: what was asked at the archive's fidelity is archived by now.
                 base = None if self._phase == "survey" else profiles[0]
                 self._guide.take(base, self._window(), measured)
-                self._go_on()
+                self._go_on(measured)
             case "exchange":
                 self._propose({self._budget: self._exchanged(profiles[0], measured)}, "check")
             case "check" if self._check != self.pool.archive:
@@ -230,8 +234,8 @@ class FrontierSearcher(Turns):
             case _:
                 self._end_round()
 
-    def _go_on(self) -> None:
-        """Propose what follows from the answers of the guide's requests."""
+    def _go_on(self, measured: Mapping[Profile, float] = MappingProxyType({})) -> None:
+        """Propose what follows from the answers of the guide's requests, and the best changes measured themselves."""
         if self._phase == "survey":
             allocator = self._allocator(self._guide.first_errors())
             self._propose({i: [allocator.best(each)] for i, each in enumerate(self._budgets)}, "front")
@@ -240,7 +244,9 @@ class FrontierSearcher(Turns):
         for i in self._served:
             base = self.incumbent(i)
             tables = self._guide.tables(base, self._value(base))
+            fitting = [profile for profile in measured if self.space.fits(profile, self._budgets[i])]
             proposals[i] = [self._allocator(errors_UL).best(self._budgets[i]) for errors_UL in tables]
+            proposals[i] += sorted(fitting, key=measured.__getitem__)[:STEPS]
         self._propose(proposals, "check")
 
     def _allocator(self, errors_UL: Floats) -> Allocator:

@@ -12,7 +12,7 @@
 Every row is a run by the public path (`RunConfig`, `search.job.run` with `stop.max_tokens`), in a folder of its
 own; the level database is shared. `--full` adds EvoPress's evolution to the end of its own schedule, with either rule
 for its groups. With several budgets a method that serves all of them runs once, any other once per budget. What is
-finished or begun in the output folder is not done again.
+finished or begun in the output folder is not done again; `--beside` shows what calls with other settings found.
 
 `gain` is how far the held-out divergence lies below uniform's. `tokens` are those that guided the search: profiles
 times tokens, no discount for shared prefixes, the teacher's counted (for all budgets of the run together); what
@@ -81,6 +81,13 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], help="names of methods")
     parser.add_argument("--devices", nargs="+", default=["auto"], help="that methods are spread over")
     parser.add_argument("--parallel", type=int, default=1, help="methods that run side by side on each")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="results.json of other calls, shown in the tables too",
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     args = parser.parse_args()
@@ -107,8 +114,9 @@ def compare(config: RunConfig, args: argparse.Namespace) -> str:
     notes += [f"{name}: not within {tokens:,} tokens" for name, tokens in skipped]
     del assembly
     text = ""
+    beside = [row for path in args.beside for row in json.loads(path.read_text())["rows"]]
     for found in _finished(config, jobs, args):
-        rows = each_baseline_once(found)
+        rows = each_baseline_once([*beside, *found])
         text = "\n".join([table(rows), "", *by_budget(rows), *notes])
         (args.output / "results.md").write_text(text + "\n")
         (args.output / "results.json").write_text(json.dumps({"rows": rows, "notes": notes}, indent=1) + "\n")

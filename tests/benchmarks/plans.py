@@ -121,6 +121,7 @@ PLANS: dict[str, Plan] = {
     "frontier": _frontier({}),
     "frontier, survey only": _frontier({"rounds": 0}),
     "frontier, measured": _frontier({"sensitivities": "measured"}),
+    "frontier, evolution": lambda room: [{"method": "frontier"}, {"method": "evolution", "groups": "none"}],
     "dp-kl": _dp(1),
     "dp-kl 3 rounds": _dp(3),
     "dp-kl 6 rounds": _dp(6),
