@@ -44,6 +44,7 @@ class Assembly:
         space: what is searched.
         limits: exact limits of each budget.
         databases: the folder that holds level databases.
+        numerics: libraries and hardware that decide the last bits of a value; empty before they are known.
         host: share of this machine's free memory that `auto` may take.
         device: share of a GPU's.
     """
@@ -56,6 +57,7 @@ class Assembly:
     space: Space
     limits: tuple[tuple[BudgetConfig, dict[str, int]], ...]
     databases: Path
+    numerics: Mapping[str, Any]
     host: float = 1.0
     device: float = 1.0
 
@@ -78,7 +80,7 @@ class Assembly:
             "model": self.checkpoint.fingerprint,
             "calibration": self.data["calibration"].fingerprint,
             "builder": self.config.builder.model_dump(mode="json") | {"revision": REVISION},
-            "numerics": numerics(self.config.evaluation),
+            "numerics": dict(self.numerics),
         }
 
     @cached_property
@@ -202,10 +204,19 @@ def assemble(
     databases: Path,
     data: Mapping[str, Sequences] | None = None,
     *,
+    here: bool = True,
     host: float = 1.0,
     device: float = 1.0,
 ) -> Assembly:
     """Open the model, read and pack the data unless they are given, lay out the space and check the budgets.
+
+    Args:
+        config: of the run.
+        databases: of the levels.
+        data: sequences by name.
+        here: whether this machine evaluates; otherwise `auto` stays, and numerics are unknown.
+        host: share of this machine's free memory that `auto` may take.
+        device: share of a GPU's.
 
     Raises:
         ValueError: anything about model, data, levels or budgets that cannot work, before any heavy work.
@@ -215,8 +226,9 @@ def assemble(
         raise ValueError(f"{config.model} is stored in {checkpoint.dtype}; convert it to {', '.join(DTYPES)}")
     skeleton = checkpoint.skeleton()
     structure = find_structure(skeleton)
-    config = resolve(config, checkpoint, structure)
-    torch.set_num_threads(int(config.evaluation.threads))
+    if here:
+        config = resolve(config, checkpoint, structure)
+        torch.set_num_threads(int(config.evaluation.threads))
     space = build_space(
         structure,
         config.space,
@@ -233,7 +245,10 @@ def assemble(
         )
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     data = data or load_sequences(config.data, tokenizer, config.seed)
-    return Assembly(config, checkpoint, structure, tokenizer, data, space, limits, databases, host, device)
+    known = numerics(config.evaluation) if here else {}
+    return Assembly(
+        config, checkpoint, structure, tokenizer, data, space, limits, databases, known, host, device
+    )
 
 
 def _check_chain(config: RunConfig, space: Space) -> None:

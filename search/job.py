@@ -1,30 +1,30 @@
 """One whole run: from a configuration to the front, resumable at every moment."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ..evaluators.journal import Journal
-from ..evaluators.sanity import Sanity, check_dense
+from ..evaluators.sanity import Sanity
 from ..spaces.space import Profile
 from ..workers.pool import WorkerPool
 from .archive import ParetoArchive
-from .assembly import Assembly, assemble
+from .assembly import Assembly
 from .budget import Pool, Workload
 from .configuration import RunConfig
-from .environment import environment
 from .event import Event, Listener
 from .fixed import FixedSearcher
 from .front import file_name, fingerprints, make_front, profile_record
 from .goals import Goal, make_goals, unit_errors
 from .looks import Looks
 from .methods import legs, workload
-from .pools import check_workers, make_pool
 from .runfolder import RunFolder
 from .selection import FEWEST_DOCUMENTS
 from .series import Leg, SeriesSearcher
 from .settings import differences
 from .shared import journals
+from .site import Site, open_site
 from .study import Study
 
 HARMLESS = ("evaluation.device", "evaluation.memory", "evaluation.host_memory", "workers", "stop", "name")
@@ -57,15 +57,19 @@ def run(
         ValueError: the configuration cannot work, or differs from the one that the folder was started with.
         BlockingIOError: another process works on this run.
     """
-    check_workers(config)
-    databases = databases or path.parent / "databases"
     listen(Event("open model and text", 0))
-    assembly = assemble(config, databases)
+    with closing(open_site(config, databases or path.parent / "databases")) as site:
+        return _run(site, path, fresh, listen, report)
+
+
+def _run(
+    site: Site, path: Path, fresh: bool, listen: Listener, report: Callable[[Path], object]
+) -> dict[str, Any]:
+    assembly = site.assembly
     if not fresh:
-        _refuse_other(assembly, path)
-    evaluator = assembly.evaluator()
-    sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
-    listen(Event("memory", 1, 1, evaluator.describe()))
+        _refuse_other(site, path)
+    sanity = site.check()
+    listen(Event("memory", 1, 1, site.description))
     listen(Event("check the dense model", 1, 1, _checked(assembly, sanity)))
     if (groups := assembly.data["validation"].groups) < FEWEST_DOCUMENTS:
         text = (
@@ -76,21 +80,21 @@ def run(
         if fresh:
             folder.clear()
         folder.settle_config(_settings(assembly), HARMLESS)
-        folder.write_environment(_environment(assembly, evaluator.fingerprint, sanity))
+        folder.write_environment(_environment(site, sanity))
         assembly.database.verify()
-        build_levels(assembly, listen)
+        build_levels(site, len(assembly.structure.blocks), listen)
         name = folder.path.resolve().name
-        journal, library = journals(assembly, folder.journal, name, evaluator.fingerprint)
+        journal, library = journals(assembly, folder.journal, name, site.fingerprint)
         goals = make_goals(assembly)
-        pool = make_pool(assembly, evaluator, lambda text: listen(Event("workers", 0, None, text)))
+        pool = site.pool(lambda text: listen(Event("workers", 0, None, text)))
         try:
             study = make_study(assembly, goals, pool, journal, library)
             state = folder.read_checkpoint()
             if state is not None and not study.resume(state):
                 listen(Event("search", 0, None, "the journal lost values; measuring them again"))
             total = expected(assembly, goals).tokens
-            if config.stop.max_tokens is not None:
-                total = min(total, config.stop.max_tokens)
+            if assembly.config.stop.max_tokens is not None:
+                total = min(total, assembly.config.stop.max_tokens)
             _tell(study, total, listen)
             study.on_answer = lambda tokens: _tell(study, total, listen, tokens)
             study.run(lambda study: _after_step(study, folder, total, listen))
@@ -100,7 +104,7 @@ def run(
                 text = f"{study.stopped}, after {study.progress.steps} steps"
                 listen(Event("stopped by `stop`", 1, 1, text))
             listen(Event("validate and report", 0, 1))
-            front = make_front(assembly, study, goals, evaluator.fingerprint)
+            front = make_front(assembly, study, goals, site.fingerprint)
         finally:
             pool.close()
             journal.close()
@@ -113,7 +117,7 @@ def run(
     return front
 
 
-def _refuse_other(assembly: Assembly, path: Path) -> None:
+def _refuse_other(site: Site, path: Path) -> None:
     """Refuse, before any work, a run that is busy or was started with something else.
 
     Raises:
@@ -123,12 +127,12 @@ def _refuse_other(assembly: Assembly, path: Path) -> None:
     if RunFolder(path).read_config() is None:
         return
     with RunFolder(path) as folder:
-        folder.settle_config(_settings(assembly), HARMLESS)
+        folder.settle_config(_settings(site.assembly), HARMLESS)
         before = folder.read_environment() or {}
-    now = fingerprints(assembly, assembly.evaluator().fingerprint)
+    now = fingerprints(site.assembly, site.fingerprint)
     changed = differences(before.get("fingerprints", now), now)
     if changed:
-        libraries = differences(before.get("packages", {}), environment()["packages"])
+        libraries = differences(before.get("packages", {}), site.environment["packages"])
         versions = "".join(f"; {name} was {old}, is {new}" for name, (old, new) in libraries.items())
         raise ValueError(
             f"run {path} was made with another {', another '.join(changed)}{versions}: its values are not "
@@ -147,17 +151,16 @@ def _settings(assembly: Assembly) -> dict[str, Any]:
     return assembly.config.model_dump(mode="json")
 
 
-def build_levels(assembly: Assembly, listen: Listener) -> None:
+def build_levels(where: Site | Assembly, blocks: int, listen: Listener) -> None:
     """Fill the level database, telling of each block."""
-    total = len(assembly.structure.blocks)
     done = 0
 
     def progress(part: str) -> None:
         nonlocal done
         done += 1
-        listen(Event("build levels", done, total, part))
+        listen(Event("build levels", done, blocks, part))
 
-    assembly.build(progress)
+    where.build(progress)
 
 
 def make_study(
@@ -252,10 +255,10 @@ def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> N
     listen(Event("search", done, max(total, done), text))
 
 
-def _environment(assembly: Assembly, fingerprint: str, sanity: Sanity) -> dict[str, Any]:
-    return environment() | {
-        "seed": assembly.config.seed,
-        "fingerprints": fingerprints(assembly, fingerprint),
+def _environment(site: Site, sanity: Sanity) -> dict[str, Any]:
+    return site.environment | {
+        "seed": site.assembly.config.seed,
+        "fingerprints": fingerprints(site.assembly, site.fingerprint),
         "dense_calibration_perplexity": sanity.perplexity,
         "dense_tokens_per_second": round(sanity.tokens_per_second),
     }

@@ -1,16 +1,17 @@
 """What a run would do and cost, before any of it is done."""
 
+from contextlib import closing
 from pathlib import Path
 
-from ..evaluators.sanity import check_dense
 from ..spaces.budget import in_units
 from ..spaces.labels import parse_label, stored_bits
-from .assembly import Assembly, assemble
+from .assembly import Assembly
 from .configuration import RunConfig
 from .event import duration
 from .front import COST_UNITS
 from .job import search_pool
 from .methods import workload
+from .site import open_site
 
 
 def plan(config: RunConfig, databases: Path) -> list[str]:
@@ -18,9 +19,8 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
 
     The dense model is run on a few sequences for its perplexity and speed; nothing is written.
     """
-    assembly = assemble(config, databases)
-    evaluator = assembly.evaluator()
-    sanity = check_dense(evaluator, assembly.structure.ends.embedding.out_features)
+    with closing(open_site(config, databases)) as site:
+        assembly, sanity = site.assembly, site.check()
     pool = search_pool(assembly)
     limits = [limit for _, limit in assembly.limits]
     work = workload(assembly.config.search, assembly.space, limits, pool, _unknown(assembly))
@@ -45,7 +45,7 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
         f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
         f"time: at most {duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",
-        f"memory: {evaluator.describe()}",
+        f"memory: {site.description}",
         f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}, "
         f"{len(assembly.database.errors())} of {len(assembly.labels)} layers built already",
     ]

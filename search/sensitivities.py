@@ -132,7 +132,7 @@ def sensitivities(
     beside = {} if bound is None else _beside(assembly)
     with RunFolder(path):
         assembly.database.verify()
-        build_levels(assembly, listen)
+        build_levels(assembly, len(assembly.structure.blocks), listen)
         folder = path / "sensitivities"
         with Probing(assembly, folder, listen) as probing:
             # The measured one last: its evaluator keeps what it can on the device.

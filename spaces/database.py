@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from .files import FORMAT_VERSION, check_version, digest, read_json, sha256_file, write_json, write_pieces
+from .files import (
+    FORMAT_VERSION,
+    check_version,
+    digest,
+    read_json,
+    sha256_file,
+    write_atomic,
+    write_json,
+    write_pieces,
+)
 from .packed import Packed
 from .streaming import safetensors_pieces
 
@@ -37,9 +46,10 @@ class LevelDatabase:
         self.fingerprint = digest(self.recipe)
         self._records: dict[str, dict[str, Any]] = {}
         self._place: dict[str, str] = {}
-        self._claim()
+        self.refresh()
 
-    def _claim(self) -> None:
+    def refresh(self) -> None:
+        """Take in what other processes have built."""
         if not self._manifest.exists():
             return
         manifest = check_version(self._manifest, read_json(self._manifest))
@@ -87,11 +97,32 @@ class LevelDatabase:
             "shapes": shapes,
             "errors": errors,
         }
-        write_json(self.path / f"{part}.safetensors.json", record)
+        write_json(self._record(part), record)
         self._adopt(part, record)
 
     def _file(self, part: str) -> Path:
         return self.path / f"{part}.safetensors"
+
+    def _record(self, part: str) -> Path:
+        return self.path / f"{part}.safetensors.json"
+
+    def dump(self) -> dict[str, bytes]:
+        """The content of every file by name, for a machine that does not see the folder."""
+        files = [self._manifest, *map(self._file, self._records)]
+        files += [self._record(part) for part in self._records]
+        return {file.name: file.read_bytes() for file in files if file.exists()}
+
+    def restore(self, content: Mapping[str, bytes]) -> None:
+        """Write what `dump` gave elsewhere, records last, and take it in.
+
+        Raises:
+            ValueError: it is another recipe's, or damaged.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in sorted(content, key=lambda name: name.endswith(".safetensors.json")):
+            write_atomic(self.path / name, content[name])
+        self.refresh()
+        self.verify()
 
     def verify(self) -> None:
         """Compare every file with its checksum.

@@ -1,16 +1,12 @@
-"""Evaluations on a Ray cluster; the only file that imports Ray.
+"""Evaluations on a Ray cluster.
 
 The driver keeps everything: which worker has which trials, what is tried again, when a worker is lost. Workers never
 restart by themselves, so nothing waits for a node that is gone. A worker asks for its resources as long as it has
 not got them; when nodes join, it starts.
 """
 
-import logging
 import math
-import os
-import signal
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -23,26 +19,13 @@ from ray.exceptions import RayError, RayTaskError
 from ..evaluators.trial import Evaluation, Evaluator, Trial
 from ..spaces.space import Space
 from .configuration import RayConfig
+from .ray_cluster import Share, connect, free, line, own_share, room
 from .retries import Task, settle
 from .splitting import Part, split
 
-_PARTS = 4  # for each worker: the more, the less one waits for the slowest at a stage's end
 _TICK = 0.5  # seconds between looks at deadlines and at what the cluster has
 
-Open = Callable[["Share"], Evaluator]
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a worker may use of its node's memory, beside the others there.
-
-    Attributes:
-        host: of the main memory.
-        device: of its GPU's.
-    """
-
-    host: float = 1.0
-    device: float = 1.0
+Open = Callable[[Share], Evaluator]
 
 
 class Worker:
@@ -59,7 +42,7 @@ class Worker:
             ValueError: they cannot be opened here; the message begins with the node's name.
         """
         try:
-            self._evaluator = evaluator(_share())
+            self._evaluator = evaluator(own_share())
         except (ValueError, OSError) as error:
             raise ValueError(f"worker on {socket.gethostname()}: {error}") from None
 
@@ -118,7 +101,7 @@ class RayPool:
         self.config = config
         self.failures: list[str] = []
         self._say = say
-        self._own = _connect(config.address)
+        self._own = connect(config.address)
         self._evaluator = ray.put(evaluator)
         options = {"num_cpus": config.cpus, "num_gpus": config.gpus, "max_restarts": 0, "max_task_retries": 0}
         self._actor: Any = ray.remote(Worker).options(**options)
@@ -139,7 +122,7 @@ class RayPool:
 
     def run(self, trials: Iterable[Trial]) -> Generator[Evaluation, None, None]:
         """Yield answers that together cover every trial, as they come."""
-        parts = split(trials, self.space, self.grain, _PARTS * max(self.size, self._wanted()))
+        parts = split(trials, self.space, self.grain, max(self.size, self._wanted()))
         queue = deque(Task(part) for part in parts)
         mine = set(queue)
         self._waiting_since = time.monotonic()
@@ -172,7 +155,7 @@ class RayPool:
     def _wanted(self) -> int:
         """How many workers there should be, looking at a cluster that may change; refused ones keep their room."""
         if self.config.number is None and time.monotonic() - self._looked > 10 * _TICK:
-            self._looked, self._room = time.monotonic(), _room(self.config)
+            self._looked, self._room = time.monotonic(), room(self.config)
         return max((self.config.number or self._room) - len(self._refused), 1)
 
     def _recruit(self) -> None:
@@ -191,7 +174,7 @@ class RayPool:
             asked = f"{self.config.gpus:g} GPUs and {self.config.cpus:g} CPUs"
             last = f"; the last failure: {self.failures[-1]}" if self.failures else ""
             raise TimeoutError(
-                f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are {_free()}{last}; "
+                f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are {free()}{last}; "
                 "set workers.gpus and workers.cpus, or add nodes"
             )
 
@@ -205,7 +188,7 @@ class RayPool:
             except RayTaskError as error:
                 found = self._raised(call, error.cause or error)
             except RayError as error:
-                found = _line(error)
+                found = line(error)
                 self._lose(call, found)
             else:
                 self._welcome(call, found)
@@ -234,7 +217,7 @@ class RayPool:
         """
         if isinstance(error, ValueError) and (call.step == "evaluate" or not self._served):
             raise error
-        text = _line(error)
+        text = line(error)
         if call.step == "open" and isinstance(error, ValueError):
             self._nodes.pop(call.worker)
             self._refused.append(call.worker)
@@ -269,59 +252,3 @@ class RayPool:
                 f"workers failed {len(self.failures)} times, more than workers.max_failures; first: {self.failures[0]}"
             )
         self._say(f"lost a worker{f' on {node}' if node else ''}: {text}; {self.size} left")
-
-
-def _connect(address: str | None) -> bool:
-    """Connect to a cluster, or start one here; whether it is our own.
-
-    Raises:
-        ValueError: there is none at the address.
-    """
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        # Workers' own output is for their log files; what matters comes as errors.
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, RayError) as error:
-        place = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        raise ValueError(
-            f"no Ray cluster at {place}: {' '.join(str(error).split())}; start one with `ray start --head`"
-        ) from error
-    finally:
-        # Ray's own would end the command without a word on how to go on.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)
-    return True
-
-
-def _share() -> Share:
-    """What this worker has of its node's resources, of whichever kind it has more."""
-    context = ray.get_runtime_context()
-    own = context.get_assigned_resources()
-    (node,) = (node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
-    shares = [own[kind] / node["Resources"][kind] for kind in ("GPU", "CPU") if own.get(kind)]
-    return Share(min(max(shares, default=1.0), 1.0), min(own.get("GPU", 1.0) or 1.0, 1.0))
-
-
-def _room(config: RayConfig) -> int:
-    """How many workers the whole cluster holds."""
-    resources = ray.cluster_resources()
-    by_kind = [
-        int(resources.get(kind, 0) / each)
-        for kind, each in (("GPU", config.gpus), ("CPU", config.cpus))
-        if each
-    ]
-    return min(by_kind, default=1)
-
-
-def _free() -> str:
-    resources = ray.available_resources()
-    return " and ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("GPU", "CPU"))
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's text, with its type."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

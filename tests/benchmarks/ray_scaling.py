@@ -21,7 +21,8 @@ import ray
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.spaces.space import Profile
 from paretopress.workers.configuration import RayConfig
-from paretopress.workers.ray_pool import RayPool, Share
+from paretopress.workers.ray_cluster import Share
+from paretopress.workers.ray_pool import RayPool
 
 from .overhead import layered_space
 from .tables import show

@@ -15,7 +15,7 @@ import pytest
 
 from paretopress import cli
 from paretopress.evaluators.trial import Evaluation, Trial
-from paretopress.search import pools
+from paretopress.search import site
 from paretopress.workers.pool import LocalPool
 from tests.end_to_end.tiny import (
     LENGTH,
@@ -185,5 +185,5 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
     """What is asked of the workers from now on."""
     found: list[Trial] = []
     monkeypatch.setattr(RecordingPool, "asked", found)
-    monkeypatch.setattr(pools, "LocalPool", RecordingPool)
+    monkeypatch.setattr(site, "LocalPool", RecordingPool)
     return found

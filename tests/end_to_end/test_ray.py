@@ -6,18 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from paretopress.search.assembly import assemble
 from paretopress.search.configuration import RunConfig
-from paretopress.search.pools import open_evaluator
-from paretopress.workers.ray_pool import Share
+from paretopress.search.ray_site import open_evaluator
+from paretopress.spaces.database import LevelDatabase
+from paretopress.workers.ray_cluster import Share
 from tests.end_to_end.conftest import Driver, Tiny
 from tests.end_to_end.test_resume import Case, steps
-from tests.end_to_end.tiny import FRONTIER, ROOT, evolution
+from tests.end_to_end.tiny import FRONTIER, LENGTH, ROOT, evolution
 
 ray = pytest.importorskip("ray")
 
@@ -40,7 +41,9 @@ def start(config: Path, cwd: Path, environment: dict[str, str]) -> subprocess.Po
 def test_two_workers_and_a_driver_that_is_stopped_find_the_same_front(
     driver: Driver, tiny: Tiny, tmp_path: Path, cluster: dict[str, str]
 ) -> None:
-    case = Case(driver, tiny, tmp_path, search=[FRONTIER, evolution(3)])
+    """Slopes are of two micro-batches, one for each worker."""
+    shared = FRONTIER | {"tokens": 8 * LENGTH, "around": 8 * LENGTH}
+    case = Case(driver, tiny, tmp_path, search=[shared, evolution(3)])
     folder = case.make("ray")
     first = start(case.config, folder, cluster)
     began = time.monotonic()
@@ -61,12 +64,18 @@ def test_a_worker_whose_values_would_differ_says_in_what(tiny: Tiny, tmp_path: P
     content, share = assembly.config.model_dump(mode="json"), Share()
     here = assembly.evaluator().recipe
     other = {**assembly.recipe, "numerics": {**assembly.recipe["numerics"], "torch": "0.1"}}
+    nothing: Callable[[], None] = lambda: None  # noqa: E731
     with pytest.raises(
         ValueError, match=r"not be comparable: numerics\.torch is .*, not \"0\.1\"; use nodes"
     ):
-        open_evaluator(content, tmp_path, assembly.data, {**here, "recipe": other}, share)
+        open_evaluator(content, tmp_path, assembly.data, {**here, "recipe": other}, nothing, share)
     with pytest.raises(FileNotFoundError, match=r"no levels at .*; use a folder that every node sees"):
-        open_evaluator(content, tmp_path, assembly.data, here, share)
+        open_evaluator(content, tmp_path, assembly.data, here, nothing, share)
     assembly.build(lambda part: None)
-    opened = open_evaluator(content, tmp_path, assembly.data, here, share)
+    opened = open_evaluator(content, tmp_path, assembly.data, here, nothing, share)
     assert opened.fingerprint == assembly.evaluator().fingerprint
+    away = tmp_path / "away"
+    opened = open_evaluator(content, away, assembly.data, here, assembly.database.dump, share)
+    assert opened.database.errors() == assembly.database.errors()
+    copy = LevelDatabase(away / assembly.database.path.name, assembly.database.recipe)
+    assert copy.dump() == assembly.database.dump()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from paretopress.evaluators.trial import Trial
-from paretopress.search import job, pools, probing, scores
+from paretopress.search import job, probing, scores, site
 from paretopress.search.assembly import Assembly, assemble
 from paretopress.search.configuration import load_config
 from paretopress.search.event import Event
@@ -54,7 +54,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
     found: list[Trial] = []
     monkeypatch.setattr(RecordingPool, "asked", found)
     monkeypatch.setattr(probing, "LocalPool", RecordingPool)
-    monkeypatch.setattr(pools, "LocalPool", RecordingPool)
+    monkeypatch.setattr(site, "LocalPool", RecordingPool)
     return found
 
 

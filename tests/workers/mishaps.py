@@ -4,13 +4,13 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from paretopress.evaluators.trial import Evaluation, Trial
 from paretopress.spaces.space import Profile
 from paretopress.workers import Landscape
-from paretopress.workers.ray_pool import Share
+from paretopress.workers.ray_cluster import Share
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Mishap:
             case "slow":
                 time.sleep(0.05)
         if self.kind == "nan":
-            return replace(evaluation, values=(), cross_entropy=(), error="the fitness is not finite")
+            return Evaluation(evaluation.trial, (), (), error="the fitness is not finite")
         return evaluation
 
 

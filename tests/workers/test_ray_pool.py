@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from paretopress.evaluators.trial import Evaluation, Trial
+from paretopress.evaluators.trial import Evaluation, Slopes, Trial, joined_slopes
 from paretopress.workers import Landscape, LocalPool
 from paretopress.workers.configuration import RayConfig
-from paretopress.workers.ray_pool import Open, RayPool, Share
+from paretopress.workers.ray_cluster import Share
+from paretopress.workers.ray_pool import Open, RayPool
 from tests.toys import bits_space
 from tests.workers.mishaps import Mishap, cannot_open
 from tests.workers.ray_processes import worker_processes
@@ -100,7 +101,17 @@ def by_position(evaluations: list[Evaluation]) -> Values:
     return found
 
 
+def slopes_of(parts: list[Evaluation]) -> Slopes:
+    """Of one trial that came in these parts."""
+    found = joined_slopes(SLOPED, parts)
+    assert found.slopes is not None
+    assert found.slopes.tokens == SLOPED.fidelity.sequences
+    return found.slopes.mean()
+
+
 WANTED = by_position(list(LocalPool(LANDSCAPE).run(TRIALS)))
+SLOPED = Trial(99, PROFILES[0], at(2, 16), slopes=True)
+SLOPES = slopes_of(list(LocalPool(LANDSCAPE).run([SLOPED])))
 
 
 @pytest.mark.parametrize("number", [1, 4])
@@ -108,11 +119,9 @@ def test_answers_do_not_depend_on_how_many_workers_there_are(
     make: Callable[..., RayPool], number: int
 ) -> None:
     pool = make(landscape, number=number)
-    slopes = Trial(99, PROFILES[0], at(0, 8), slopes=True)
-    found = list(pool.run([*TRIALS, slopes]))
+    found = list(pool.run([*TRIALS, SLOPED]))
     assert by_position([e for e in found if not e.trial.slopes]) == WANTED
-    (answer,) = [e for e in found if e.trial.slopes]
-    assert answer.slopes == next(LANDSCAPE.evaluate([slopes])).slopes
+    assert slopes_of([e for e in found if e.trial.slopes]) == SLOPES
     settle(pool, number)
     assert by_position(list(pool.run(TRIALS))) == WANTED
     assert pool.failures == []
@@ -172,6 +181,19 @@ def test_slopes_that_cannot_be_had_end_the_search_and_change_nothing_in_it(
         ConnectionError, match=r"slopes failed 2 times: RuntimeError: no slopes here; the same"
     ):
         list(pool.run([Trial(0, PROFILES[0], at(0, 8), slopes=True)]))
+
+
+@pytest.mark.parametrize(("kind", "failures"), [("dies", 1), ("raises", 1), ("hangs", 1), ("nan", 0)])
+def test_workers_share_slopes_and_one_that_fails_changes_nothing(
+    make: Callable[..., RayPool], tmp_path: Path, kind: str, failures: int
+) -> None:
+    """A part that failed is tried again by itself."""
+    pool = make(partial(Mishap, LANDSCAPE, kind, SLOPED.profile, 1, tmp_path), deadline=3.0)
+    parts = list(pool.run([SLOPED]))
+    assert sorted((e.trial.fidelity.start, e.trial.fidelity.stop) for e in parts) == [(2, 8), (8, 16)]
+    assert slopes_of(parts) == SLOPES
+    assert len(pool.failures) == failures
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_too_many_failures_end_the_search_with_the_first(

@@ -1,11 +1,12 @@
 """How work is divided among workers."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopress.evaluators.passes import passes
 from paretopress.evaluators.trial import Fidelity, Trial
-from paretopress.workers.splitting import split, work
+from paretopress.workers.splitting import PARTS, split, work
 from tests.toys import bits_space
 from tests.workers.simulations import at, random_profiles
 
@@ -24,12 +25,12 @@ def trials_of(ranges: list[tuple[int, int, int, int]], slopes: bool) -> list[Tri
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(RANGES, min_size=1, max_size=4), st.integers(1, 8), st.integers(1, 40), st.booleans())
+@given(st.lists(RANGES, min_size=1, max_size=4), st.integers(1, 8), st.integers(1, 10), st.booleans())
 def test_parts_are_all_of_the_work_once(
-    ranges: list[tuple[int, int, int, int]], grain: int, wanted: int, slopes: bool
+    ranges: list[tuple[int, int, int, int]], grain: int, workers: int, slopes: bool
 ) -> None:
     trials = trials_of(ranges, slopes)
-    parts = split(trials, SPACE, grain, wanted)
+    parts = split(trials, SPACE, grain, workers)
     found = [
         (trial.number, position)
         for part in parts
@@ -53,10 +54,10 @@ def test_parts_are_all_of_the_work_once(
 
 def test_sequences_are_divided_before_profiles() -> None:
     trials = [Trial(n, p, at(0, 16)) for n, p in enumerate(random_profiles(SPACE, 12))]
-    for wanted in (1, 2, 4):
-        parts = split(trials, SPACE, 4, wanted)
-        assert [len(part) for part in parts] == [12] * wanted
-    parts = split(trials, SPACE, 4, 12)
+    for grain in (1, 2, 4):
+        parts = split(trials, SPACE, grain, 4 // grain)
+        assert [len(part) for part in parts] == [12] * (PARTS * 4 // grain)
+    parts = split(trials, SPACE, 4, 12 // PARTS)
     assert [(len(part), part[0].fidelity.sequences) for part in parts] == [(4, 4)] * 12
     together = [trial.profile for part in parts if part[0].fidelity.start == 0 for trial in part]
     assert together == sorted(trial.profile for trial in trials)
@@ -67,6 +68,16 @@ def test_slopes_count_with_all_their_passes() -> None:
     fidelity = Fidelity(0, 0, 4, 8)
     assert work([Trial(0, profile, fidelity)], SPACE) == 32
     assert work([Trial(0, profile, fidelity, slopes=True)], SPACE) == 32 * passes(SPACE)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 100])
+def test_slopes_are_one_part_for_each_worker(workers: int) -> None:
+    (profile,) = random_profiles(SPACE, 1)
+    parts = split([Trial(7, profile, at(3, 33), slopes=True)], SPACE, 4, workers)
+    assert len(parts) == min(workers, 9)
+    assert {(len(part), part[0].number, part[0].slopes) for part in parts} == {(1, 7, True)}
+    sizes = [part[0].fidelity.sequences for part in parts]
+    assert max(sizes) - min(sizes) < 8
 
 
 def test_no_work_is_no_part() -> None:

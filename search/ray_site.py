@@ -1,0 +1,250 @@
+"""Heavy work by workers on a Ray cluster; this process needs neither their hardware nor their memory."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..evaluators.numerics import EvaluationConfig
+from ..evaluators.packing import Sequences
+from ..evaluators.population import PopulationEvaluator
+from ..evaluators.sanity import Sanity
+from ..spaces.files import digest
+from ..workers.configuration import RayConfig
+from ..workers.pool import WorkerPool
+from ..workers.ray_cluster import Share, connect, disconnect, fetch, has_gpus, share_out
+from ..workers.ray_errand import RayErrands
+from ..workers.ray_pool import RayPool
+from .assembly import Assembly, assemble
+from .configuration import RunConfig
+from .settings import differences
+from .site import LocalSite, Say
+
+Data = Mapping[str, Sequences]
+Levels = Mapping[str, bytes] | None
+"""The level database's files, for nodes that do not see its folder; None where they are too large."""
+
+MOST = 256 << 20
+"""Bytes of levels that are sent; they stay in the object store of the node that searches."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one worker says of its place."""
+
+    evaluation: EvaluationConfig
+    numerics: Mapping[str, Any]
+    recipe: dict[str, Any]
+    description: str
+    environment: dict[str, Any]
+
+
+class RaySite:
+    """Workers on a Ray cluster: one of them opens the model, checks it and builds levels, then all evaluate.
+
+    Args:
+        config: of the run.
+        workers: of the run, its `workers: ray`.
+        databases: of the levels; where a node does not see the folder, they are sent.
+
+    Raises:
+        ValueError: no cluster, or something about the run that cannot work, here or there.
+        TimeoutError: no worker could start.
+    """
+
+    def __init__(self, config: RunConfig, workers: RayConfig, databases: Path) -> None:
+        outline = assemble(config, databases, here=False)
+        self._own = connect(workers.address)
+        self._workers, evaluation = place(config.evaluation, workers, gpus=has_gpus())
+        there = _elsewhere(config.model_copy(update={"evaluation": evaluation}))
+        self._errands = RayErrands(partial(_open, there, databases.resolve(), outline.data), self._workers)
+        try:
+            found = self._errands.call(_look)
+        except BaseException:
+            self.close()
+            raise
+        self.assembly: Assembly = replace(
+            outline,
+            config=config.model_copy(update={"evaluation": found.evaluation}),
+            numerics=found.numerics,
+        )
+        self.recipe = found.recipe
+        self.fingerprint = digest(found.recipe)
+        self.description = found.description
+        self.environment = found.environment
+
+    def check(self) -> Sanity:
+        """As `Site` has it."""
+        return self._errands.call(_check)
+
+    def build(self, progress: Say) -> None:
+        """As `Site` has it.
+
+        Raises:
+            ValueError: this process does not see what was built.
+        """
+        database = self.assembly.database
+        lacking = self._errands.call(_lacking) if database.errors() else 0
+        known = _dumped(self.assembly) if lacking else None
+        self._errands.call(partial(_build, known), progress)
+        database.refresh()
+        if _missing(self.assembly) and (content := self._errands.call(_levels)):
+            database.restore(content)
+        if missing := _missing(self.assembly):
+            raise ValueError(
+                f"levels of {missing} layers were built by a worker, but are not in {database.path} here and too "
+                f"large to send ({MOST >> 20:,} MiB); use a run folder that every node sees"
+            )
+
+    def pool(self, say: Say = lambda text: None) -> WorkerPool:
+        """As `Site` has it; the worker that built makes room."""
+        self._errands.dismiss()
+        assembly = self.assembly
+        self._sent = share_out(_dumped(assembly))
+        opened = partial(
+            open_evaluator,
+            _elsewhere(assembly.config),
+            assembly.databases.resolve(),
+            assembly.data,
+            self.recipe,
+            partial(fetch, self._sent),
+        )
+        grain = int(assembly.config.evaluation.micro_batch)
+        return RayPool(opened, assembly.space, grain, self._workers, say)
+
+    def close(self) -> None:
+        """End the worker that built, and leave the cluster."""
+        self._errands.dismiss()
+        if self._own:
+            disconnect()
+
+
+def place(
+    evaluation: EvaluationConfig, workers: RayConfig, *, gpus: bool
+) -> tuple[RayConfig, EvaluationConfig]:
+    """What each worker asks for, and where it evaluates.
+
+    Args:
+        evaluation: of the run.
+        workers: of the run.
+        gpus: whether the cluster has any.
+    """
+    device = evaluation.device
+    if device == "auto":
+        device = "cuda" if (gpus if workers.gpus is None else workers.gpus) else "cpu"
+    devices = device.split(",") if device.startswith("cuda") else []
+    each = float(len(devices)) if workers.gpus is None else workers.gpus
+    threads = evaluation.threads
+    if threads == "auto" and not each:
+        threads = len(os.sched_getaffinity(0))
+    cpus = 0.0 if each or threads == "auto" else float(threads)
+    placed = {"gpus": each, "cpus": cpus if workers.cpus is None else workers.cpus}
+    if len(devices) > 1:
+        device = ",".join(f"cuda:{n}" for n in range(len(devices)))
+    elif devices:
+        device = "cuda"
+    return (
+        workers.model_copy(update=placed),
+        evaluation.model_copy(update={"device": device, "threads": threads}),
+    )
+
+
+def open_evaluator(
+    config: Mapping[str, Any],
+    databases: Path,
+    data: Data,
+    recipe: Mapping[str, Any],
+    levels: Callable[[], Levels],
+    share: Share,
+) -> PopulationEvaluator:
+    """Open model and levels in another process, perhaps on another machine.
+
+    Args:
+        config: resolved, as JSON values.
+        databases: where the levels are, or are written.
+        data: the sequences.
+        recipe: what decides a value where the levels were built.
+        levels: gives them where this machine does not see them.
+        share: of this machine's memory.
+
+    Raises:
+        ValueError: something else decides a value here.
+        FileNotFoundError: model or levels are not here.
+    """
+    assembly = _assembly(config, databases, data, share)
+    _compare(recipe["recipe"], assembly.recipe)
+    if _missing(assembly) and (content := levels()):
+        assembly.database.restore(content)
+    if _missing(assembly):
+        raise FileNotFoundError(f"no levels at {assembly.database.path}; use a folder that every node sees")
+    evaluator = assembly.evaluator()
+    _compare(recipe, evaluator.recipe)
+    return evaluator
+
+
+def _compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    if changed := differences(there, here):
+        named = "; ".join(f"{name} is {new}, not {old}" for name, (old, new) in changed.items())
+        raise ValueError(
+            f"its values would not be comparable: {named}; use nodes of one kind with the same libraries"
+        )
+
+
+def _assembly(config: Mapping[str, Any], databases: Path, data: Data, share: Share) -> Assembly:
+    return assemble(RunConfig.model_validate(config), databases, data, host=share.host, device=share.device)
+
+
+def _open(config: Mapping[str, Any], databases: Path, data: Data, share: Share) -> LocalSite:
+    return LocalSite(_assembly(config, databases, data, share))
+
+
+def _look(site: LocalSite, say: Say) -> _Found:
+    del say
+    assembly = site.assembly
+    return _Found(
+        assembly.config.evaluation, assembly.numerics, site.recipe, site.description, site.environment
+    )
+
+
+def _check(site: LocalSite, say: Say) -> Sanity:
+    del say
+    return site.check()
+
+
+def _build(known: Levels, site: LocalSite, say: Say) -> None:
+    database = site.assembly.database
+    if known:
+        database.restore(known)
+    database.verify()
+    site.build(say)
+
+
+def _lacking(site: LocalSite, say: Say) -> int:
+    del say
+    return _missing(site.assembly)
+
+
+def _levels(site: LocalSite, say: Say) -> Levels:
+    del say
+    return _dumped(site.assembly)
+
+
+def _dumped(assembly: Assembly) -> Levels:
+    return assembly.database.dump() if assembly.database.bytes <= MOST else None
+
+
+def _missing(assembly: Assembly) -> int:
+    """Layers whose levels are not in the database that this process sees."""
+    return len(assembly.labels.keys() - assembly.database.errors().keys())
+
+
+def _elsewhere(config: RunConfig) -> dict[str, Any]:
+    """The configuration for a process with another working directory."""
+    content = config.model_dump(mode="json")
+    if Path(config.model).is_dir():
+        content["model"] = str(Path(config.model).resolve())
+    if config.space.latency:
+        content["space"]["latency"] = str(Path(config.space.latency).resolve())
+    return content

@@ -1,0 +1,104 @@
+"""Where a run's heavy work is done: in this process, or by workers elsewhere."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..evaluators.population import PopulationEvaluator
+from ..evaluators.sanity import Sanity, check_dense
+from ..workers.configuration import LocalConfig
+from ..workers.pool import LocalPool, WorkerPool
+from .assembly import Assembly, assemble
+from .configuration import RunConfig
+from .environment import environment
+
+Say = Callable[[str], None]
+
+
+class Site(Protocol):
+    """Opens a run's model, checks it, builds levels and gives workers.
+
+    Attributes:
+        assembly: the run as it is there: no `auto` left in what decides a value.
+        recipe: what decides a value there.
+        fingerprint: of the recipe.
+        description: what runs at once there, and what the memory is used for.
+        environment: versions and hardware there.
+    """
+
+    assembly: Assembly
+    recipe: dict[str, Any]
+    fingerprint: str
+    description: str
+    environment: dict[str, Any]
+
+    def check(self) -> Sanity:
+        """Run the dense model on a few sequences (`check_dense`)."""
+
+    def build(self, progress: Say) -> None:
+        """Fill the level database; `progress` is called with each finished part."""
+
+    def pool(self, say: Say = lambda text: None) -> WorkerPool:
+        """The workers, once levels are built; `say` is told of those that come and go."""
+
+    def close(self) -> None:
+        """Release what checking and building hold; not the pool."""
+
+
+class LocalSite:
+    """This process."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self.assembly = assembly
+        self.evaluator: PopulationEvaluator = assembly.evaluator()
+        self.recipe = self.evaluator.recipe
+        self.fingerprint = self.evaluator.fingerprint
+        self.description = self.evaluator.describe()
+        self.environment = environment()
+
+    def check(self) -> Sanity:
+        """As `Site` has it."""
+        return check_dense(self.evaluator, self.assembly.structure.ends.embedding.out_features)
+
+    def build(self, progress: Say) -> None:
+        """As `Site` has it."""
+        self.assembly.build(progress)
+
+    def pool(self, say: Say = lambda text: None) -> WorkerPool:
+        """As `Site` has it."""
+        del say
+        return LocalPool(self.evaluator)
+
+    def close(self) -> None:
+        """Nothing: the pool has the evaluator."""
+
+
+def open_site(config: RunConfig, databases: Path) -> Site:
+    """Where `config` says that work is done, with the model open.
+
+    Raises:
+        ValueError: model, text, levels, budgets or workers that cannot work, before any heavy work.
+    """
+    if isinstance(config.workers, LocalConfig):
+        return LocalSite(assemble(config, databases))
+    check_workers(config)
+    from .ray_site import RaySite
+
+    return RaySite(config, config.workers, databases)
+
+
+def check_workers(config: RunConfig) -> None:
+    """Refuse workers that this installation cannot reach.
+
+    Raises:
+        ValueError: they need a package that is not installed.
+    """
+    if isinstance(config.workers, LocalConfig):
+        return
+    try:
+        import_module("..workers.ray_pool", __package__)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"workers: ray needs {error.name}; pip install 'paretopress[ray]', or use workers: local"
+        ) from error

@@ -1,0 +1,45 @@
+"""What Ray workers ask for, and where they evaluate."""
+
+import os
+from typing import Any
+
+import pytest
+
+from paretopress.evaluators.numerics import EvaluationConfig
+from paretopress.workers.configuration import RayConfig
+
+pytest.importorskip("ray")
+
+from paretopress.search.ray_site import place
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "workers", "gpus", "device", "asked"),
+    [
+        ({}, {}, False, "cpu", (0, CORES)),
+        ({"threads": 3}, {}, False, "cpu", (0, 3)),
+        ({"threads": 3}, {"cpus": 1}, False, "cpu", (0, 1)),
+        ({}, {}, True, "cuda", (1, 0)),
+        ({"threads": 3}, {}, True, "cuda", (1, 0)),
+        ({}, {"gpus": 0.5, "cpus": 2}, True, "cuda", (0.5, 2)),
+        ({}, {"gpus": 0}, True, "cpu", (0, CORES)),
+        ({"device": "cpu"}, {}, True, "cpu", (0, CORES)),
+        ({"device": "cuda:3"}, {}, True, "cuda", (1, 0)),
+        ({"device": "cuda:2,cuda:5"}, {}, True, "cuda:0,cuda:1", (2, 0)),
+    ],
+)
+def test_devices_threads_and_what_is_asked_for(
+    evaluation: dict[str, Any],
+    workers: dict[str, Any],
+    gpus: bool,
+    device: str,
+    asked: tuple[float, float],
+) -> None:
+    given = RayConfig.model_validate({"kind": "ray", **workers})
+    placed, there = place(EvaluationConfig(**evaluation), given, gpus=gpus)
+    assert there.device == device
+    assert (placed.gpus, placed.cpus) == asked
+    threads = evaluation.get("threads", "auto" if asked[0] else CORES)
+    assert there.threads == threads
