@@ -1,10 +1,10 @@
-"""The commands: search, build, sensitivities, refit, status, show, evaluate, export, import."""
+"""The commands: search, submit, build, sensitivities, refit, status, show, evaluate, export, import."""
 
 import json
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +12,7 @@ import typer
 
 from . import console
 from .progress import progress
-from .runs import existing, front_of, holder, settle
+from .runs import existing, front_of, holder, occupant, settle
 
 if TYPE_CHECKING:
     from .search.configuration import RunConfig
@@ -30,6 +30,7 @@ Overrides = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(help="run folder, e.g. runs/quickstart")]
 Folder = Annotated[Path | None, typer.Option(help="run folder; default runs/NAME")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="forget what the run folder holds")]
 
 
 @app.command()
@@ -37,7 +38,7 @@ def search(
     config: Config,
     overrides: Overrides = None,
     run: Folder = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="forget what the run folder holds")] = False,
+    fresh: Fresh = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the plan and its cost, do nothing")
     ] = False,
@@ -46,20 +47,42 @@ def search(
     ] = None,
 ) -> None:
     """Search, or go on where the same command stopped."""
-    from .exporters.report import write_report
-    from .search.job import run as run_job
-    from .tables import front_table
-
     chosen = [f"workers={workers}"] if workers else []
     settings, folder = settle(config, [*chosen, *(overrides or [])], run)
     if dry_run:
         _print_plan(settings, folder)
         return
-    with _resumable(f"{folder} keeps everything that was measured"), progress() as listen:
-        front = run_job(settings, folder, fresh=fresh, listen=listen, report=write_report)
-    console.console.print(front_table(front))
-    console.say(f"report: {folder / 'report.html'}")
-    _next("export", folder, "--budget", front["points"][-1]["budget"], "--output", folder / "model")
+    with _resumable(f"{folder} keeps everything that was measured"):
+        _search(settings, folder, fresh)
+
+
+@app.command()
+def submit(
+    config: Config,
+    address: Annotated[str, typer.Option(help="dashboard of a Ray cluster, e.g. http://HEAD:8265")],
+    overrides: Overrides = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help="run folder on the cluster; default '~/paretopress/runs/NAME' of its head node"),
+    ] = None,
+    fresh: Fresh = False,
+    wait: Annotated[bool, typer.Option(help="follow the log until the search ends")] = True,
+) -> int:
+    """Search as a job of a Ray cluster; the same command again goes on."""
+    from .submitting import submit as submit_search
+
+    settings, _ = settle(config, overrides, None)
+    return submit_search(settings, address, run, fresh=fresh, wait=wait)
+
+
+@app.command(hidden=True)
+def job(config: Config, run: Annotated[Path, typer.Option(help="run folder")], fresh: Fresh = False) -> None:
+    """What a job that `submit` started runs."""
+    from .submitting import arrive
+
+    settings, folder = arrive(config, run)
+    with _kept(f"{folder} keeps everything that was measured; submit it again to go on"):
+        _search(settings, folder, fresh)
 
 
 @app.command()
@@ -69,15 +92,15 @@ def build(
     run: Folder = None,
 ) -> None:
     """Build the level database only."""
-    from .search.assembly import assemble
     from .search.job import build_levels
+    from .search.site import open_site
 
     settings, folder = settle(config, overrides, run)
-    assembly = assemble(settings, folder.parent / "databases")
-    database = assembly.database
-    with _resumable(f"{database.path} keeps the blocks that were built"), progress() as listen:
-        database.verify()
-        build_levels(assembly, listen)
+    with closing(open_site(settings, folder.parent / "databases")) as site:
+        database = site.assembly.database
+        with _resumable(f"{database.path} keeps the blocks that were built"), progress() as listen:
+            database.verify()
+            build_levels(site, len(site.assembly.structure.blocks), listen)
     console.say(f"levels: {database.path} ({database.bytes:,} bytes)")
     _next_search(config, overrides, run)
 
@@ -149,22 +172,27 @@ def status(run: Run) -> None:
 
     folder = RunFolder(existing(run))
     checkpoint, front = folder.read_checkpoint(), folder.read_front()
-    again = ("search", run / "config.yaml", "--run", run)
+    if worker := occupant(run):
+        console.say(f"{run}: in use by {worker}")
     if checkpoint is None:
         console.say(f"{run}: no step is finished yet")
-        _next(*again)
-        return
-    progress = checkpoint["progress"]
-    state = "finished" if front else "searched, not reported" if checkpoint["finished"] else "not finished"
-    console.say(f"{run}: {state}; {progress['steps']} steps, {progress['evaluations']} evaluations")
-    tokens = progress["tokens"] + progress["teacher_tokens"]
-    console.say(f"{tokens:,} tokens in {progress['seconds']:.0f} s of searching")
-    for budget, curve in progress["curve"].items():
-        if curve:
-            console.say(
-                f"{budget}: best calibration fitness {curve[-1][1]:.5f} after {curve[-1][0]:,.0f} tokens"
-            )
-    _next(*(("show", run) if front else again))
+    else:
+        progress = checkpoint["progress"]
+        state = (
+            "finished" if front else "searched, not reported" if checkpoint["finished"] else "not finished"
+        )
+        console.say(f"{run}: {state}; {progress['steps']} steps, {progress['evaluations']} evaluations")
+        tokens = progress["tokens"] + progress["teacher_tokens"]
+        console.say(f"{tokens:,} tokens in {progress['seconds']:.0f} s of searching")
+        for budget, curve in progress["curve"].items():
+            if curve:
+                console.say(
+                    f"{budget}: best calibration fitness {curve[-1][1]:.5f} after {curve[-1][0]:,.0f} tokens"
+                )
+    if front:
+        _next("show", run)
+    elif not worker:
+        _next("search", run / "config.yaml", "--run", run)
 
 
 @app.command()
@@ -247,14 +275,32 @@ def import_(
     console.say(import_file(file, output, base=base, step=step, group=group, symmetric=symmetric))
 
 
+def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
+    from .exporters.report import write_report
+    from .search.job import run as run_job
+    from .tables import front_table
+
+    with progress() as listen:
+        front = run_job(settings, folder, fresh=fresh, listen=listen, report=write_report)
+    console.console.print(front_table(front))
+    console.say(f"report: {folder / 'report.html'}")
+    _next("export", folder, "--budget", front["points"][-1]["budget"], "--output", folder / "model")
+
+
 @contextmanager
 def _resumable(kept: str) -> Iterator[None]:
     """Say after Ctrl-C or SIGTERM what is `kept` and how to go on; it is on disk at any moment."""
+    command = [argument for argument in sys.argv[1:] if argument != "--fresh"]
+    with _kept(f"{kept}. To go on: {shlex.join(['paretopress', *command])}"):
+        yield
+
+
+@contextmanager
+def _kept(text: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        command = [argument for argument in sys.argv[1:] if argument != "--fresh"]
-        console.note(f"stopped; {kept}. To go on: {shlex.join(['paretopress', *command])}")
+        console.note(f"stopped; {text}")
         raise
 
 

@@ -1,7 +1,12 @@
 """The runs that commands name: their configurations, folders and fronts."""
 
+import json
+import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 if TYPE_CHECKING:
     from .search.configuration import RunConfig
@@ -53,3 +58,17 @@ def front_of(run: Path) -> dict[str, Any]:
     if front is None:
         raise FileNotFoundError(f"{run} has no front yet; `paretopress status {run}` tells how far it is")
     return front
+
+
+def occupant(run: Path) -> str:
+    """Who works on a run, and when an answer came last; nobody is empty."""
+    try:
+        holder = json.loads((run / ".lock").read_text())
+    except (FileNotFoundError, ValueError):
+        return ""
+    if holder["host"] == socket.gethostname() and not psutil.pid_exists(holder["pid"]):
+        return ""
+    journal = run / "journal.jsonl"
+    seconds = time.time() - journal.stat().st_mtime if journal.exists() else None
+    last = "no answer yet" if seconds is None else f"last answer {max(seconds, 0):.0f} s ago"
+    return f"process {holder['pid']} on host {holder['host']}, {last}"

@@ -18,7 +18,18 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return end.value.code
 
 
-COMMANDS = ("search", "build", "sensitivities", "refit", "status", "show", "evaluate", "export", "import")
+COMMANDS = (
+    "search",
+    "submit",
+    "build",
+    "sensitivities",
+    "refit",
+    "status",
+    "show",
+    "evaluate",
+    "export",
+    "import",
+)
 
 
 def test_help_without_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
