@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from .configuration import RayConfig
 from .ray_cluster import Share, free, line, own_share
@@ -66,7 +66,7 @@ class RayErrands(Generic[Held]):
         """Run one errand; `say` gets what it tells.
 
         Raises:
-            ValueError: bad input, found there.
+            ValueError: bad input, found there, or a package that is not.
             TimeoutError: no worker could start.
             ConnectionError: workers failed on it more often than is tried again.
         """
@@ -107,7 +107,15 @@ class RayErrands(Generic[Held]):
                     f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are {free()}; "
                     "set workers.gpus and workers.cpus, or add nodes"
                 )
-        ray.get(started)
+        try:
+            ray.get(started)
+        except ActorDiedError as error:
+            if "ModuleNotFoundError" in str(error):
+                missing = str(error).strip().splitlines()[-1]
+                raise ValueError(
+                    f"a worker could not start: {missing}; install the same packages on every node"
+                ) from None
+            raise
         self._heard = 0
         return worker
 
