@@ -16,7 +16,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ..evaluators.trial import Evaluation, Evaluator, Trial
+from ..evaluators.trial import Evaluation, Evaluator, SlopeSums, Trial
 from ..spaces.space import Space
 from .configuration import RayConfig
 from .ray_cluster import Share, connect, free, line, own_share, room
@@ -26,6 +26,8 @@ from .splitting import Part, split
 _TICK = 0.5  # seconds between looks at deadlines and at what the cluster has
 
 Open = Callable[[Share], Evaluator]
+_Answer = tuple[int, tuple[float, ...], tuple[float, ...], float, str | None, SlopeSums | None]
+"""An evaluation with its trial's place among those asked, which need not travel back."""
 
 
 class Worker:
@@ -46,9 +48,13 @@ class Worker:
         except (ValueError, OSError) as error:
             raise ValueError(f"worker on {socket.gethostname()}: {error}") from None
 
-    def evaluate(self, trials: Part) -> list[Evaluation]:
+    def evaluate(self, trials: Part) -> list[_Answer]:
         """All answers."""
-        return list(self._evaluator.evaluate(trials))
+        places = {trial.number: place for place, trial in enumerate(trials)}
+        return [
+            (places[e.trial.number], e.values, e.cross_entropy, e.seconds, e.error, e.slopes)
+            for e in self._evaluator.evaluate(trials)
+        ]
 
 
 @dataclass
@@ -193,7 +199,7 @@ class RayPool:
             else:
                 self._welcome(call, found)
             if call.task is not None:
-                yield call.task, found
+                yield call.task, found if isinstance(found, str) else _evaluations(call.task.trials, found)
         yield from self._overdue()
 
     def _welcome(self, call: _Call, found: Any) -> None:
@@ -252,3 +258,7 @@ class RayPool:
                 f"workers failed {len(self.failures)} times, more than workers.max_failures; first: {self.failures[0]}"
             )
         self._say(f"lost a worker{f' on {node}' if node else ''}: {text}; {self.size} left")
+
+
+def _evaluations(trials: Part, answers: list[_Answer]) -> list[Evaluation]:
+    return [Evaluation(trials[answer[0]], *answer[1:]) for answer in answers]

@@ -54,8 +54,9 @@ def _divided(stage: Part, grain: int, wanted: int) -> Iterator[Part]:
     ordered = sorted(stage, key=lambda trial: trial.profile)
     for run in micro_batches:
         start, stop = max(run[0] * grain, fidelity.start), min((run[-1] + 1) * grain, fidelity.stop)
+        own = replace(fidelity, start=start, stop=stop)
         for group in _runs(ordered, -(-wanted // len(micro_batches))):
-            yield [replace(trial, fidelity=replace(fidelity, start=start, stop=stop)) for trial in group]
+            yield [replace(trial, fidelity=own) for trial in group]
 
 
 def _runs(items: Sequence[_Item], wanted: int) -> list[Sequence[_Item]]:
