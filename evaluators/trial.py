@@ -105,7 +105,7 @@ class SlopeSums:
         return cls(parts[0].levels, sums_FM2, sum(part.tokens for part in parts))
 
     def mean(self) -> Slopes:
-        """Slopes per token of finite sums, rounded once, so that no order of the micro-batches changes a bit."""
+        """Slopes per token of finite sums, summed exactly, so that no order of the micro-batches changes a bit."""
         return Slopes(self._mean(0), self._mean(1))
 
     def _mean(self, order: int) -> dict[str, dict[str, float]]:

@@ -4,7 +4,6 @@ A parcel is a folder with `NAME.yaml` and `inputs/`; the configuration names wha
 arrives, the inputs are kept beside the run, because a job's working directory does not last.
 """
 
-import filecmp
 import glob
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .spaces.files import read_yaml, write_atomic, write_yaml
+from .spaces.files import digest, read_yaml, sha256_file, write_atomic, write_yaml
 
 if TYPE_CHECKING:
     from .search.configuration import RunConfig
@@ -101,7 +100,7 @@ def pack(config: "RunConfig", folder: Path, limit: int) -> Parcel:
 
 
 def unpack(config: Path, run: Path) -> dict[str, Any]:
-    """Keep a parcel's inputs beside a run.
+    """Keep a parcel's inputs beside a run, in a folder named by their content: what an earlier one brought stays.
 
     Args:
         config: its configuration.
@@ -111,18 +110,17 @@ def unpack(config: Path, run: Path) -> dict[str, Any]:
         The configuration's content, naming what is kept.
     """
     content: dict[str, Any] = read_yaml(config)
-    kept, sent = run.absolute() / _INPUTS, config.parent / _INPUTS
-    wanted = {kept / path.relative_to(sent): path for path in sent.rglob("*") if path.is_file()}
-    for path in [path for path in kept.rglob("*") if path.is_file() and path not in wanted]:
-        path.unlink()
-    for target, path in wanted.items():
-        if not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, path.read_bytes())
+    sent = config.parent / _INPUTS
+    files = {str(path.relative_to(sent)): path for path in sorted(sent.rglob("*")) if path.is_file()}
+    kept = run.absolute() / _INPUTS / digest({name: sha256_file(path) for name, path in files.items()})
+    for name, path in files.items():
+        if not (kept / name).is_file():
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(kept / name, path.read_bytes())
     for place in _PLACES:
         hub, value = _split(_get(content, place))
         if value.startswith(f"{_INPUTS}/"):
-            _put(content, place, f"{hub}{run.absolute() / value}")
+            _put(content, place, f"{hub}{kept / value.removeprefix(f'{_INPUTS}/')}")
     return content
 
 

@@ -35,7 +35,7 @@ SCREENED = 16
 """Exchanges that are drawn for one that is measured."""
 
 STEPS = 2
-"""Measured changes that are proposed to each budget that they fit: the last of a neighbour's is often one step away."""
+"""Measured changes of a budget's best profile that are proposed as they are, to each budget beside it that they fit."""
 
 EXCHANGES = 5
 """Proposals made of measured exchanges at most, each of twice as many."""

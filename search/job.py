@@ -153,12 +153,11 @@ def _settings(assembly: Assembly) -> dict[str, Any]:
 
 def build_levels(where: Site | Assembly, blocks: int, listen: Listener) -> None:
     """Fill the level database, telling of each block."""
-    done = 0
+    done: set[str] = set()
 
     def progress(part: str) -> None:
-        nonlocal done
-        done += 1
-        listen(Event("build levels", done, blocks, part))
+        done.add(part)
+        listen(Event("build levels", len(done), blocks, part))
 
     where.build(progress)
 

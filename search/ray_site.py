@@ -1,6 +1,5 @@
 """Heavy work by workers on a Ray cluster; this process needs neither their hardware nor their memory."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from ..evaluators.sanity import Sanity
 from ..spaces.files import digest
 from ..workers.configuration import RayConfig
 from ..workers.pool import WorkerPool
-from ..workers.ray_cluster import Share, connect, disconnect, fetch, has_gpus, share_out
+from ..workers.ray_cluster import Share, connect, disconnect, fetch, fewest_cores, has_gpus, share_out
 from ..workers.ray_errand import RayErrands
 from ..workers.ray_pool import RayPool
 from .assembly import Assembly, assemble
@@ -57,19 +56,25 @@ class RaySite:
     def __init__(self, config: RunConfig, workers: RayConfig, databases: Path) -> None:
         outline = assemble(config, databases, here=False)
         self._own = connect(workers.address)
-        self._workers, evaluation = place(config.evaluation, workers, gpus=has_gpus())
-        there = _elsewhere(config.model_copy(update={"evaluation": evaluation}))
-        self._errands = RayErrands(partial(_open, there, databases.resolve(), outline.data), self._workers)
+        self._errands: RayErrands[LocalSite] | None = None
         try:
+            self._workers, evaluation = place(
+                config.evaluation, workers, gpus=has_gpus(), cores=fewest_cores()
+            )
+            there = _elsewhere(config.model_copy(update={"evaluation": evaluation}))
+            self._errands = RayErrands(
+                partial(_open, there, databases.resolve(), outline.data), self._workers
+            )
             found = self._errands.call(_look)
+            self.assembly: Assembly = replace(
+                outline,
+                config=config.model_copy(update={"evaluation": found.evaluation}),
+                numerics=found.numerics,
+            )
+            _compare(found.recipe["recipe"], self.assembly.recipe)
         except BaseException:
             self.close()
             raise
-        self.assembly: Assembly = replace(
-            outline,
-            config=config.model_copy(update={"evaluation": found.evaluation}),
-            numerics=found.numerics,
-        )
         self.recipe = found.recipe
         self.fingerprint = digest(found.recipe)
         self.description = found.description
@@ -77,7 +82,12 @@ class RaySite:
 
     def check(self) -> Sanity:
         """As `Site` has it."""
-        return self._errands.call(_check)
+        return self._hand.call(_check)
+
+    @property
+    def _hand(self) -> RayErrands[LocalSite]:
+        assert self._errands is not None
+        return self._errands
 
     def build(self, progress: Say) -> None:
         """As `Site` has it.
@@ -86,11 +96,11 @@ class RaySite:
             ValueError: this process does not see what was built.
         """
         database = self.assembly.database
-        lacking = self._errands.call(_lacking) if database.errors() else 0
+        lacking = self._hand.call(_lacking) if database.errors() else 0
         known = _dumped(self.assembly) if lacking else None
-        self._errands.call(partial(_build, known), progress)
+        self._hand.call(partial(_build, known, self.recipe), progress)
         database.refresh()
-        if _missing(self.assembly) and (content := self._errands.call(_levels)):
+        if _missing(self.assembly) and (content := self._hand.call(_levels)):
             database.restore(content)
         if missing := _missing(self.assembly):
             raise ValueError(
@@ -100,7 +110,7 @@ class RaySite:
 
     def pool(self, say: Say = lambda text: None) -> WorkerPool:
         """As `Site` has it; the worker that built makes room."""
-        self._errands.dismiss()
+        self._hand.dismiss()
         assembly = self.assembly
         self._sent = share_out(_dumped(assembly))
         opened = partial(
@@ -115,14 +125,15 @@ class RaySite:
         return RayPool(opened, assembly.space, grain, self._workers, say)
 
     def close(self) -> None:
-        """End the worker that built, and leave the cluster."""
-        self._errands.dismiss()
+        """End the worker that built, and leave the cluster, once the pool is closed."""
+        if self._errands is not None:
+            self._errands.dismiss()
         if self._own:
             disconnect()
 
 
 def place(
-    evaluation: EvaluationConfig, workers: RayConfig, *, gpus: bool
+    evaluation: EvaluationConfig, workers: RayConfig, *, gpus: bool, cores: int
 ) -> tuple[RayConfig, EvaluationConfig]:
     """What each worker asks for, and where it evaluates.
 
@@ -130,6 +141,7 @@ def place(
         evaluation: of the run.
         workers: of the run.
         gpus: whether the cluster has any.
+        cores: of its smallest node; threads change the last bits of values, so they are the same everywhere.
     """
     device = evaluation.device
     if device == "auto":
@@ -137,9 +149,9 @@ def place(
     devices = device.split(",") if device.startswith("cuda") else []
     each = float(len(devices)) if workers.gpus is None else workers.gpus
     threads = evaluation.threads
-    if threads == "auto" and not each:
-        threads = len(os.sched_getaffinity(0))
-    cpus = 0.0 if each or threads == "auto" else float(threads)
+    if threads == "auto":
+        threads = max(int(cores if workers.cpus is None or each else workers.cpus), 1)
+    cpus = 0.0 if each else float(threads)
     placed = {"gpus": each, "cpus": cpus if workers.cpus is None else workers.cpus}
     if len(devices) > 1:
         device = ",".join(f"cuda:{n}" for n in range(len(devices)))
@@ -213,7 +225,8 @@ def _check(site: LocalSite, say: Say) -> Sanity:
     return site.check()
 
 
-def _build(known: Levels, site: LocalSite, say: Say) -> None:
+def _build(known: Levels, recipe: Mapping[str, Any], site: LocalSite, say: Say) -> None:
+    _compare(recipe, site.recipe)
     database = site.assembly.database
     if known:
         database.restore(known)

@@ -1,7 +1,7 @@
 """Where a run's heavy work is done: in this process, or by workers elsewhere."""
 
 from collections.abc import Callable
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,17 +21,23 @@ class Site(Protocol):
 
     Attributes:
         assembly: the run as it is there: no `auto` left in what decides a value.
-        recipe: what decides a value there.
-        fingerprint: of the recipe.
-        description: what runs at once there, and what the memory is used for.
         environment: versions and hardware there.
     """
 
     assembly: Assembly
-    recipe: dict[str, Any]
-    fingerprint: str
-    description: str
     environment: dict[str, Any]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides a value there."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the recipe."""
+
+    @property
+    def description(self) -> str:
+        """What runs at once there, and what the memory is used for."""
 
     def check(self) -> Sanity:
         """Run the dense model on a few sequences (`check_dense`)."""
@@ -43,7 +49,7 @@ class Site(Protocol):
         """The workers, once levels are built; `say` is told of those that come and go."""
 
     def close(self) -> None:
-        """Release what checking and building hold; not the pool."""
+        """Release everything, once the pool is closed."""
 
 
 class LocalSite:
@@ -51,11 +57,27 @@ class LocalSite:
 
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
-        self.evaluator: PopulationEvaluator = assembly.evaluator()
-        self.recipe = self.evaluator.recipe
-        self.fingerprint = self.evaluator.fingerprint
-        self.description = self.evaluator.describe()
         self.environment = environment()
+
+    @cached_property
+    def evaluator(self) -> PopulationEvaluator:
+        """Made when it is needed, which building levels does not."""
+        return self.assembly.evaluator()
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """As `Site` has it."""
+        return self.evaluator.recipe
+
+    @property
+    def fingerprint(self) -> str:
+        """As `Site` has it."""
+        return self.evaluator.fingerprint
+
+    @property
+    def description(self) -> str:
+        """As `Site` has it."""
+        return self.evaluator.describe()
 
     def check(self) -> Sanity:
         """As `Site` has it."""
@@ -82,23 +104,10 @@ def open_site(config: RunConfig, databases: Path) -> Site:
     """
     if isinstance(config.workers, LocalConfig):
         return LocalSite(assemble(config, databases))
-    check_workers(config)
-    from .ray_site import RaySite
-
-    return RaySite(config, config.workers, databases)
-
-
-def check_workers(config: RunConfig) -> None:
-    """Refuse workers that this installation cannot reach.
-
-    Raises:
-        ValueError: they need a package that is not installed.
-    """
-    if isinstance(config.workers, LocalConfig):
-        return
     try:
-        import_module("..workers.ray_pool", __package__)
+        from .ray_site import RaySite
     except ModuleNotFoundError as error:
         raise ValueError(
             f"workers: ray needs {error.name}; pip install 'paretopress[ray]', or use workers: local"
         ) from error
+    return RaySite(config, config.workers, databases)

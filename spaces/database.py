@@ -4,6 +4,7 @@ One safetensors file per block, each with a JSON record of checksum, errors and 
 record is there is complete, so a build that was killed goes on where it stopped.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,11 @@ class LevelDatabase:
         """Write what `dump` gave elsewhere, records last, and take it in.
 
         Raises:
-            ValueError: it is another recipe's, or damaged.
+            ValueError: it is another recipe's, or damaged; nothing is written of another's.
         """
+        manifest = json.loads(content.get(self._manifest.name, b"{}"))
+        if manifest.get("fingerprint") != self.fingerprint or any(Path(n).name != n for n in content):
+            raise ValueError(f"levels that were sent are not those of {self.path}; build them again")
         self.path.mkdir(parents=True, exist_ok=True)
         for name in sorted(content, key=lambda name: name.endswith(".safetensors.json")):
             write_atomic(self.path / name, content[name])

@@ -91,6 +91,12 @@ def has_gpus() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0.0))
 
 
+def fewest_cores() -> int:
+    """CPUs of the smallest node that has any."""
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return int(min((cores for cores in nodes if cores), default=1.0))
+
+
 def free() -> str:
     """What nobody has asked for yet."""
     resources = ray.available_resources()

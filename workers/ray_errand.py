@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
 
 from .configuration import RayConfig
 from .ray_cluster import Share, free, line, own_share
@@ -84,24 +84,28 @@ class RayErrands(Generic[Held]):
 
     def _try(self, errand: Callable[[Held, Say], Result], say: Say) -> Result:
         if self._worker is None:
-            self._worker = self._hire()
+            self._hire()
         answer = self._worker.go.remote(self._make, errand)
         ready: list[Any] = []
+        latest = time.monotonic()
         while not ready:
             ready, _ = ray.wait([answer], timeout=_TICK)
-            for text in ray.get(self._worker.told.remote(self._heard)):
+            for text in ray.get(self._worker.told.remote(self._heard), timeout=self.config.deadline):
                 self._heard += 1
+                latest = time.monotonic()
                 say(text)
+            if time.monotonic() - latest > self.config.deadline:
+                raise GetTimeoutError(f"nothing heard in {self.config.deadline:g} s")
         found: Result = ray.get(answer)
         return found
 
-    def _hire(self) -> Any:
-        worker = self._actor.remote()
+    def _hire(self) -> None:
+        self._worker = self._actor.remote()
         began = time.monotonic()
-        started = worker.start.remote()
+        started = self._worker.start.remote()
         while not ray.wait([started], timeout=_TICK)[0]:
             if time.monotonic() - began > self.config.patience:
-                ray.kill(worker)
+                self.dismiss()
                 asked = f"{self.config.gpus:g} GPUs and {self.config.cpus:g} CPUs"
                 raise TimeoutError(
                     f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are {free()}; "
@@ -117,7 +121,6 @@ class RayErrands(Generic[Held]):
                 ) from None
             raise
         self._heard = 0
-        return worker
 
     def dismiss(self) -> None:
         """End the worker, so that others have its place; the next errand starts one anew."""

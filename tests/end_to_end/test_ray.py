@@ -5,15 +5,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from paretopress.search.assembly import assemble
 from paretopress.search.configuration import RunConfig
-from paretopress.search.ray_site import open_evaluator
+from paretopress.search.ray_site import RaySite, _open, open_evaluator
+from paretopress.search.site import LocalSite
 from paretopress.spaces.database import LevelDatabase
+from paretopress.workers.configuration import RayConfig
 from paretopress.workers.ray_cluster import Share
+from paretopress.workers.ray_errand import RayErrands
 from tests.end_to_end.conftest import Driver, Tiny
 from tests.end_to_end.test_resume import Case
 from tests.end_to_end.tiny import FRONTIER, ROOT, evolution
@@ -63,3 +68,23 @@ def test_a_worker_whose_values_would_differ_says_in_what(tiny: Tiny, tmp_path: P
     assert opened.database.errors() == assembly.database.errors()
     copy = LevelDatabase(away / assembly.database.path.name, assembly.database.recipe)
     assert copy.dump() == assembly.database.dump()
+
+
+def test_levels_come_from_a_worker_that_has_a_disk_of_its_own(
+    tiny: Tiny, tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    config = RunConfig.model_validate(tiny.content(workers={"kind": "ray", "cpus": 1}))
+    assert isinstance(config.workers, RayConfig)
+    with closing(RaySite(config, config.workers, tmp_path / "here")) as site:
+        local = LocalSite(assemble(config, tmp_path / "local"))
+        assert site.fingerprint == local.fingerprint
+        assert site.check().perplexity == local.check().perplexity
+        # Another folder stands for another machine's.
+        opened = partial(_open, site.assembly.config.model_dump(mode="json"), tmp_path / "there")
+        site._errands = RayErrands(partial(opened, site.assembly.data), config.workers)
+        told: list[str] = []
+        site.build(told.append)
+        local.build(lambda part: None)
+        assert len(told) == 2
+        assert site.assembly.database.dump() == local.assembly.database.dump()
+        assert (tmp_path / "there").is_dir()

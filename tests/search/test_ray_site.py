@@ -1,6 +1,5 @@
 """What Ray workers ask for, and where they evaluate."""
 
-import os
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ pytest.importorskip("ray")
 
 from paretopress.search.ray_site import place
 
-CORES = len(os.sched_getaffinity(0))
+CORES = 6
 
 
 @pytest.mark.parametrize(
@@ -21,6 +20,7 @@ CORES = len(os.sched_getaffinity(0))
         ({}, {}, False, "cpu", (0, CORES)),
         ({"threads": 3}, {}, False, "cpu", (0, 3)),
         ({"threads": 3}, {"cpus": 1}, False, "cpu", (0, 1)),
+        ({}, {"cpus": 4}, False, "cpu", (0, 4)),
         ({}, {}, True, "cuda", (1, 0)),
         ({"threads": 3}, {}, True, "cuda", (1, 0)),
         ({}, {"gpus": 0.5, "cpus": 2}, True, "cuda", (0.5, 2)),
@@ -38,8 +38,7 @@ def test_devices_threads_and_what_is_asked_for(
     asked: tuple[float, float],
 ) -> None:
     given = RayConfig.model_validate({"kind": "ray", **workers})
-    placed, there = place(EvaluationConfig(**evaluation), given, gpus=gpus)
+    placed, there = place(EvaluationConfig(**evaluation), given, gpus=gpus, cores=CORES)
     assert there.device == device
     assert (placed.gpus, placed.cpus) == asked
-    threads = evaluation.get("threads", "auto" if asked[0] else CORES)
-    assert there.threads == threads
+    assert there.threads == evaluation.get("threads", CORES if asked[0] or "cpus" not in workers else 4)

@@ -88,3 +88,29 @@ def test_unknown_layers_levels_and_versions_are_refused(tmp_path: Path) -> None:
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format_version": 99}))
     with pytest.raises(ValueError, match="has format_version 99"):
         LevelDatabase(tmp_path, RECIPE)
+
+
+def test_levels_reach_a_machine_that_does_not_see_them(tmp_path: Path) -> None:
+    here = filled(tmp_path / "here")
+    there = LevelDatabase(tmp_path / "there", here.recipe)
+    there.restore(here.dump())
+    assert there.errors() == here.errors()
+    assert there.dump() == here.dump() == LevelDatabase(there.path, here.recipe).dump()
+
+
+def test_levels_of_another_recipe_or_with_other_places_are_not_written(tmp_path: Path) -> None:
+    here = filled(tmp_path / "here")
+    other = LevelDatabase(tmp_path / "other", {**here.recipe, "more": 1})
+    with pytest.raises(ValueError, match=r"levels that were sent are not those of .*other; build them again"):
+        other.restore(here.dump())
+    same = LevelDatabase(tmp_path / "same", here.recipe)
+    with pytest.raises(ValueError, match="levels that were sent are not those"):
+        same.restore({**here.dump(), "../away": b""})
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_damage_on_the_way_is_noticed(tmp_path: Path) -> None:
+    here = filled(tmp_path / "here")
+    content = {name: data[:-1] if name.endswith("tensors") else data for name, data in here.dump().items()}
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        LevelDatabase(tmp_path / "there", here.recipe).restore(content)
