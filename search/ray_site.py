@@ -12,7 +12,6 @@ from ..evaluators.population import PopulationEvaluator
 from ..evaluators.sanity import Sanity
 from ..spaces.files import digest
 from ..workers.configuration import RayConfig
-from ..workers.pool import WorkerPool
 from ..workers.ray_cluster import Share, connect, disconnect, fetch, fewest_cores, has_gpus, share_out
 from ..workers.ray_errand import RayErrands
 from ..workers.ray_pool import RayPool
@@ -108,9 +107,8 @@ class RaySite:
                 f"large to send ({MOST >> 20:,} MiB); use a run folder that every node sees"
             )
 
-    def pool(self, say: Say = lambda text: None) -> WorkerPool:
-        """As `Site` has it; the worker that built makes room."""
-        self._hand.dismiss()
+    def pool(self, say: Say = lambda text: None) -> RayPool:
+        """As `Site` has it; the worker that built is the first."""
         assembly = self.assembly
         self._sent = share_out(_dumped(assembly))
         opened = partial(
@@ -122,7 +120,7 @@ class RaySite:
             partial(fetch, self._sent),
         )
         grain = int(assembly.config.evaluation.micro_batch)
-        return RayPool(opened, assembly.space, grain, self._workers, say)
+        return RayPool(opened, assembly.space, grain, self._workers, say, self._hand.release())
 
     def close(self) -> None:
         """End the worker that built, and leave the cluster, once the pool is closed."""
@@ -170,6 +168,7 @@ def open_evaluator(
     recipe: Mapping[str, Any],
     levels: Callable[[], Levels],
     share: Share,
+    held: LocalSite | None = None,
 ) -> PopulationEvaluator:
     """Open model and levels in another process, perhaps on another machine.
 
@@ -180,20 +179,21 @@ def open_evaluator(
         recipe: what decides a value where the levels were built.
         levels: gives them where this machine does not see them.
         share: of this machine's memory.
+        held: what this process has open already.
 
     Raises:
         ValueError: something else decides a value here.
         FileNotFoundError: model or levels are not here.
     """
-    assembly = _assembly(config, databases, data, share)
+    site = held or LocalSite(_assembly(config, databases, data, share))
+    assembly = site.assembly
     _compare(recipe["recipe"], assembly.recipe)
     if _missing(assembly) and (content := levels()):
         assembly.database.restore(content)
     if _missing(assembly):
         raise FileNotFoundError(f"no levels at {assembly.database.path}; use a folder that every node sees")
-    evaluator = assembly.evaluator()
-    _compare(recipe, evaluator.recipe)
-    return evaluator
+    _compare(recipe, site.recipe)
+    return site.evaluator
 
 
 def _compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

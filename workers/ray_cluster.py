@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,15 +76,46 @@ def own_share() -> Share:
     return Share(min(max(shares, default=1.0), 1.0), min(own.get("GPU", 1.0) or 1.0, 1.0))
 
 
-def room(config: RayConfig) -> int:
-    """How many workers the whole cluster holds."""
-    resources = ray.cluster_resources()
-    by_kind = [
-        int(resources.get(kind, 0) / each)
-        for kind, each in (("GPU", config.gpus), ("CPU", config.cpus))
-        if each
-    ]
-    return min(by_kind, default=1)
+def room(config: RayConfig, without: Container[str] = ()) -> int:
+    """How many workers the cluster's nodes hold, but for those with the ids `without`."""
+    wanted = [(kind, each) for kind, each in (("GPU", config.gpus), ("CPU", config.cpus)) if each]
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in without]
+    if not wanted:
+        return int(bool(nodes))
+    return sum(min(int(node.get(kind, 0) / each) for kind, each in wanted) for node in nodes)
+
+
+def options(config: RayConfig, without: Collection[str] = ()) -> dict[str, Any]:
+    """What Ray is asked for to start a worker, on any node but those with the ids `without`."""
+    elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(without))})"}
+    return {
+        "num_cpus": config.cpus,
+        "num_gpus": config.gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        **({"label_selector": elsewhere} if without else {}),
+    }
+
+
+def nodes_at(text: str) -> set[str]:
+    """Ids of the nodes whose address stands in an error's text, as `ip=ADDRESS`."""
+    return {node["NodeID"] for node in ray.nodes() if f"ip={node['NodeManagerAddress']}," in text}
+
+
+def missing_package(error: BaseException) -> str | None:
+    """The last line of an actor's death for want of a package; None for any other."""
+    lines = str(error).strip().splitlines()
+    return next((text for text in reversed(lines) if text.startswith("ModuleNotFoundError")), None)
+
+
+def no_room(config: RayConfig, last: str | None = None) -> TimeoutError:
+    """What to say when no worker could start in time; `last` is the last failure."""
+    asked = f"{config.gpus:g} GPUs and {config.cpus:g} CPUs"
+    failed = f"; the last failure: {last}" if last else ""
+    return TimeoutError(
+        f"no worker could start in {config.patience:g} s: each asks for {asked}, free are {free()}{failed}; "
+        "set workers.gpus and workers.cpus, or add nodes"
+    )
 
 
 def has_gpus() -> bool:

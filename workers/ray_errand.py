@@ -1,6 +1,5 @@
 """One worker on a Ray cluster that holds something and is sent on errands with it, before there is a pool."""
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -9,41 +8,13 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
 
 from .configuration import RayConfig
-from .ray_cluster import Share, free, line, own_share
+from .ray_cluster import Share, line, missing_package, no_room, options
+from .ray_worker import Say, Worker
 
 _TICK = 0.5  # seconds between looks at what the worker tells
 
 Held = TypeVar("Held")
 Result = TypeVar("Result")
-Say = Callable[[str], None]
-Errand = Callable[[Held, Say], Result]
-
-
-class _Messenger:
-    """Lives in a process of its own; tells while it works, because its calls may overlap."""
-
-    def __init__(self) -> None:
-        self._said: list[str] = []
-        self._held: Any = None
-
-    def start(self) -> None:
-        """Nothing: it answers once its process runs."""
-
-    def go(self, make: Callable[[Share], Any], errand: Errand[Any, Any]) -> Any:
-        """Run an errand with what `make` gives, which is kept for the next.
-
-        Raises:
-            ValueError: it cannot be made, or the errand found bad input; the message begins with the node's name.
-        """
-        try:
-            self._held = self._held or make(own_share())
-            return errand(self._held, self._said.append)
-        except (ValueError, OSError) as error:
-            raise ValueError(f"worker on {socket.gethostname()}: {error}") from None
-
-    def told(self, after: int) -> list[str]:
-        """What errands told, without the first `after` of it."""
-        return self._said[after:]
 
 
 class RayErrands(Generic[Held]):
@@ -57,8 +28,7 @@ class RayErrands(Generic[Held]):
     def __init__(self, make: Callable[[Share], Held], config: RayConfig) -> None:
         self.config = config
         self._make = ray.put(make)
-        options = {"num_cpus": config.cpus, "num_gpus": config.gpus, "max_restarts": 0, "max_concurrency": 2}
-        self._actor: Any = ray.remote(_Messenger).options(**options)
+        self._actor: Any = ray.remote(Worker).options(**options(config), max_concurrency=2)
         self._worker: Any = None
         self._heard = 0
 
@@ -106,21 +76,21 @@ class RayErrands(Generic[Held]):
         while not ray.wait([started], timeout=_TICK)[0]:
             if time.monotonic() - began > self.config.patience:
                 self.dismiss()
-                asked = f"{self.config.gpus:g} GPUs and {self.config.cpus:g} CPUs"
-                raise TimeoutError(
-                    f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are {free()}; "
-                    "set workers.gpus and workers.cpus, or add nodes"
-                )
+                raise no_room(self.config)
         try:
             ray.get(started)
         except ActorDiedError as error:
-            if "ModuleNotFoundError" in str(error):
-                missing = str(error).strip().splitlines()[-1]
+            if missing := missing_package(error):
                 raise ValueError(
                     f"a worker could not start: {missing}; install the same packages on every node"
                 ) from None
             raise
         self._heard = 0
+
+    def release(self) -> Any:
+        """The worker, if there is one, with what it holds; the next errand starts one anew."""
+        worker, self._worker = self._worker, None
+        return worker
 
     def dismiss(self) -> None:
         """End the worker, so that others have its place; the next errand starts one anew."""

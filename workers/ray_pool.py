@@ -6,7 +6,6 @@ not got them; when nodes join, it starts.
 """
 
 import math
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -16,45 +15,15 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ..evaluators.trial import Evaluation, Evaluator, SlopeSums, Trial
+from ..evaluators.trial import Evaluation, Trial
 from ..spaces.space import Space
 from .configuration import RayConfig
-from .ray_cluster import Share, connect, free, line, own_share, room
+from .ray_cluster import connect, line, missing_package, no_room, nodes_at, options, room
+from .ray_worker import Open, Worker, evaluations
 from .retries import Task, settle
-from .splitting import Part, split
+from .splitting import split
 
 _TICK = 0.5  # seconds between looks at deadlines and at what the cluster has
-
-Open = Callable[[Share], Evaluator]
-_Answer = tuple[int, tuple[float, ...], tuple[float, ...], float, str | None, SlopeSums | None]
-"""An evaluation with its trial's place among those asked, which need not travel back."""
-
-
-class Worker:
-    """Lives in a process of its own, on whichever node Ray has room."""
-
-    def start(self) -> str:
-        """The node's name."""
-        return socket.gethostname()
-
-    def open(self, evaluator: Open) -> None:
-        """Open model and levels.
-
-        Raises:
-            ValueError: they cannot be opened here; the message begins with the node's name.
-        """
-        try:
-            self._evaluator = evaluator(own_share())
-        except (ValueError, OSError) as error:
-            raise ValueError(f"worker on {socket.gethostname()}: {error}") from None
-
-    def evaluate(self, trials: Part) -> list[_Answer]:
-        """All answers."""
-        places = {trial.number: place for place, trial in enumerate(trials)}
-        return [
-            (places[e.trial.number], e.values, e.cross_entropy, e.seconds, e.error, e.slopes)
-            for e in self._evaluator.evaluate(trials)
-        ]
 
 
 @dataclass
@@ -86,6 +55,7 @@ class RayPool:
         grain: sequences that are evaluated together.
         config: settings; `gpus` and `cpus` are given.
         say: told of workers that come and go.
+        first: a worker that is there already.
 
     Raises:
         ValueError: no cluster at the address.
@@ -101,6 +71,7 @@ class RayPool:
         grain: int,
         config: RayConfig,
         say: Callable[[str], None] = lambda text: None,
+        first: Any = None,
     ) -> None:
         self.space = space
         self.grain = grain
@@ -109,16 +80,18 @@ class RayPool:
         self._say = say
         self._own = connect(config.address)
         self._evaluator = ray.put(evaluator)
-        options = {"num_cpus": config.cpus, "num_gpus": config.gpus, "max_restarts": 0, "max_task_retries": 0}
-        self._actor: Any = ray.remote(Worker).options(**options)
-        self._nodes: dict[Any, str] = {}
+        self._nodes: dict[Any, tuple[str, str]] = {}
         self._open: set[Any] = set()
+        self._idle: deque[Any] = deque()
         self._calls: dict[Any, _Call] = {}
-        self._refused: list[Any] = []
+        self._refused: set[str] = set()
+        self._last: str | None = None
         self._served = False
         self._waiting_since = time.monotonic()
-        self._looked = -math.inf
+        self._looked = self._checked = -math.inf
         self._room = 0
+        if first is not None:
+            self._start(first)
         self._recruit()
 
     @property
@@ -134,14 +107,11 @@ class RayPool:
         self._waiting_since = time.monotonic()
         while mine:
             self._recruit()
-            busy = {call.worker for call in self._calls.values()}
-            for worker in [worker for worker in self._nodes if worker in self._open - busy]:
-                if queue:
-                    task = queue.popleft()
-                    self._calls[worker.evaluate.remote(task.trials)] = _Call(
-                        worker, "evaluate", task, time.monotonic()
-                    )
-            for task, answers in self._finished():
+            self._hand_out(queue)
+            finished = list(self._finished())
+            # Before whoever asked takes the answers, which may take its time.
+            self._hand_out(queue)
+            for task, answers in finished:
                 if task not in mine:  # of a run that was given up
                     continue
                 again, given = settle(task, answers, self.config.retries)
@@ -149,20 +119,29 @@ class RayPool:
                 mine = (mine - {task}) | set(again)
                 yield from given
 
+    def _hand_out(self, queue: deque[Task]) -> None:
+        while queue and self._idle:
+            worker, task = self._idle.popleft(), queue.popleft()
+            answer = worker.evaluate.remote(task.trials)
+            self._calls[answer] = _Call(worker, "evaluate", task, time.monotonic())
+
     def close(self) -> None:
         """End the workers, and a cluster of our own."""
-        for worker in {*self._nodes, *self._refused, *(call.worker for call in self._calls.values())}:
-            ray.kill(worker)
-        self._nodes, self._calls, self._refused = {}, {}, []
+        for worker in {*self._nodes, *(call.worker for call in self._calls.values())}:
+            self._end(worker)
+        self._nodes, self._calls = {}, {}
         self._open.clear()
+        self._idle.clear()
         if self._own:
             ray.shutdown()
 
     def _wanted(self) -> int:
-        """How many workers there should be, looking at a cluster that may change; refused ones keep their room."""
-        if self.config.number is None and time.monotonic() - self._looked > 10 * _TICK:
-            self._looked, self._room = time.monotonic(), room(self.config)
-        return max((self.config.number or self._room) - len(self._refused), 1)
+        """How many workers there should be, looking at a cluster that may change."""
+        if time.monotonic() - self._looked > 10 * _TICK:
+            self._looked, self._room = time.monotonic(), room(self.config, self._refused)
+        if self.config.number is None:
+            return max(self._room, 1)
+        return max(min(self.config.number, self._room), 1) if self._refused else self.config.number
 
     def _recruit(self) -> None:
         """Ask for the workers that are missing.
@@ -170,23 +149,29 @@ class RayPool:
         Raises:
             TimeoutError: there has been none for too long.
         """
-        starting = sum(call.step == "start" for call in self._calls.values())
-        for _ in range(self._wanted() - len(self._nodes) - starting):
-            worker = self._actor.remote()
-            self._calls[worker.start.remote()] = _Call(worker, "start", None, time.monotonic())
+        if (missing := self._wanted() - len(self._nodes)) > 0:
+            starting = sum(call.step == "start" for call in self._calls.values())
+            for _ in range(missing - starting):
+                self._start(self._hire())
         if self._nodes:
             self._waiting_since = time.monotonic()
         elif time.monotonic() - self._waiting_since > self.config.patience:
-            asked = f"{self.config.gpus:g} GPUs and {self.config.cpus:g} CPUs"
-            last = f"; the last failure: {self.failures[-1]}" if self.failures else ""
-            raise TimeoutError(
-                f"no worker could start in {self.config.patience:g} s: each asks for {asked}, free are {free()}{last}; "
-                "set workers.gpus and workers.cpus, or add nodes"
-            )
+            raise no_room(self.config, self._last)
+
+    def _hire(self) -> Any:
+        return ray.remote(Worker).options(**options(self.config, self._refused)).remote()
+
+    def _start(self, worker: Any) -> None:
+        self._calls[worker.start.remote()] = _Call(worker, "start", None, time.monotonic())
+
+    def _end(self, worker: Any) -> None:
+        ray.kill(worker)
 
     def _finished(self) -> Iterator[tuple[Task, list[Evaluation] | str]]:
         """Tasks that ended by now, with their answers or the error; waits a moment for one."""
-        ready, _ = ray.wait(list(self._calls), num_returns=1, timeout=_TICK)
+        ready, others = ray.wait(list(self._calls), num_returns=1, timeout=_TICK)
+        if ready and others:
+            ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
         for answer in ready:
             call = self._calls.pop(answer)
             try:
@@ -194,12 +179,11 @@ class RayPool:
             except RayTaskError as error:
                 found = self._raised(call, error.cause or error)
             except RayError as error:
-                found = line(error)
-                self._lose(call, found)
+                found = self._died(call, error)
             else:
                 self._welcome(call, found)
             if call.task is not None:
-                yield call.task, found if isinstance(found, str) else _evaluations(call.task.trials, found)
+                yield call.task, found if isinstance(found, str) else evaluations(call.task.trials, found)
         yield from self._overdue()
 
     def _welcome(self, call: _Call, found: Any) -> None:
@@ -211,34 +195,60 @@ class RayPool:
                 self._calls[opening] = _Call(call.worker, "open", None, time.monotonic())
             case "open":
                 self._open.add(call.worker)
-                self._say(f"{self.size} of {self._wanted()} workers, the last on {self._nodes[call.worker]}")
+                self._idle.append(call.worker)
+                self._say(
+                    f"{self.size} of {self._wanted()} workers, the last on {self._nodes[call.worker][0]}"
+                )
             case "evaluate":
+                self._idle.append(call.worker)
                 self._served = True
 
     def _raised(self, call: _Call, error: Exception) -> str:
         """What a worker that lives could not do: bad input ends the search; anything else may stay, so it is replaced.
 
-        Once there are answers, a worker that cannot open the model is done without. It keeps its room, or the next
-        would come to the same node.
+        Once there are answers, a node whose worker cannot open the model is done without.
         """
         if isinstance(error, ValueError) and (call.step == "evaluate" or not self._served):
             raise error
         text = line(error)
+        self._end(call.worker)
         if call.step == "open" and isinstance(error, ValueError):
-            self._nodes.pop(call.worker)
-            self._refused.append(call.worker)
-            self._say(f"done without a worker: {text}")
+            self._refuse({self._nodes.pop(call.worker)[1]}, text)
         else:
-            ray.kill(call.worker)
             self._lose(call, text)
         return text
 
+    def _died(self, call: _Call, error: RayError) -> str:
+        """What a worker died of; a node that lacks a package is done without.
+
+        Raises:
+            ValueError: there is no worker yet that has all packages.
+        """
+        missing = missing_package(error)
+        nodes = nodes_at(str(error)) if call.step == "start" and missing else set()
+        if not nodes:
+            self._lose(call, line(error))
+        elif not self._nodes:
+            raise ValueError(f"a worker could not start: {missing}; install the same packages on every node")
+        else:
+            self._refuse(nodes, f"{missing} at its node")
+        return missing or line(error)
+
+    def _refuse(self, nodes: set[str], text: str) -> None:
+        """Start no more workers on these nodes."""
+        self._refused |= nodes
+        self._last, self._looked = text, -math.inf
+        self._say(f"done without a node: {text}")
+
     def _overdue(self) -> Iterator[tuple[Task, str]]:
         now = time.monotonic()
+        if now - self._checked < _TICK:
+            return
+        self._checked = now
         for answer, call in list(self._calls.items()):
             if call.step != "start" and now - call.began > self.config.deadline:
                 del self._calls[answer]
-                ray.kill(call.worker)
+                self._end(call.worker)
                 text = f"no answer in {self.config.deadline:g} s"
                 self._lose(call, text)
                 if call.task is not None:
@@ -250,15 +260,12 @@ class RayPool:
         Raises:
             ConnectionError: too many were lost.
         """
-        node = self._nodes.pop(call.worker, None)
+        node, _ = self._nodes.pop(call.worker, ("", ""))
         self._open.discard(call.worker)
         self.failures.append(text)
+        self._last = text
         if len(self.failures) > self.config.max_failures:
             raise ConnectionError(
                 f"workers failed {len(self.failures)} times, more than workers.max_failures; first: {self.failures[0]}"
             )
         self._say(f"lost a worker{f' on {node}' if node else ''}: {text}; {self.size} left")
-
-
-def _evaluations(trials: Part, answers: list[_Answer]) -> list[Evaluation]:
-    return [Evaluation(trials[answer[0]], *answer[1:]) for answer in answers]

@@ -65,22 +65,24 @@ def main() -> None:
     parser.add_argument(
         "--macs", type=float, default=0.8, help="the second limit, a fraction of the dense model's"
     )
+    parser.add_argument("--only", choices=("bits", "bits-macs"), help="one limit, or two")
     parser.add_argument("--output", type=Path, default=Path("runs/joint"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     args = parser.parse_args()
     config = load_config(args.config, [f"model={args.model}", *args.overrides])
-    compare(config, args.bits, args.macs, args.output)
+    wanted = stages(args.bits, args.macs)
+    compare(config, {args.only: wanted[args.only]} if args.only else wanted, args.output)
 
 
-def compare(config: RunConfig, bits: Sequence[float], macs: float, output: Path) -> list[Row]:
-    """Search every space within every budget, write and print the tables, and check the last winner's export.
+def compare(config: RunConfig, wanted: Mapping[str, list[BudgetConfig]], output: Path) -> list[Row]:
+    """Search every space within every budget of every stage, write and print the tables, check the last winner's export.
 
     Raises:
         SystemExit: the exported model is another one, or the joint space meets no budget.
     """
     rows: list[Row] = []
     last: tuple[Path, str] | None = None
-    for name, budgets in stages(bits, macs).items():
+    for name, budgets in wanted.items():
         stage = Stage(config, output, name, budgets)
         rows += stage.rows()
         last = stage.last or last

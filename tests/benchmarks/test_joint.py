@@ -141,7 +141,7 @@ def test_joint_is_never_worse_on_calibration_text_and_its_export_is_the_winner(
     content = tiny_config(
         model, text, space={"levels": levels, "drop": "branches"}, search=[{"method": "dp", "errors": "nmse"}]
     )
-    rows = compare(parse_config(content, "test"), [3.5], 0.8, tmp_path / "out")
+    rows = compare(parse_config(content, "test"), stages([3.5], 0.8), tmp_path / "out")
     by_name: Mapping[tuple[str, str], dict[str, Any]] = {(r["budget"], r["space"]): r for r in rows}
     assert len(by_name) == len(rows) == 10
     both = "bits 3.5, macs 0.8"

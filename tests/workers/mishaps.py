@@ -32,6 +32,7 @@ class Mishap:
     times: int
     folder: Path
     share: Share | None = None
+    held: None = None
     bad: bool = False
 
     @property
@@ -73,7 +74,7 @@ class Mishap:
         return evaluation
 
 
-def cannot_open(path: Path, share: Share) -> Landscape:
+def cannot_open(path: Path, share: Share, held: None) -> Landscape:
     """What a worker meets whose node lacks a folder."""
-    del share
+    del share, held
     raise FileNotFoundError(f"no levels at {path}")

@@ -10,6 +10,6 @@ def worker_processes() -> list[int]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(("ray::Worker", "ray::_Messenger")):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Worker"):
                 found.append(process.pid)
     return found

@@ -19,7 +19,8 @@ from paretopress.evaluators.trial import Evaluation, Slopes, Trial, joined_slope
 from paretopress.workers import Landscape, LocalPool
 from paretopress.workers.configuration import RayConfig
 from paretopress.workers.ray_cluster import Share
-from paretopress.workers.ray_pool import Open, RayPool
+from paretopress.workers.ray_pool import RayPool
+from paretopress.workers.ray_worker import Open
 from tests.toys import bits_space
 from tests.workers.mishaps import Mishap, cannot_open
 from tests.workers.ray_processes import worker_processes
@@ -59,7 +60,7 @@ def make(cluster: None) -> Iterator[Callable[..., RayPool]]:
         pool.close()
 
 
-def landscape(share: Share) -> Landscape:
+def landscape(share: Share, held: None) -> Landscape:
     assert 0 < share.host <= share.device == 1
     return LANDSCAPE
 
@@ -82,8 +83,8 @@ class WithoutSlopes(Landscape):
             yield from super().evaluate([trial])
 
 
-def no_slopes(share: Share) -> Landscape:
-    del share
+def no_slopes(share: Share, held: None) -> Landscape:
+    del share, held
     return WithoutSlopes(SPACE, 32)
 
 
