@@ -24,6 +24,7 @@ from ..spaces.checkpoint import Checkpoint
 from ..spaces.construction import build_space
 from ..spaces.database import LevelDatabase
 from ..spaces.files import digest
+from ..spaces.labels import parse_label, stored_bits
 from ..spaces.latency import read_latency
 from ..spaces.space import Space
 from ..spaces.structure import Structure, find_structure
@@ -93,6 +94,17 @@ class Assembly:
     def labels(self) -> dict[str, tuple[str, ...]]:
         """Labels to build, by layer."""
         return labels_to_build(self.space)
+
+    @property
+    def level_bytes(self) -> int:
+        """Of all levels once they are built."""
+        linears = (*self.structure.linears, *self.structure.ends.linears)
+        shapes = {linear.path: (linear.out_features, linear.in_features) for linear in linears}
+        return sum(
+            -(-stored_bits(parse_label(label), shapes[layer]) // 8)
+            for layer, labels in self.labels.items()
+            for label in labels
+        )
 
     @cached_property
     def runner(self) -> GradientRunner:

@@ -4,7 +4,6 @@ from contextlib import closing
 from pathlib import Path
 
 from ..spaces.budget import in_units
-from ..spaces.labels import parse_label, stored_bits
 from .assembly import Assembly
 from .configuration import RunConfig
 from .event import duration
@@ -46,7 +45,7 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
         f"time: at most {duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",
         f"memory: {site.description}",
-        f"disk: {_disk(assembly):,} bytes of levels in {assembly.databases}, "
+        f"disk: {assembly.level_bytes:,} bytes of levels in {assembly.databases}, "
         f"{len(assembly.database.errors())} of {len(assembly.labels)} layers built already",
     ]
 
@@ -54,13 +53,3 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
 def _unknown(assembly: Assembly) -> dict[str, dict[str, float]]:
     """Layer errors before they are known: the amount of work does not depend on them."""
     return {unit.name: dict.fromkeys(unit.index, 0.0) for unit in assembly.space.units}
-
-
-def _disk(assembly: Assembly) -> int:
-    shapes = {n.path: (n.out_features, n.in_features) for n in assembly.structure.linears}
-    shapes |= {n.path: (n.out_features, n.in_features) for n in assembly.structure.ends.linears}
-    return sum(
-        -(-stored_bits(parse_label(label), shapes[layer]) // 8)
-        for layer, labels in assembly.labels.items()
-        for label in labels
-    )

@@ -1,5 +1,6 @@
 """Heavy work by workers on a Ray cluster; this process needs neither their hardware nor their memory."""
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from ..workers.ray_errand import RayErrands
 from ..workers.ray_pool import RayPool
 from .assembly import Assembly, assemble
 from .configuration import RunConfig
+from .sending import MOST, Files, elsewhere, packed, unpacked
 from .settings import differences
 from .site import LocalSite, Say
 
@@ -24,8 +26,18 @@ Data = Mapping[str, Sequences]
 Levels = Mapping[str, bytes] | None
 """The level database's files, for nodes that do not see its folder; None where they are too large."""
 
-MOST = 256 << 20
-"""Bytes of levels that are sent; they stay in the object store of the node that searches."""
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a worker finds files.
+
+    Attributes:
+        databases: the levels.
+        sent: what it may not see.
+    """
+
+    databases: Path
+    sent: Callable[[], Mapping[str, Files]]
 
 
 @dataclass(frozen=True)
@@ -60,10 +72,9 @@ class RaySite:
             self._workers, evaluation = place(
                 config.evaluation, workers, gpus=has_gpus(), cores=fewest_cores()
             )
-            there = _elsewhere(config.model_copy(update={"evaluation": evaluation}))
-            self._errands = RayErrands(
-                partial(_open, there, databases.resolve(), outline.data), self._workers
-            )
+            there = elsewhere(config.model_copy(update={"evaluation": evaluation}))
+            self._folders = Folders(databases.resolve(), partial(fetch, share_out(packed(there))))
+            self._errands = RayErrands(partial(_open, there, self._folders, outline.data), self._workers)
             found = self._errands.call(_look)
             self.assembly: Assembly = replace(
                 outline,
@@ -92,9 +103,15 @@ class RaySite:
         """As `Site` has it.
 
         Raises:
-            ValueError: this process does not see what was built.
+            ValueError: the worker has another folder than this process, and the levels are too large to send.
         """
         database = self.assembly.database
+        if self.assembly.level_bytes > MOST and not self._shared():
+            raise ValueError(
+                f"{self.assembly.level_bytes:,} bytes of levels are too large to send ({MOST >> 20} MiB), and "
+                f"{self.assembly.databases} is another folder where they would be built; use a run folder that every "
+                "node sees"
+            )
         lacking = self._hand.call(_lacking) if database.errors() else 0
         known = _dumped(self.assembly) if lacking else None
         self._hand.call(partial(_build, known, self.recipe), progress)
@@ -103,9 +120,19 @@ class RaySite:
             database.restore(content)
         if missing := _missing(self.assembly):
             raise ValueError(
-                f"levels of {missing} layers were built by a worker, but are not in {database.path} here and too "
-                f"large to send ({MOST >> 20:,} MiB); use a run folder that every node sees"
+                f"levels of {missing} layers were built, but are not in {database.path}; build them again"
             )
+
+    def _shared(self) -> bool:
+        """Whether the worker sees a file that is written here."""
+        folder = self.assembly.databases
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / f".seen-{secrets.token_hex(8)}"
+        mark.touch()
+        try:
+            return self._hand.call(partial(_sees, mark.name))
+        finally:
+            mark.unlink()
 
     def pool(self, say: Say = lambda text: None) -> RayPool:
         """As `Site` has it; the worker that built is the first."""
@@ -113,8 +140,8 @@ class RaySite:
         self._sent = share_out(_dumped(assembly))
         opened = partial(
             open_evaluator,
-            _elsewhere(assembly.config),
-            assembly.databases.resolve(),
+            elsewhere(assembly.config),
+            self._folders,
             assembly.data,
             self.recipe,
             partial(fetch, self._sent),
@@ -140,21 +167,26 @@ def place(
         workers: of the run.
         gpus: whether the cluster has any.
         cores: of its smallest node; threads change the last bits of values, so they are the same everywhere.
+
+    Raises:
+        ValueError: devices and GPUs that differ in number.
     """
     device = evaluation.device
     if device == "auto":
         device = "cuda" if (gpus if workers.gpus is None else workers.gpus) else "cpu"
     devices = device.split(",") if device.startswith("cuda") else []
     each = float(len(devices)) if workers.gpus is None else workers.gpus
+    if len(devices) > 1 and each != len(devices):
+        raise ValueError(
+            f"evaluation.device {device!r} is of {len(devices)} GPUs, workers.gpus of {each:g}; leave one of them out"
+        )
     threads = evaluation.threads
     if threads == "auto":
         threads = max(int(cores if workers.cpus is None or each else workers.cpus), 1)
     cpus = 0.0 if each else float(threads)
     placed = {"gpus": each, "cpus": cpus if workers.cpus is None else workers.cpus}
-    if len(devices) > 1:
-        device = ",".join(f"cuda:{n}" for n in range(len(devices)))
-    elif devices:
-        device = "cuda"
+    if devices:
+        device = ",".join(f"cuda:{n}" for n in range(int(each))) if each > 1 else "cuda"
     return (
         workers.model_copy(update=placed),
         evaluation.model_copy(update={"device": device, "threads": threads}),
@@ -163,7 +195,7 @@ def place(
 
 def open_evaluator(
     config: Mapping[str, Any],
-    databases: Path,
+    folders: Folders,
     data: Data,
     recipe: Mapping[str, Any],
     levels: Callable[[], Levels],
@@ -174,7 +206,7 @@ def open_evaluator(
 
     Args:
         config: resolved, as JSON values.
-        databases: where the levels are, or are written.
+        folders: where the levels are, or are written.
         data: the sequences.
         recipe: what decides a value where the levels were built.
         levels: gives them where this machine does not see them.
@@ -185,7 +217,7 @@ def open_evaluator(
         ValueError: something else decides a value here.
         FileNotFoundError: model or levels are not here.
     """
-    site = held or LocalSite(_assembly(config, databases, data, share))
+    site = held or _open(config, folders, data, share)
     assembly = site.assembly
     _compare(recipe["recipe"], assembly.recipe)
     if _missing(assembly) and (content := levels()):
@@ -204,12 +236,10 @@ def _compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         )
 
 
-def _assembly(config: Mapping[str, Any], databases: Path, data: Data, share: Share) -> Assembly:
-    return assemble(RunConfig.model_validate(config), databases, data, host=share.host, device=share.device)
-
-
-def _open(config: Mapping[str, Any], databases: Path, data: Data, share: Share) -> LocalSite:
-    return LocalSite(_assembly(config, databases, data, share))
+def _open(config: Mapping[str, Any], folders: Folders, data: Data, share: Share) -> LocalSite:
+    content = unpacked(config, folders.databases.parent / "sent", folders.sent)
+    run = RunConfig.model_validate(content)
+    return LocalSite(assemble(run, folders.databases, data, host=share.host, device=share.device))
 
 
 def _look(site: LocalSite, say: Say) -> _Found:
@@ -234,6 +264,11 @@ def _build(known: Levels, recipe: Mapping[str, Any], site: LocalSite, say: Say) 
     site.build(say)
 
 
+def _sees(name: str, site: LocalSite, say: Say) -> bool:
+    del say
+    return (site.assembly.databases / name).exists()
+
+
 def _lacking(site: LocalSite, say: Say) -> int:
     del say
     return _missing(site.assembly)
@@ -251,13 +286,3 @@ def _dumped(assembly: Assembly) -> Levels:
 def _missing(assembly: Assembly) -> int:
     """Layers whose levels are not in the database that this process sees."""
     return len(assembly.labels.keys() - assembly.database.errors().keys())
-
-
-def _elsewhere(config: RunConfig) -> dict[str, Any]:
-    """The configuration for a process with another working directory."""
-    content = config.model_dump(mode="json")
-    if Path(config.model).is_dir():
-        content["model"] = str(Path(config.model).resolve())
-    if config.space.latency:
-        content["space"]["latency"] = str(Path(config.space.latency).resolve())
-    return content

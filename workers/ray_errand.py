@@ -84,6 +84,11 @@ class RayErrands(Generic[Held]):
                 raise ValueError(
                     f"a worker could not start: {missing}; install the same packages on every node"
                 ) from None
+            if "never ran" in str(error):
+                raise ConnectionError(
+                    "the cluster ended a worker before it began, as for a process that is gone: it could not reach this "
+                    "one; give both the same RAY_AUTH_MODE and token"
+                ) from None
             raise
         self._heard = 0
 

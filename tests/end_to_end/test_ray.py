@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from paretopress.search import ray_site
 from paretopress.search.assembly import assemble
 from paretopress.search.configuration import RunConfig
-from paretopress.search.ray_site import RaySite, _open, open_evaluator
+from paretopress.search.ray_site import Folders, RaySite, _open, open_evaluator
+from paretopress.search.sending import elsewhere, packed
 from paretopress.search.site import LocalSite
 from paretopress.spaces.database import LevelDatabase
 from paretopress.workers.configuration import RayConfig
@@ -50,28 +52,31 @@ def test_two_workers_find_the_same_front(
 def test_a_worker_whose_values_would_differ_says_in_what(tiny: Tiny, tmp_path: Path) -> None:
     config = RunConfig.model_validate(tiny.content())
     assembly = assemble(config, tmp_path)
-    content, share = assembly.config.model_dump(mode="json"), Share()
+    content, share = elsewhere(assembly.config), Share()
+    folders = Folders(tmp_path, dict)
     here = assembly.evaluator().recipe
     other = {**assembly.recipe, "numerics": {**assembly.recipe["numerics"], "torch": "0.1"}}
     nothing: Callable[[], None] = lambda: None  # noqa: E731
     with pytest.raises(
         ValueError, match=r"not be comparable: numerics\.torch is .*, not \"0\.1\"; use nodes"
     ):
-        open_evaluator(content, tmp_path, assembly.data, {**here, "recipe": other}, nothing, share)
+        open_evaluator(content, folders, assembly.data, {**here, "recipe": other}, nothing, share)
     with pytest.raises(FileNotFoundError, match=r"no levels at .*; use a folder that every node sees"):
-        open_evaluator(content, tmp_path, assembly.data, here, nothing, share)
+        open_evaluator(content, folders, assembly.data, here, nothing, share)
     assembly.build(lambda part: None)
-    opened = open_evaluator(content, tmp_path, assembly.data, here, nothing, share)
+    opened = open_evaluator(content, folders, assembly.data, here, nothing, share)
     assert opened.fingerprint == assembly.evaluator().fingerprint
     away = tmp_path / "away"
-    opened = open_evaluator(content, away, assembly.data, here, assembly.database.dump, share)
+    lost = {**content, "model": "/nowhere/model"}
+    there = Folders(away / "databases", partial(packed, content))
+    opened = open_evaluator(lost, there, assembly.data, here, assembly.database.dump, share)
     assert opened.database.errors() == assembly.database.errors()
-    copy = LevelDatabase(away / assembly.database.path.name, assembly.database.recipe)
+    copy = LevelDatabase(away / "databases" / assembly.database.path.name, assembly.database.recipe)
     assert copy.dump() == assembly.database.dump()
 
 
 def test_levels_come_from_a_worker_that_has_a_disk_of_its_own(
-    tiny: Tiny, tmp_path: Path, cluster: dict[str, str]
+    tiny: Tiny, tmp_path: Path, cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RunConfig.model_validate(tiny.content(workers={"kind": "ray", "cpus": 1}))
     assert isinstance(config.workers, RayConfig)
@@ -79,12 +84,22 @@ def test_levels_come_from_a_worker_that_has_a_disk_of_its_own(
         local = LocalSite(assemble(config, tmp_path / "local"))
         assert site.fingerprint == local.fingerprint
         assert site.check().perplexity == local.check().perplexity
+        assert site._shared()
         # Another folder stands for another machine's.
-        opened = partial(_open, site.assembly.config.model_dump(mode="json"), tmp_path / "there")
+        there = {**elsewhere(site.assembly.config), "model": "/nowhere/model"}
+        sent = partial(packed, elsewhere(site.assembly.config))
+        opened = partial(_open, there, Folders(tmp_path / "there" / "databases", sent))
         site._errands = RayErrands(partial(opened, site.assembly.data), config.workers)
         told: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_site, "MOST", 0)
+            with pytest.raises(
+                ValueError, match=r"bytes of levels are too large to send .* is another folder"
+            ):
+                site.build(told.append)
+        assert told == []
         site.build(told.append)
         local.build(lambda part: None)
         assert len(told) == 2
         assert site.assembly.database.dump() == local.assembly.database.dump()
-        assert (tmp_path / "there").is_dir()
+        assert not list((tmp_path / "here").glob(".*"))

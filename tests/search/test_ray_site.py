@@ -28,6 +28,8 @@ CORES = 6
         ({"device": "cpu"}, {}, True, "cpu", (0, CORES)),
         ({"device": "cuda:3"}, {}, True, "cuda", (1, 0)),
         ({"device": "cuda:2,cuda:5"}, {}, True, "cuda:0,cuda:1", (2, 0)),
+        ({}, {"gpus": 2}, True, "cuda:0,cuda:1", (2, 0)),
+        ({"device": "cuda"}, {"gpus": 3}, True, "cuda:0,cuda:1,cuda:2", (3, 0)),
     ],
 )
 def test_devices_threads_and_what_is_asked_for(
@@ -42,3 +44,9 @@ def test_devices_threads_and_what_is_asked_for(
     assert there.device == device
     assert (placed.gpus, placed.cpus) == asked
     assert there.threads == evaluation.get("threads", CORES if asked[0] or "cpus" not in workers else 4)
+
+
+def test_devices_and_gpus_of_different_number_are_refused() -> None:
+    given = RayConfig.model_validate({"kind": "ray", "gpus": 0.5})
+    with pytest.raises(ValueError, match=r"'cuda:0,cuda:1' is of 2 GPUs, workers.gpus of 0.5; leave one"):
+        place(EvaluationConfig(device="cuda:0,cuda:1"), given, gpus=True, cores=CORES)
