@@ -1,6 +1,7 @@
 """Heavy work by workers on a Ray cluster; this process needs neither their hardware nor their memory."""
 
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,9 @@ from .site import LocalSite, Say
 Data = Mapping[str, Sequences]
 Levels = Mapping[str, bytes] | None
 """The level database's files, for nodes that do not see its folder; None where they are too large."""
+
+
+_LATE = 60.0  # seconds that a network file system may keep what it knew of a folder
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ def open_evaluator(
     _compare(recipe["recipe"], assembly.recipe)
     if _missing(assembly) and (content := levels()):
         assembly.database.restore(content)
-    if _missing(assembly):
+    if _awaited(assembly):
         raise FileNotFoundError(f"no levels at {assembly.database.path}; use a folder that every node sees")
     _compare(recipe, site.recipe)
     return site.evaluator
@@ -286,3 +290,12 @@ def _dumped(assembly: Assembly) -> Levels:
 def _missing(assembly: Assembly) -> int:
     """Layers whose levels are not in the database that this process sees."""
     return len(assembly.labels.keys() - assembly.database.errors().keys())
+
+
+def _awaited(assembly: Assembly) -> int:
+    """Layers that are missing still after a while: shared folders show late what another machine wrote."""
+    until = time.monotonic() + _LATE
+    while (missing := _missing(assembly)) and assembly.database.path.is_dir() and time.monotonic() < until:
+        time.sleep(1.0)
+        assembly.database.refresh()
+    return missing

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -14,7 +15,7 @@ import pytest
 from paretopress.search import ray_site
 from paretopress.search.assembly import assemble
 from paretopress.search.configuration import RunConfig
-from paretopress.search.ray_site import Folders, RaySite, _open, open_evaluator
+from paretopress.search.ray_site import Folders, RaySite, _awaited, _open, open_evaluator
 from paretopress.search.sending import elsewhere, packed
 from paretopress.search.site import LocalSite
 from paretopress.spaces.database import LevelDatabase
@@ -73,6 +74,20 @@ def test_a_worker_whose_values_would_differ_says_in_what(tiny: Tiny, tmp_path: P
     assert opened.database.errors() == assembly.database.errors()
     copy = LevelDatabase(away / "databases" / assembly.database.path.name, assembly.database.recipe)
     assert copy.dump() == assembly.database.dump()
+
+
+def test_levels_that_a_shared_folder_shows_late_are_waited_for(tiny: Tiny, tmp_path: Path) -> None:
+    config = RunConfig.model_validate(tiny.content())
+    built = assemble(config, tmp_path)
+    built.build(lambda part: None)
+    record = next(built.database.path.glob("*.safetensors.json"))
+    late = tmp_path / "late"
+    record.rename(late)
+    timer = threading.Timer(0.5, late.rename, [record])
+    timer.start()
+    assert _awaited(assemble(config, tmp_path)) == 0
+    timer.join()
+    assert _awaited(assemble(config, tmp_path / "nowhere")) == len(built.labels)
 
 
 def test_levels_come_from_a_worker_that_has_a_disk_of_its_own(
