@@ -74,6 +74,23 @@ class Mishap:
         return evaluation
 
 
+def given(landscape: Landscape, share: Share, held: None) -> Landscape:
+    """What opens without a mishap."""
+    assert held is None
+    assert 0 < share.host <= share.device == 1
+    return landscape
+
+
+class WithoutSlopes(Landscape):
+    """Raises where slopes are asked for."""
+
+    def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
+        for trial in trials:
+            if trial.slopes:
+                raise RuntimeError("no slopes here")
+            yield from super().evaluate([trial])
+
+
 def cannot_open(path: Path, share: Share, held: None) -> Landscape:
     """What a worker meets whose node lacks a folder."""
     del share, held

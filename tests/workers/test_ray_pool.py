@@ -6,9 +6,8 @@ import os
 import random
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ import pytest
 from paretopress.evaluators.trial import Evaluation, Slopes, Trial, joined_slopes
 from paretopress.workers import Landscape, LocalPool
 from paretopress.workers.configuration import RayConfig
-from paretopress.workers.ray_cluster import Share
 from paretopress.workers.ray_pool import RayPool
 from paretopress.workers.ray_worker import Open
 from tests.toys import bits_space
-from tests.workers.mishaps import Mishap, cannot_open
+from tests.workers.mishaps import Mishap, WithoutSlopes, cannot_open, given
 from tests.workers.ray_processes import worker_processes
 from tests.workers.simulations import ROUGH, at, random_profiles
 
@@ -32,6 +30,8 @@ ray = pytest.importorskip("ray")
 SPACE = bits_space()
 LANDSCAPE = Landscape(SPACE, 32, 0, **ROUGH)
 PROFILES = list(dict.fromkeys(random_profiles(SPACE, 40)))[:24]
+SHORT = [Trial(n, p, at(0, 4)) for n, p in enumerate(PROFILES)]
+OPENED = partial(given, LANDSCAPE)
 TRIALS = [Trial(n, p, at(0, 16) if n % 3 else at(5, 7, seed=3)) for n, p in enumerate(PROFILES)]
 
 
@@ -60,32 +60,12 @@ def make(cluster: None) -> Iterator[Callable[..., RayPool]]:
         pool.close()
 
 
-def landscape(share: Share, held: None) -> Landscape:
-    assert 0 < share.host <= share.device == 1
-    return LANDSCAPE
-
-
 def settle(pool: RayPool, number: int) -> None:
     """Use the pool until all its workers are there."""
     began = time.monotonic()
     while pool.size < number and time.monotonic() - began < 60:
         assert by_position(list(pool.run(TRIALS))) == WANTED
     assert pool.size == number
-
-
-class WithoutSlopes(Landscape):
-    """Raises where slopes are asked for."""
-
-    def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        for trial in trials:
-            if trial.slopes:
-                raise RuntimeError("no slopes here")
-            yield from super().evaluate([trial])
-
-
-def no_slopes(share: Share, held: None) -> Landscape:
-    del share, held
-    return WithoutSlopes(SPACE, 32)
 
 
 Values = dict[tuple[int, int], tuple[float, float]]
@@ -119,7 +99,7 @@ SLOPES = slopes_of(list(LocalPool(LANDSCAPE).run([SLOPED])))
 def test_answers_do_not_depend_on_how_many_workers_there_are(
     make: Callable[..., RayPool], number: int
 ) -> None:
-    pool = make(landscape, number=number)
+    pool = make(OPENED, number=number)
     found = list(pool.run([*TRIALS, SLOPED]))
     assert by_position([e for e in found if not e.trial.slopes]) == WANTED
     assert slopes_of([e for e in found if e.trial.slopes]) == SLOPES
@@ -147,22 +127,21 @@ def test_a_model_that_always_fails_takes_no_other_with_it(
     make: Callable[..., RayPool], tmp_path: Path, kind: str, error: str
 ) -> None:
     pool = make(partial(Mishap, LANDSCAPE, kind, PROFILES[5], 1000, tmp_path), retries=1)
-    found = list(pool.run(TRIALS))
+    found = list(pool.run(SHORT))
     failed = {e.trial.number: e for e in found if e.error is not None}
     assert set(failed) == {5}
     assert error in str(failed[5].error)
     assert failed[5].fitness == math.inf
-    assert by_position([e for e in found if e.error is None]) == {
-        place: pair for place, pair in WANTED.items() if place[0] != 5
-    }
+    assert by_position([e for e in found if e.error is None]) == by_position(
+        [e for e in LocalPool(LANDSCAPE).run(SHORT) if e.trial.number != 5]
+    )
 
 
 def test_a_model_without_finite_values_is_tried_once_more(
     make: Callable[..., RayPool], tmp_path: Path
 ) -> None:
     pool = make(partial(Mishap, LANDSCAPE, "nan", PROFILES[3], 1000, tmp_path))
-    trials = [Trial(n, p, at(0, 4)) for n, p in enumerate(PROFILES)]
-    found = {e.trial.number: e for e in pool.run(trials)}
+    found = {e.trial.number: e for e in pool.run(SHORT)}
     assert {n for n, e in found.items() if e.error} == {3}
     assert found[3].error == "the fitness is not finite"
     assert len(list(tmp_path.iterdir())) == 2
@@ -177,7 +156,7 @@ def test_bad_input_ends_the_search_at_once(make: Callable[..., RayPool], tmp_pat
 def test_slopes_that_cannot_be_had_end_the_search_and_change_nothing_in_it(
     make: Callable[..., RayPool],
 ) -> None:
-    pool = make(no_slopes, retries=1)
+    pool = make(partial(given, WithoutSlopes(SPACE, 32)), retries=1)
     with pytest.raises(
         ConnectionError, match=r"slopes failed 2 times: RuntimeError: no slopes here; the same"
     ):
@@ -214,7 +193,7 @@ def test_a_worker_that_cannot_open_the_model_names_its_node(make: Callable[..., 
 
 
 def test_nobody_waits_for_ever_for_a_worker(make: Callable[..., RayPool]) -> None:
-    pool = make(landscape, cpus=1000, patience=1.0)
+    pool = make(OPENED, cpus=1000, patience=1.0)
     with pytest.raises(
         TimeoutError, match=r"no worker could start in 1 s: each asks for 0 GPUs and 1000 CPUs, free are"
     ):
@@ -230,7 +209,7 @@ def test_a_run_that_is_given_up_leaves_the_next_alone(make: Callable[..., RayPoo
 
 
 def test_as_many_workers_as_the_cluster_has_room_for(make: Callable[..., RayPool]) -> None:
-    pool = make(landscape, number=None, cpus=4)
+    pool = make(OPENED, number=None, cpus=4)
     settle(pool, 2)
 
 
@@ -238,20 +217,15 @@ def test_killed_workers_change_nothing(make: Callable[..., RayPool], tmp_path: P
     pool = make(
         partial(Mishap, LANDSCAPE, "slow", None, 100_000, tmp_path), number=3, retries=100, max_failures=1000
     )
-    rng, done, kills = random.Random(0), threading.Event(), []
-
-    def kill_now_and_then() -> None:
-        while not done.wait(0.3):
-            if workers := worker_processes():
-                kills.append(rng.choice(workers))
-                os.kill(kills[-1], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_now_and_then)
-    killer.start()
-    try:
-        while len(kills) < 5:
-            assert by_position(list(pool.run(TRIALS))) == WANTED
-    finally:
-        done.set()
-        killer.join()
-    assert 1 <= len(pool.failures) <= len(kills)
+    settle(pool, 3)
+    rng, kills = random.Random(0), 0
+    while kills < 5:
+        found = []
+        for answer in pool.run(TRIALS):
+            found.append(answer)
+            if len(found) % 20 == 10 and kills < 5 and (workers := worker_processes()):
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                kills += 1
+        assert by_position(found) == WANTED
+    settle(pool, 3)
+    assert 1 <= len(pool.failures) <= kills
