@@ -26,13 +26,15 @@ from ..spaces.space import Profile, Space
 from ..spaces.structure import Block
 from .data import Sequences
 from .fitness import FitnessConfig, fitness_of
+from .installing import Configuration, configuration, install, wanted
+from .loaded import LoadedBlock
 from .memory import MemoryPlan
 from .recent import RecentTensors
-from .runner import BlockRunner, LoadedBlock
+from .runner import BlockRunner
 from .scores import Scorer, Student
 from .slope_answers import SlopeAnswers
 from .trial import Evaluation, Fidelity, Trial
-from .weights import DENSE, BlockWeights, Key
+from .weights import BlockWeights, Key
 
 SLICE = 128
 """Profiles after which answers are given, so that an interruption costs no more."""
@@ -41,9 +43,6 @@ _WAVE = 16  # micro-batches handed over at once; as many as go side by side at m
 
 Assignment = Mapping[str, str]
 """Layer path to label; what is not named is dense."""
-
-_Configuration = tuple[Key, ...]
-"""Layers of one block and their labels, in order."""
 
 
 @dataclass
@@ -93,7 +92,7 @@ class PopulationEvaluator:
             runner.checkpoint, runner.structure, database, runner.dtype, runner.place, memory.residency
         )
         self.teacher = RecentTensors(teacher)
-        self._slopes = SlopeAnswers(space, database, runner, fitness, teacher)
+        self._slopes = SlopeAnswers(space, self.weights, runner, fitness, teacher)
         # Of nothing that holds this evaluator: it would wait for the garbage collector with all it has on a device.
         install_head = partial(_install_end, runner, self.weights, self._head)
         self._score = Scorer(runner, fitness, chunk, install_head)
@@ -230,8 +229,8 @@ class PopulationEvaluator:
             _install_end(self.runner, self.weights, self._embedding, label)
             nodes.append(_Node(candidates, [self.runner.embed(tokens_BT) for tokens_BT in tokens]))
         blocks = self.runner.structure.blocks
-        wanted = [_wanted(block, assignments) for block in blocks]
-        with closing(self.weights.stream(wanted)) as stream:
+        needed = [wanted(block, assignments) for block in blocks]
+        with closing(self.weights.stream(needed)) as stream:
             for block, weights in zip(blocks, stream, strict=True):
                 with record_function("blocks"):
                     nodes = self._block(block, nodes, assignments, weights)
@@ -245,18 +244,18 @@ class PopulationEvaluator:
         weights: Mapping[Key, Tensor],
     ) -> list[_Node]:
         """Run one block for all nodes, every distinct configuration installed once."""
-        members: dict[_Configuration, list[tuple[_Node, _Node]]] = {}
+        members: dict[Configuration, list[tuple[_Node, _Node]]] = {}
         for node in nodes:
-            here: dict[_Configuration, list[int]] = {}
+            here: dict[Configuration, list[int]] = {}
             for candidate in node.candidates:
-                here.setdefault(_configuration(block, assignments[candidate]), []).append(candidate)
-            for configuration, candidates in here.items():
+                here.setdefault(configuration(block, assignments[candidate]), []).append(candidate)
+            for keys, candidates in here.items():
                 child = _Node(candidates, [])
-                members.setdefault(configuration, []).append((node, child))
+                members.setdefault(keys, []).append((node, child))
             node.children = len(here)
         with self.runner.block(block.index, dense=False) as loaded:
-            for configuration, parts in members.items():
-                _install(loaded, configuration, weights)
+            for keys, parts in members.items():
+                install(loaded, keys, weights)
                 _run(loaded, parts)
         return [child for parts in members.values() for _, child in parts]
 
@@ -286,25 +285,6 @@ def _install_end(runner: BlockRunner, weights: BlockWeights, layer: str, label: 
 
 def _teacher_key(fidelity: Fidelity, micro_batch: int) -> tuple[str, int, int, int]:
     return fidelity.data, fidelity.seed, fidelity.length, micro_batch
-
-
-def _configuration(block: Block, labels: Assignment) -> _Configuration:
-    return tuple((linear.path, labels.get(linear.path, DENSE)) for linear in block.linears)
-
-
-def _wanted(block: Block, assignments: Sequence[Assignment]) -> set[Key]:
-    """The matrices that these models have in one block."""
-    return {key for labels in assignments for key in _configuration(block, labels) if key[1] != "drop"}
-
-
-def _install(loaded: LoadedBlock, configuration: _Configuration, weights: Mapping[Key, Tensor]) -> None:
-    labels = dict(configuration)
-    dropped = [
-        branch.kind
-        for branch in loaded.block.branches
-        if all(labels[linear.path] == "drop" for linear in branch.linears)
-    ]
-    loaded.install({key[0]: weights[key] for key in configuration if key[1] != "drop"}, dropped)
 
 
 def _run(loaded: LoadedBlock, parts: Sequence[tuple[_Node, _Node]]) -> None:

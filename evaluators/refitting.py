@@ -30,9 +30,10 @@ from ..spaces.database import Errors, LevelDatabase
 from ..spaces.layer_error import layer_errors
 from ..spaces.packed import Packed
 from ..spaces.replay import Replays
-from ..spaces.structure import Block, Linear, Structure
+from ..spaces.structure import Linear, Structure
 from .building import CalibratedBuilderConfig, Labels, build_ends, part_of
 from .calibration import CalibrationStates, add_gram, host_copy
+from .installing import dropped_kinds
 from .loaded import LoadedBlock
 from .runner import BlockRunner
 
@@ -271,12 +272,3 @@ def _ends(
     """The compressed embedding, if the profile has one; the head follows the blocks."""
     path = structure.ends.embedding.path
     return {path: database.load(path, labels[path][0], device).dense()} if path in labels else {}
-
-
-def dropped_kinds(block: Block, assignment: Mapping[str, str]) -> tuple[str, ...]:
-    """Branches of a block all of whose layers are dropped."""
-    return tuple(
-        branch.kind
-        for branch in block.branches
-        if all(assignment.get(linear.path) == "drop" for linear in branch.linears)
-    )

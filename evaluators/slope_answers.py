@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..spaces.database import LevelDatabase
 from ..spaces.space import Space
 from .fitness import FitnessConfig
 from .gradients import GradientRunner
 from .runner import BlockRunner
 from .slopes import batches_of, level_slopes
 from .trial import Evaluation, Trial
+from .weights import BlockWeights
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class SlopeAnswers:
 
     Attributes:
         space: gives meaning to profiles.
-        database: the levels' weights.
+        weights: of the levels and of the dense model.
         runner: runs the model; must be a `GradientRunner` as soon as there is a trial.
         fitness: what is minimised.
         memory: bytes of host memory for hidden states; changes no bit.
     """
 
     space: Space
-    database: LevelDatabase
+    weights: BlockWeights
     runner: BlockRunner
     fitness: FitnessConfig
     memory: int
@@ -47,7 +47,7 @@ class SlopeAnswers:
         together = self._together(batches[0].tokens_BT.numel())
         try:
             found = level_slopes(
-                self.runner, self.space, self.database, trial.profile, batches, self.fitness, together
+                self.runner, self.space, self.weights, trial.profile, batches, self.fitness, together
             )
         except torch.OutOfMemoryError as failure:
             raise ValueError(

@@ -4,6 +4,7 @@ Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..spaces.database import LevelDatabase
 from ..spaces.space import DENSE, Profile, Space
 from ..spaces.structure import Block
-from ..spaces.unit import Unit
 from .calibration import host_copy
 from .fitness import FitnessConfig
 from .gradients import GradientRunner
+from .installing import configuration, install, wanted
 from .loaded import LoadedBlock
-from .refitting import dropped_kinds
 from .trial import Fidelity, SlopeSums
+from .weights import BlockWeights, Key
 
 Gradients = tuple[Tensor, Tensor]
 """Of the fitness and of the drawn tokens' log-likelihood, by hidden states (B, T, D) of one micro-batch."""
@@ -29,6 +29,19 @@ Floats = npt.NDArray[np.float64]
 
 _Sums = dict[str, dict[str, Floats]]
 """By unit and label the first and the second order (M, 2) of each of M micro-batches."""
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What the units of a block may become.
+
+    Attributes:
+        branches: unit and label of each branch's other state to what the model then is.
+        layers: unit, label and layer of each other level.
+    """
+
+    branches: Mapping[tuple[str, str], Mapping[str, str]]
+    layers: Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ def batches_of(fidelity: Fidelity, tokens_NT: np.ndarray, size: int) -> list[Bat
 def level_slopes(
     runner: GradientRunner,
     space: Space,
-    database: LevelDatabase,
+    weights: BlockWeights,
     profile: Profile,
     batches: Sequence[Batch],
     fitness: FitnessConfig,
@@ -90,7 +103,7 @@ def level_slopes(
     Args:
         runner: of the dense model.
         space: whose units are moved.
-        database: its levels.
+        weights: of its levels and of the dense model.
         profile: to move from.
         batches: every micro-batch.
         fitness: what is minimised.
@@ -109,7 +122,7 @@ def level_slopes(
         raise ValueError(
             f"unit {outside[0]!r} lies outside the blocks, where no slope is known; measure its levels instead"
         )
-    around = _Around(runner, space, database, profile)
+    around = _Around(runner, space, weights, profile)
     starts = range(0, len(batches), together)
     return SlopeSums.joined([around.sums(batches[first : first + together], fitness) for first in starts])
 
@@ -117,12 +130,10 @@ def level_slopes(
 class _Around:
     """One profile's way through the model and back."""
 
-    def __init__(
-        self, runner: GradientRunner, space: Space, database: LevelDatabase, profile: Profile
-    ) -> None:
+    def __init__(self, runner: GradientRunner, space: Space, weights: BlockWeights, profile: Profile) -> None:
         self.runner = runner
         self.space = space
-        self.database = database
+        self.weights = weights
         self.profile = profile
         self.assignment = space.assignment(profile)
 
@@ -137,8 +148,16 @@ class _Around:
                 gradient_BTD[batch.count :] = 0.0
             gradients.append((host_copy(pair[0]), host_copy(pair[1])))
         sums: _Sums = {unit.name: {} for unit in self.space.units}
-        for block in reversed(self.runner.structure.blocks):
-            self.backward(block, before.pop(), gradients, sums)
+        blocks = self.runner.structure.blocks
+        moves = [self._moves(block) for block in blocks]
+        needed = [
+            wanted(block, [self.assignment, *move.branches.values()])
+            | {(path, label) for _, label, path in move.layers}
+            for block, move in zip(blocks, moves, strict=True)
+        ]
+        with closing(self.weights.stream(needed, backwards=True)) as stream:
+            for block, matrices in zip(reversed(blocks), stream, strict=True):
+                self.backward(block, moves[block.index], matrices, before.pop(), gradients, sums)
         rows = [sums_M2 for row in sums.values() for sums_M2 in row.values()]
         return SlopeSums(
             {unit: tuple(row) for unit, row in sums.items()},
@@ -148,30 +167,38 @@ class _Around:
 
     def forward(self, tokens: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
         """Host copies of the states before every block, after the last, and of the dense model after the last."""
-        runner = self.runner
+        runner, blocks = self.runner, self.runner.structure.blocks
         before = [[host_copy(runner.embed(tokens_BT.to(runner.device))) for tokens_BT in tokens]]
         dense = before[0]
-        for block in runner.structure.blocks:
-            with runner.block(block.index) as loaded:
-                if self.assignment:
-                    dense = [host_copy(loaded(states_BTD)) for states_BTD in dense]
-                self._install(loaded, self.assignment)
-                before.append([host_copy(loaded(states_BTD)) for states_BTD in before[-1]])
-                loaded.install({})
+        needed = [wanted(block, [self.assignment, {}]) for block in blocks]
+        with closing(self.weights.stream(needed)) as stream:
+            for block, matrices in zip(blocks, stream, strict=True):
+                with runner.block(block.index, dense=False) as loaded:
+                    if self.assignment:
+                        install(loaded, configuration(block, {}), matrices)
+                        dense = [host_copy(loaded(states_BTD)) for states_BTD in dense]
+                    install(loaded, configuration(block, self.assignment), matrices)
+                    before.append([host_copy(loaded(states_BTD)) for states_BTD in before[-1]])
         last = before.pop()
         return before, last, dense if self.assignment else last
 
     def backward(
-        self, block: Block, before: Sequence[Tensor], gradients: Sequence[Gradients], sums: _Sums
+        self,
+        block: Block,
+        moves: _Moves,
+        matrices: Mapping[Key, Tensor],
+        before: Sequence[Tensor],
+        gradients: Sequence[Gradients],
+        sums: _Sums,
     ) -> None:
         """Add the slopes of a block's units to `sums`, and take the gradients past it, in place."""
-        branches, layers = self._units(block)
-        with self.runner.block(block.index) as loaded:
-            self._install(loaded, self.assignment)
-            if branches:
-                self._add_branches(loaded, branches, before, gradients, sums)
-                self._install(loaded, self.assignment)
-            changes = self._changes(layers, block)
+        here = configuration(block, self.assignment)
+        with self.runner.block(block.index, dense=False) as loaded:
+            install(loaded, here, matrices)
+            if moves.branches:
+                self._add_branches(loaded, moves, matrices, before, gradients, sums)
+                install(loaded, here, matrices)
+            changes = self._changes(moves, dict(here), matrices)
             for m, (states_BTD, pair) in enumerate(zip(before, gradients, strict=True)):
                 passed = self.runner.backward(loaded, states_BTD, pair)
                 for gradient_BTD, (leaving_BTD, _) in zip(pair, passed, strict=True):
@@ -181,74 +208,54 @@ class _Around:
                     difference_PO = inputs_PI.to(change_OI.dtype) @ change_OI.T
                     sums_2 = _place(sums[unit], label, len(before))[m]
                     sums_2 += _orders(fitness_PO, passed[1][1][path][1], difference_PO.float())
-            loaded.install({})
 
-    def _units(self, block: Block) -> tuple[dict[tuple[str, str], Mapping[str, str]], list[Unit]]:
-        """For (unit, label) of each branch's other state what the model then is, and the units of layers."""
+    def _moves(self, block: Block) -> _Moves:
+        """What the block's units may become; nothing of layers under a dropped branch."""
         branches: dict[tuple[str, str], Mapping[str, str]] = {}
         layers = []
         for u, unit in enumerate(self.space.units):
             if unit.block != block.index:
                 continue
-            if not unit.droppable:
-                layers.append(unit)
-            elif self.profile == DENSE:
+            if unit.droppable and self.profile == DENSE:
                 branches[unit.name, "drop"] = dict.fromkeys(unit.modules, "drop")
-            else:
+            elif unit.droppable:
                 other = 1 - self.profile[u]
                 moved = (*self.profile[:u], other, *self.profile[u + 1 :])
                 branches[unit.name, unit.levels[other].label] = self.space.assignment(moved)
-        return branches, layers
-
-    def _install(self, loaded: LoadedBlock, assignment: Mapping[str, str]) -> None:
-        weights = {
-            linear.path: self.database.load(linear.path, assignment[linear.path], loaded.device).dense()
-            for linear in loaded.block.linears
-            if assignment.get(linear.path, "drop") != "drop"
-        }
-        loaded.install(weights, dropped_kinds(loaded.block, assignment))
+            for path in () if unit.droppable else unit.modules:
+                if (here := self.assignment.get(path, "dense")) != "drop":
+                    layers += [(unit.name, label, path) for label in unit.index if label != here]
+        return _Moves(branches, layers)
 
     def _add_branches(
         self,
         loaded: LoadedBlock,
-        branches: Mapping[tuple[str, str], Mapping[str, str]],
+        moves: _Moves,
+        matrices: Mapping[Key, Tensor],
         before: Sequence[Tensor],
         gradients: Sequence[Gradients],
         sums: _Sums,
     ) -> None:
         """Add what dropping or restoring a branch changes in the output of the block as it is installed."""
         here = [host_copy(loaded(states_BTD)) for states_BTD in before]
-        for (unit, label), assignment in branches.items():
-            self._install(loaded, assignment)
+        for (unit, label), assignment in moves.branches.items():
+            install(loaded, configuration(loaded.block, assignment), matrices)
             sums_M2 = _place(sums[unit], label, len(before))
             for m, (states_BTD, here_BTD, pair) in enumerate(zip(before, here, gradients, strict=True)):
                 change_BTD = loaded(states_BTD).float() - here_BTD.to(loaded.device).float()
                 fitness_BTD, likelihood_BTD = (gradient_BTD.to(loaded.device) for gradient_BTD in pair)
                 sums_M2[m] += _orders(fitness_BTD, likelihood_BTD, change_BTD)
 
-    def _changes(self, units: Sequence[Unit], block: Block) -> dict[tuple[str, str, str], Tensor]:
-        """What each level changes in each weight (O, I), by unit, label and layer; nothing under a dropped branch."""
-        device = self.runner.place(block.index)
-        linears = {linear.path: linear for linear in block.linears}
-
-        def weight(path: str, label: str) -> Tensor:
-            if label == "dense":
-                dense = self.runner.checkpoint.tensor(f"{path}.weight").to(device)
-                return linears[path].turn(dense).float()
-            return self.database.load(path, label, device).dense().float()
-
-        changes = {}
-        for unit in units:
-            for path in unit.modules:
-                if (here := self.assignment.get(path, "dense")) == "drop":
-                    continue
-                here_OI = weight(path, here)
-                for label in unit.index:
-                    if label != here:
-                        changes[unit.name, label, path] = (weight(path, label) - here_OI).to(
-                            self.runner.dtype
-                        )
-        return changes
+    def _changes(
+        self, moves: _Moves, here: Mapping[str, str], matrices: Mapping[Key, Tensor]
+    ) -> dict[tuple[str, str, str], Tensor]:
+        """What each level changes in each weight (O, I), by unit, label and layer."""
+        return {
+            (unit, label, path): (matrices[path, label].float() - matrices[path, here[path]].float()).to(
+                self.runner.dtype
+            )
+            for unit, label, path in moves.layers
+        }
 
 
 def _place(row: dict[str, Floats], label: str, count: int) -> Floats:

@@ -76,26 +76,37 @@ class BlockWeights:
         self._pinned: dict[Key, _Stored] = {}
         self._sides: dict[torch.device, torch.cuda.Stream] = {}
 
-    def stream(self, wanted: Sequence[Collection[Key]]) -> Generator[dict[Key, Tensor]]:
+    def stream(
+        self, wanted: Sequence[Collection[Key]], *, backwards: bool = False
+    ) -> Generator[dict[Key, Tensor]]:
         """What is wanted of every block in turn, as (out, in) matrices; what it gave before is let go.
 
         The next block's matrices travel while one is used.
-        """
-        with ThreadPoolExecutor(1) as reader:
-            arrivals: list[Future[_Arrival] | None] = [None] * (len(wanted) + 1)
 
-            def begin(index: int) -> None:
-                if index < len(wanted) and (missing := [k for k in wanted[index] if k not in self._kept]):
+        Args:
+            wanted: of each block of the model, from the first on.
+            backwards: give the last block's first.
+        """
+        order = list(range(len(wanted)))[:: -1 if backwards else 1]
+        with ThreadPoolExecutor(1) as reader:
+            arrivals: dict[int, Future[_Arrival]] = {}
+
+            def begin(step: int) -> None:
+                if step == len(order):
+                    return
+                index = order[step]
+                if missing := [k for k in wanted[index] if k not in self._kept]:
                     # Not before the block ahead begins: the host is far ahead of a GPU, its memory would pile up.
-                    ahead = _event(self._place(index - 1)) if index else None
+                    ahead = _event(self._place(order[step - 1])) if step else None
                     arrivals[index] = reader.submit(self._fetch, index, missing, ahead)
 
             begin(0)
-            for index, keys in enumerate(wanted):
-                arrival, arrivals[index] = arrivals[index], None
+            for step, index in enumerate(order):
+                arrival = arrivals.pop(index, None)
                 with record_function("levels"):
                     found = self._unpacked(index, arrival.result()) if arrival else {}
-                begin(index + 1)
+                begin(step + 1)
+                keys = wanted[index]
                 weights = {key: found[key] if key in found else self._kept[key] for key in keys}
                 del arrival, found
                 yield weights

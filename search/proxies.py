@@ -40,7 +40,8 @@ def fisher(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
     size = assembly.runner.micro_batch
     tokens = torch.split(torch.from_numpy(tokens_NT.astype(np.int64)), size)
     batches = [Batch(tokens_BT, size, (assembly.config.seed, i)) for i, tokens_BT in enumerate(tokens)]
-    sums = level_slopes(assembly.runner, assembly.space, assembly.database, DENSE, batches, FitnessConfig())
+    weights = assembly.evaluator().weights
+    sums = level_slopes(assembly.runner, assembly.space, weights, DENSE, batches, FitnessConfig())
     return {unit: dict(row) for unit, row in sums.mean().second.items()}
 
 

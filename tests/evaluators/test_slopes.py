@@ -25,6 +25,7 @@ from paretopress.evaluators.population import PopulationEvaluator
 from paretopress.evaluators.runner import BlockRunner
 from paretopress.evaluators.slopes import Batch, batches_of, level_slopes
 from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial, joined_slopes
+from paretopress.evaluators.weights import BlockWeights, Residency
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import build_space
 from paretopress.spaces.database import LevelDatabase
@@ -38,6 +39,7 @@ from tests.evaluators.test_runner import BATCH, run_plain
 from tests.evaluators.test_runner import make_runner as make_block_runner
 
 SEQUENCES = 4
+FROM_DISK = Residency(frozenset())
 # Gemma's logits are capped after the head, GPT-2 stores weights the other way round, OPT projects its ends.
 NAMES = ["llama", "gemma2", "gpt2", "opt"]
 KL = FitnessConfig()
@@ -71,9 +73,15 @@ class Made(NamedTuple):
         together: int = 1 << 30,
     ) -> SlopeSums:
         batches = some_batches() if batches is None else batches
-        return level_slopes(
-            runner or self.runner, self.space, self.database, profile, batches, fitness, together
-        )
+        runner = runner or self.runner
+        weights = weights_from(runner, self.database)
+        return level_slopes(runner, self.space, weights, profile, batches, fitness, together)
+
+
+def weights_from(
+    runner: GradientRunner, database: LevelDatabase, residency: Residency = FROM_DISK
+) -> BlockWeights:
+    return BlockWeights(runner.checkpoint, runner.structure, database, runner.dtype, runner.place, residency)
 
 
 Make = Callable[..., Made]
@@ -240,7 +248,7 @@ def test_small_changes_of_the_last_layer_diverge_as_scored(tmp_path: Path) -> No
     scores = []
     for seed in range(15):
         batches = [Batch(part, BATCH, (seed, i)) for i, part in enumerate(torch.split(tokens, BATCH))]
-        found = level_slopes(runner, space, database, DENSE, batches, KL).mean()
+        found = level_slopes(runner, space, weights_from(runner, database), DENSE, batches, KL).mean()
         scores.append(found.second[last.path]["s0"])
     dense, other = (
         run_plain(model, tokens, weights, {}, runner.structure.blocks_path, torch.float64).log_softmax(-1)
@@ -410,9 +418,10 @@ def test_what_slopes_cannot_be_of_is_refused(made: Make, tmp_path: Path) -> None
     with pytest.raises(TypeError, match="slopes need a GradientRunner; make the evaluator with one"):
         list(forward.evaluate([Trial(0, profile, Fidelity(0, 0, 4, LENGTH), slopes=True)]))
     space = make_space(model.runner, "w4g16", ends=True)
+    nothing = weights_from(model.runner, LevelDatabase(tmp_path / "l", {}))
     message = r"unit '.*' lies outside the blocks, where no slope is known; measure its levels instead"
     with pytest.raises(ValueError, match=message):
-        level_slopes(model.runner, space, LevelDatabase(tmp_path / "l", {}), DENSE, some_batches(), KL)
+        level_slopes(model.runner, space, nothing, DENSE, some_batches(), KL)
 
 
 @DEVICES
@@ -426,6 +435,20 @@ def test_the_same_bits_come_again(name: str, dtype: torch.dtype, device: str, ma
     first, *again = (model.slopes(profile, runner=each) for each in (runner, runner, other))
     assert again == [first, first]
     assert math.isfinite(math.fsum(np.concatenate(flat(first))))
+
+
+@DEVICES
+def test_where_matrices_stay_changes_no_bit(device: str, made: Make) -> None:
+    model = made("llama")
+    runner = make_runner(model.model, device=device)
+    everywhere = frozenset(range(len(runner.structure.blocks)))
+    for profile in (DENSE, mixed_profile(model.space, ("blocks.1.attention",))):
+        expected = model.slopes(profile, runner=runner)
+        for residency in (Residency(everywhere), Residency(frozenset({0}), frozenset({1}))):
+            weights = weights_from(runner, model.database, residency)
+            for _ in range(2):
+                found = level_slopes(runner, model.space, weights, profile, some_batches(), KL)
+                assert found.mean() == expected
 
 
 def test_batches_apart_give_the_same_bits_as_together(made: Make) -> None:
