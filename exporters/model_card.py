@@ -1,20 +1,35 @@
 """The README.md that goes with an exported model."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
-from .profiles import ProfileFile
+from ..spaces.files import write_atomic
+from .winner import Winner
 
 
-def model_card(
-    profile: ProfileFile, assignment: Mapping[str, str], blocks: int, removed: int, zeroed: Sequence[str]
-) -> str:
-    """Markdown that says what the model is made from, how it was compressed and what was measured."""
+def write_card(
+    folder: Path, winner: Winner, sentence: str, removed: int = 0, zeroed: Sequence[str] = ()
+) -> None:
+    """Write what the model is made from, how it was compressed and what was measured, as Markdown.
+
+    Args:
+        folder: of the export.
+        winner: what was written.
+        sentence: what there is to say of the files.
+        removed: blocks that are gone.
+        zeroed: branches that are zero.
+    """
+    write_atomic(folder / "README.md", _card(winner, sentence, removed, zeroed))
+
+
+def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str]) -> str:
+    profile, assignment, blocks = winner.profile, winner.assignment, len(winner.structure.blocks)
     base = profile.model or "a pretrained language model"
     lines = ["# Compressed with paretopress", "", f"Made from {_plain(base)}"]
     lines[-1] += f" by `{_plain(profile.method)}`" if profile.method else ""
     lines[-1] += f" for the budget `{_plain(profile.budget)}`." if profile.budget else "."
-    lines += ["", "The weights are dense: they have the compressed values, not the compressed size.", ""]
+    lines += ["", sentence, ""]
     counts = Counter(label for label in assignment.values() if label != "drop")
     lines += (
         ["| level | layers |", "| --- | --- |"]

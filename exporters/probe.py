@@ -9,7 +9,7 @@ from torch import Tensor
 from ..evaluators.runner import BlockRunner
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.structure import Structure, find_structure
-from .dense_plan import Compression
+from .compression import Compression
 
 _LENGTH = 16
 _TOLERANCE = 1e-3

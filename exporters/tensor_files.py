@@ -32,12 +32,14 @@ class PlannedTensor:
         dtype: as safetensors names it, for example `BF16`.
         shape: its shape.
         make: gives the tensor, of this dtype and shape, whenever it is called.
+        layer: path, in the source model, of the linear layer whose level it holds; empty for other tensors.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     make: Callable[[], Tensor]
+    layer: str = ""
 
     @property
     def bytes(self) -> int:
@@ -89,6 +91,15 @@ def verify_tensors(folder: Path, planned: Iterable[PlannedTensor]) -> None:
             raise OSError(
                 f"{tensor.name} in {places[tensor.name]} is not what was written; check the disk and export again"
             )
+
+
+def tensor_bytes(folder: Path) -> int:
+    """Bytes of the tensors in the safetensors files of a folder: what their sizes leave besides the headers."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            total += path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+    return total
 
 
 def _keys(path: Path) -> list[str]:

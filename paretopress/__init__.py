@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .exporters.hf import export_run
+    from .exporters.export import export_run
     from .search.configuration import RunConfig, load_config
     from .search.job import run
     from .spaces.space import Profile, Space
@@ -18,7 +18,7 @@ _PLACES = {
     "Profile": "spaces.space",
     "RunConfig": "search.configuration",
     "Space": "spaces.space",
-    "export_run": "exporters.hf",
+    "export_run": "exporters.export",
     "load_config": "search.configuration",
     "run": "search.job",
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import console
+from .exporters.formats import FORMATS
 from .progress import progress
 from .runs import existing, front_of, holder, occupant, settle
 
@@ -249,15 +250,31 @@ def export(
     profile: Annotated[
         Path | None, typer.Option(help="a profile file instead of a point of the front")
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="; ".join(f"{form.name}: {form.writes}" for form in FORMATS.values()),
+        ),
+    ] = "hf",
+    fused: Annotated[
+        str | None,
+        typer.Option(
+            metavar="refuse|raise|keep",
+            help="what to do where q/k/v or gate/up differ, which vLLM fuses; default refuse",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is at the output")] = False,
 ) -> None:
-    """Write a point of the front as a model that transformers loads."""
-    from .exporters.hf import export_run
+    """Write a point of the front as a model or recipe that other programs load."""
+    from .exporters.export import export_run
 
-    summary = export_run(existing(run), output, budget=budget, profile=profile, overwrite=overwrite)
-    for line in summary:
+    lines = export_run(
+        existing(run), output, budget=budget, profile=profile, form=form, fused=fused, overwrite=overwrite
+    )
+    for line in lines:
         console.say(line)
-    console.say(f"next: AutoModelForCausalLM.from_pretrained({str(output)!r})")
 
 
 @app.command("import")

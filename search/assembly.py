@@ -21,11 +21,10 @@ from ..evaluators.trial import Fidelity
 from ..spaces.budget import BudgetConfig, parse_bytes
 from ..spaces.builders import REVISION
 from ..spaces.checkpoint import Checkpoint
-from ..spaces.construction import build_space
+from ..spaces.construction import space_of
 from ..spaces.database import LevelDatabase
 from ..spaces.files import digest
 from ..spaces.labels import parse_label, stored_bits
-from ..spaces.latency import read_latency
 from ..spaces.space import Space
 from ..spaces.structure import Structure, find_structure
 from .configuration import RunConfig
@@ -241,13 +240,7 @@ def assemble(
     if here:
         config = resolve(config, checkpoint, structure)
         torch.set_num_threads(int(config.evaluation.threads))
-    space = build_space(
-        structure,
-        config.space,
-        parameters={name: parameter.numel() for name, parameter in skeleton.named_parameters()},
-        dense_bits=torch.finfo(checkpoint.dtype).bits,
-        latency=read_latency(Path(config.space.latency)) if config.space.latency else None,
-    )
+    space = space_of(structure, config.space, skeleton, checkpoint.dtype)
     _check_chain(config, space)
     limits = tuple((budget, budget.limits(space)) for budget in config.budgets)
     axes = {next(iter(limit)) for _, limit in limits}

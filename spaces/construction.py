@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
 
 from .configuration import SpaceConfig
 from .labels import Pattern, kept, parse_label, stored_bits
-from .latency import Latency, nanoseconds
+from .latency import Latency, nanoseconds, read_latency
 from .minimums import with_minimums
 from .neighbours import link_neighbours
 from .sizes import SIZE_RULES
@@ -42,6 +46,17 @@ def build_space(
     """
     space = _Construction(structure, config, parameters, dense_bits, latency).space()
     return with_minimums(space, config.at_least)
+
+
+def space_of(structure: Structure, config: SpaceConfig, skeleton: nn.Module, dtype: torch.dtype) -> Space:
+    """`build_space` over a model of these parameters, stored in this type; a latency table is read from its file."""
+    return build_space(
+        structure,
+        config,
+        parameters={name: parameter.numel() for name, parameter in skeleton.named_parameters()},
+        dense_bits=torch.finfo(dtype).bits,
+        latency=read_latency(Path(config.latency)) if config.latency else None,
+    )
 
 
 class _Construction:

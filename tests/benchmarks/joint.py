@@ -38,14 +38,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from paretopress.exporters.hf import export_run
+from paretopress.exporters.export import export_run
 from paretopress.search.assembly import Assembly, assemble
 from paretopress.search.configuration import RunConfig, load_config
 from paretopress.search.job import run
 from paretopress.search.runfolder import RunFolder
 from paretopress.spaces.budget import BudgetConfig
 from paretopress.spaces.configuration import SpaceConfig
-from paretopress.spaces.construction import build_space
+from paretopress.spaces.construction import space_of
 from paretopress.spaces.space import Space
 
 from .joint_rows import JOINT, SEEDED, Row, infeasible, row_of, table, verdicts
@@ -205,9 +205,7 @@ def with_space(
 def space_like(assembly: Assembly, config: SpaceConfig) -> Space:
     """The space of other levels over the model of an assembly."""
     checkpoint = assembly.checkpoint
-    parameters = {name: p.numel() for name, p in checkpoint.skeleton().named_parameters()}
-    bits = torch.finfo(checkpoint.dtype).bits
-    return build_space(assembly.structure, config, parameters=parameters, dense_bits=bits)
+    return space_of(assembly.structure, config, checkpoint.skeleton(), checkpoint.dtype)
 
 
 def refusal(budget: BudgetConfig, space: Space) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from paretopress.evaluators.trial import Trial
-from paretopress.exporters.hf import export_run
+from paretopress.exporters.export import export_run
 from paretopress.search import job
 from paretopress.search.assembly import assemble
 from paretopress.search.budget import slope_tokens

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from paretopress.exporters.hf import export_run
+from paretopress.exporters.export import export_run
 from paretopress.exporters.report import write_report
 from paretopress.search import job
 from paretopress.search.configuration import load_config

@@ -1,79 +1,25 @@
 """Exported models against plain models edited by hand, against the block runner, and as folders."""
 
 import json
-import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
-from paretopress.exporters import hf
-from paretopress.exporters.hf import DenseExport, export_dense, export_run
+from paretopress.exporters import model_folder
+from paretopress.exporters.export import export_run
+from paretopress.exporters.hf import export_dense
 from paretopress.exporters.profiles import ProfileFile, write_profile
 from paretopress.exporters.shortening import shortened_config
-from paretopress.search.runfolder import RunFolder
-from paretopress.spaces.builders import BuilderConfig, build
+from paretopress.spaces.builders import build
 from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.database import LevelDatabase
-from paretopress.spaces.structure import Structure, find_structure
-from tests.architectures import random_model, random_tokens, save_model
-
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart-model"
-load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
-LABELS = ("w3g16", "w4g16a", "s50", "2:4+w4g16")
-ROUNDED = BuilderConfig(quantizer="rtn", pruner="magnitude", scales="minmax")
-
-
-class Case:
-    """A model with a level database over all its linear layers."""
-
-    def __init__(self, path: Path, databases: Path) -> None:
-        self.path = path
-        self.checkpoint = Checkpoint(path)
-        self.structure: Structure = find_structure(self.checkpoint.skeleton())
-        self.database = LevelDatabase(databases / path.name, {"model": self.checkpoint.fingerprint})
-        levels = {}
-        for linear in (*self.structure.linears, self.structure.ends.embedding):
-            weight = linear.turn(self.checkpoint.tensor(f"{linear.path}.weight"))
-            levels[linear.path] = build(weight, None, LABELS, config=ROUNDED)
-        self.database.write("all", levels, {path: {} for path in levels})
-
-    def assignment(self, dropped: Mapping[int, tuple[str, ...]]) -> dict[str, str]:
-        """Levels in turn, one layer in five dense, and the branches of `dropped`."""
-        choices = (*LABELS, None)
-        labels = {linear.path: choices[i % 5] for i, linear in enumerate(self.structure.linears)}
-        found = {path: label for path, label in labels.items() if label}
-        for index, kinds in dropped.items():
-            for branch in self.structure.blocks[index].branches:
-                if branch.kind in kinds:
-                    found |= {linear.path: "drop" for linear in branch.linears}
-        return found
-
-    def edited(self, assignment: Mapping[str, str]) -> PreTrainedModel:
-        """The plain model with the weights of `assignment`; dropped branches have zeros in every parameter."""
-        model: PreTrainedModel = load(self.path)
-        for path, label in assignment.items():
-            module = model.get_submodule(path)
-            linear = next(
-                x for x in (*self.structure.linears, self.structure.ends.embedding) if x.path == path
-            )
-            with torch.no_grad():
-                if label == "drop":
-                    for parameter in module.parameters():
-                        parameter.zero_()
-                else:
-                    packed = self.database.load(path, label, torch.device("cpu"))
-                    module.get_parameter("weight").copy_(linear.turn(packed.dense()))
-        return model
-
-    def export(self, assignment: Mapping[str, str], output: Path, **options: Any) -> DenseExport:
-        return export_dense(self.checkpoint, self.structure, self.database, assignment, output, **options)
+from paretopress.spaces.structure import find_structure
+from tests.architectures import random_model, save_model
+from tests.exporters.cases import LABELS, QUICKSTART, ROUNDED, Case, finished_run, load, logits, reloaded
 
 
 @pytest.fixture(scope="module")
@@ -88,25 +34,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Case:
     )
 
 
-def logits(model: PreTrainedModel, vocabulary: int = 128) -> Tensor:
-    with torch.inference_mode():
-        found: Tensor = model(input_ids=random_tokens(2) % vocabulary).logits
-    return found
-
-
 def save_variant(name: str, path: Path, **changes: object) -> None:
     config = AutoConfig.from_pretrained(save_model(name, path))
     config.update(changes)
     random_model(config).save_pretrained(path)
-
-
-def reloaded(path: Path) -> PreTrainedModel:
-    model: PreTrainedModel
-    model, info = load(path, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert not info["mismatched_keys"]
-    return model
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt2", "gpt_neo", "gpt_neox", "opt", "phi3", "qwen2"])
@@ -293,7 +224,7 @@ def test_failure_leaves_the_earlier_export_and_nothing_else(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hf, "compare_logits", interrupted)
+    monkeypatch.setattr(model_folder, "compare_logits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         small.export({}, output, overwrite=True)
     assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
@@ -327,31 +258,15 @@ def test_levels_of_another_model_are_refused(small: Case, tmp_path: Path) -> Non
 
 
 def run_folder(case: Case, tmp_path: Path) -> Path:
-    """A finished run as a search leaves it, over the levels of `case`."""
-    database = LevelDatabase(tmp_path / "databases" / case.database.fingerprint, case.database.recipe)
-    shutil.copytree(case.database.path, database.path)
     linears = case.structure.linears
     units = {linear.path: LABELS[0] for linear in linears[:3]} | {"blocks.7": "drop", "blocks.6.mlp": "drop"}
-    point = {
-        "method": "dp",
-        "heldout_kl": 0.5,
-        "heldout_perplexity": 9.5,
-        "costs": {"bits": 12},
-        "profile": units,
-    }
-    folder = RunFolder(tmp_path / "run")
-    with folder:
-        folder.settle_config({"model": str(case.path), "trust_remote_code": False})
-        fingerprints = {"model": case.checkpoint.fingerprint, "database": case.database.fingerprint}
-        points = [point | {"budget": name} for name in ("bits 3.25", "bits 4")]
-        folder.write_front({"model": str(case.path), "points": points, "fingerprints": fingerprints})
-    return folder.path
+    return finished_run(case, tmp_path, units, ("bits 3.25", "bits 4"))
 
 
 @pytest.mark.parametrize("budget", ["bits 3.25", "3.25"])
 def test_point_of_a_run_is_exported(quickstart: Case, tmp_path: Path, budget: str) -> None:
     lines = export_run(run_folder(quickstart, tmp_path), tmp_path / "out", budget=budget)
-    assert lines[1:] == ["1 of 8 blocks removed: 7", "dropped branches written as zeros: blocks.6.mlp"]
+    assert lines[1:3] == ["1 of 8 blocks removed: 7", "dropped branches written as zeros: blocks.6.mlp"]
     linears = quickstart.structure.linears
     dropped = [
         linear.path

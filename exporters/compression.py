@@ -1,19 +1,14 @@
-"""What becomes of every tensor of a checkpoint when a profile is written out dense."""
+"""A model and the levels of its layers: what an export writes down."""
 
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..search.messages import nearest
-from ..spaces.checkpoint import Checkpoint
 from ..spaces.database import LevelDatabase
+from ..spaces.packed import Packed
 from ..spaces.structure import Linear, Structure
-from .stored_names import StoredNames
-from .tensor_files import PlannedTensor
 
 
 class Compression:
@@ -55,11 +50,27 @@ class Compression:
         self._sources = {end.path: given[0] for end in tied}
         self.levels |= {end.path: self.levels[given[0]] for end in tied}
 
-    def weight(self, path: str) -> Tensor | None:
-        """The weight (out, in) of a layer at its level; None for a dense one."""
+    def packed(self, path: str) -> Packed | None:
+        """A layer's level as it is stored; None for a dense layer.
+
+        Raises:
+            ValueError: the level has another shape than the layer.
+        """
         if path not in self.levels or self._database is None:
             return None
-        return self._database.load(self._sources.get(path, path), self.levels[path], self._device).dense()
+        found = self._database.load(self._sources.get(path, path), self.levels[path], self._device)
+        shape = (self.linears[path].out_features, self.linears[path].in_features)
+        if found.shape != shape:
+            raise ValueError(
+                f"level {found.label!r} of {path} has shape {found.shape}, the model {shape}; use the level "
+                "database of this model"
+            )
+        return found
+
+    def weight(self, path: str) -> Tensor | None:
+        """The weight (out, in) of a layer at its level; None for a dense one."""
+        packed = self.packed(path)
+        return None if packed is None else packed.dense()
 
     def weights(self, linears: tuple[Linear, ...]) -> dict[str, Tensor]:
         """The weights of those of `linears` that have a level."""
@@ -90,62 +101,3 @@ def _dropped(structure: Structure, assignment: Mapping[str, str]) -> dict[int, t
     if left:
         raise ValueError(f"{min(left)} cannot be dropped; only branches of blocks can")
     return found
-
-
-def plan_tensors(
-    checkpoint: Checkpoint, compression: Compression, removed: tuple[int, ...]
-) -> list[PlannedTensor]:
-    """Every tensor to write, in the order of the source's files.
-
-    Tensors of `removed` blocks are left out and those of the next blocks renumbered; all linear layers of other
-    dropped branches become zeros with their biases. Names and types stay the source's.
-    """
-    names = StoredNames(checkpoint, compression.structure)
-    kept = [block.index for block in compression.structure.blocks if block.index not in removed]
-    silent = {
-        linear.path
-        for block in compression.structure.blocks
-        for branch in block.branches
-        if branch.kind in compression.dropped.get(block.index, ())
-        for linear in branch.linears
-    }
-    planned = []
-    for path in checkpoint.files:
-        with safe_open(path, framework="pt") as file:
-            for key in list(file.keys()):
-                inside = names.block(key)
-                if inside and inside.index in removed:
-                    continue
-                layer, _, leaf = names.model_name(key).rpartition(".")
-                make = partial(_read, path, key)
-                if layer in silent:
-                    make = partial(_zeros, path, key)
-                elif layer in compression.levels and leaf == "weight":
-                    make = partial(_level, compression, layer, path, key)
-                stored = file.get_slice(key)
-                name = inside.renumbered(kept.index(inside.index)) if inside else key
-                planned.append(PlannedTensor(name, stored.get_dtype(), tuple(stored.get_shape()), make))
-    return planned
-
-
-def _read(path: Path, key: str) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(key)
-    return tensor
-
-
-def _zeros(path: Path, key: str) -> Tensor:
-    return torch.zeros_like(_read(path, key))
-
-
-def _level(compression: Compression, layer: str, path: Path, key: str) -> Tensor:
-    original, weight = _read(path, key), compression.weight(layer)
-    if weight is None:
-        return original
-    stored = compression.linears[layer].turn(weight.cpu())
-    if stored.shape != original.shape:
-        raise ValueError(
-            f"level {compression.levels[layer]!r} of {layer} has shape {tuple(stored.shape)}, the model "
-            f"{tuple(original.shape)}; use the level database of this model"
-        )
-    return stored.to(original.dtype)

@@ -1,0 +1,51 @@
+"""The formats that winners leave in. What writes them is imported when it is used: the command line lists them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .winner import Winner
+
+Writer = Callable[["Winner", Path, bool], list[str]]
+"""Writes a winner into a folder, perhaps over an earlier export; gives lines for a person."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to leave.
+
+    Attributes:
+        name: what users call it.
+        writes: one line that says what it holds and who reads it.
+        place: the file here and the function that writes it.
+        fused: whether engines that read it fuse layers, which then need one scheme.
+    """
+
+    name: str
+    writes: str
+    place: tuple[str, str]
+    fused: bool
+
+    @property
+    def write(self) -> Writer:
+        """What writes it."""
+        file, function = self.place
+        found: Writer = getattr(import_module(f".{file}", __package__), function)
+        return found
+
+
+_ALL = (
+    Format("hf", "dense weights with the compressed values", ("hf", "export_hf"), False),
+    Format(
+        "compressed-tensors",
+        "packed integers and scales, for transformers and vLLM",
+        ("compressed_tensors", "export_compressed_tensors"),
+        True,
+    ),
+    Format("llm-compressor", "a recipe without weights", ("llm_compressor", "export_recipe"), True),
+)
+FORMATS = {form.name: form for form in _ALL}
+"""Name to format."""

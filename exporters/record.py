@@ -1,0 +1,41 @@
+"""`paretopress.json`: what an export was made from, by what, and what is in it."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..spaces.files import write_json
+from .appearing import RECORD
+from .winner import Winner
+
+FORMAT_VERSION = 1
+
+
+def write_record(folder: Path, name: str, winner: Winner, details: Mapping[str, Any]) -> None:
+    """Write the record of an export in the format `name`; `details` are the format's own."""
+    database = winner.database
+    record = {
+        "format_version": FORMAT_VERSION,
+        "format": name,
+        "profile": winner.profile.record(),
+        "layers": dict(winner.assignment),
+        **details,
+        "fingerprints": {
+            "model": winner.checkpoint.fingerprint,
+            "database": database and database.fingerprint,
+        },
+        "versions": _versions(),
+    }
+    write_json(folder / RECORD, record)
+
+
+def _versions() -> dict[str, str]:
+    names = ("paretopress", "torch", "transformers", "safetensors")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

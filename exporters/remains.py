@@ -1,0 +1,49 @@
+"""What remains of a model's blocks when branches are dropped."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..spaces.checkpoint import Checkpoint
+from ..spaces.structure import Structure
+from .compression import Compression
+from .probe import passes_unchanged
+
+
+@dataclass(frozen=True)
+class Remains:
+    """Blocks of the source, by index.
+
+    Attributes:
+        structure: of the source.
+        removed: blocks that are gone; the next ones take their number.
+        kept: the others.
+        zeroed: dropped branches, named as units, that remain with zeros in all their linear layers and biases.
+    """
+
+    structure: Structure
+    removed: tuple[int, ...]
+    kept: tuple[int, ...]
+    zeroed: tuple[str, ...]
+
+    def paths(self) -> dict[str, str]:
+        """Path in the source to path in the written model, of every linear layer that is written."""
+        blocks, list_path = self.structure.blocks, self.structure.blocks_path
+        found = {end.path: end.path for end in self.structure.ends.linears}
+        for number, index in enumerate(self.kept):
+            for linear in blocks[index].linears:
+                found[linear.path] = f"{list_path}.{number}{linear.path.removeprefix(blocks[index].path)}"
+        return found
+
+
+def remains(checkpoint: Checkpoint, compression: Compression, device: torch.device) -> Remains:
+    """What is removed and what is kept as zeros.
+
+    A block whose branches are all dropped is removed, unless it still changes what passes through it (norms on
+    the residual stream).
+    """
+    structure = compression.structure
+    removed = tuple(i for i in compression.empty if passes_unchanged(checkpoint, structure, i, device))
+    kept = tuple(block.index for block in structure.blocks if block.index not in removed)
+    zeroed = tuple(f"blocks.{i}.{kind}" for i in kept for kind in compression.dropped.get(i, ()))
+    return Remains(structure, removed, kept, zeroed)

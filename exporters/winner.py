@@ -1,0 +1,124 @@
+"""What every format writes: a model, its levels, and one profile with what is known of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..search.front import find_point, heldout_figures
+from ..search.refitted import kept_point, kept_refit
+from ..search.runfolder import RunFolder
+from ..spaces.checkpoint import Checkpoint
+from ..spaces.database import LevelDatabase
+from ..spaces.files import read_json
+from ..spaces.structure import Structure, find_structure
+from .profiles import ProfileFile, layer_labels, read_profile
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A model and one profile of it.
+
+    Attributes:
+        checkpoint: the dense model.
+        structure: its structure.
+        database: where the levels are; None if nothing but `drop` is assigned.
+        assignment: layer path to label; what is not named is dense, `drop` names whole branches.
+        profile: the profile and what is known of it.
+        config: the run's resolved configuration, as its file has it; empty without a run.
+        refitted: whether the levels are those of a refit.
+        trust_remote_code: allow Python code that comes with the checkpoint (it is copied along).
+    """
+
+    checkpoint: Checkpoint
+    structure: Structure
+    database: LevelDatabase | None
+    assignment: Mapping[str, str]
+    profile: ProfileFile = field(default_factory=lambda: ProfileFile({}))
+    config: Mapping[str, Any] = field(default_factory=dict)
+    refitted: bool = False
+    trust_remote_code: bool = False
+
+
+class Winners:
+    """The points of a finished run's front, and any profile over its levels.
+
+    Args:
+        run: the run's folder; its level database lies beside it, in `databases/`.
+
+    Raises:
+        FileNotFoundError: the run has no front.
+    """
+
+    def __init__(self, run: Path) -> None:
+        folder = RunFolder(run)
+        front, config = folder.read_front(), folder.read_config()
+        if front is None or config is None:
+            raise FileNotFoundError(f"{run} has no front yet; let the search finish, then export")
+        self._run = run
+        self._front = front
+        self._config = config
+
+    def choose(self, budget: str | None, profile: Path | None) -> Winner:
+        """The point of a budget, by its name or its last word, or a profile file's.
+
+        A profile whose refit was kept comes with the refitted levels.
+
+        Raises:
+            ValueError: neither or both are given, the front has no such point, or the profile is of another
+                model.
+            FileNotFoundError: the levels are gone.
+        """
+        known = self._chosen(budget, profile)
+        config = self._config
+        checkpoint = Checkpoint(config["model"], trust_remote_code=config["trust_remote_code"])
+        if known.fingerprint not in (None, checkpoint.fingerprint):
+            raise ValueError(
+                f"the profile is of another model than {config['model']}; give a profile of this one"
+            )
+        return self.with_levels(checkpoint, find_structure(checkpoint.skeleton()), known)
+
+    def with_levels(self, checkpoint: Checkpoint, structure: Structure, known: ProfileFile) -> Winner:
+        """A profile of the run's model with the levels that stand for it: a refit's, or the run's own."""
+        assignment = layer_labels(known.units, structure)
+        database = kept_refit(self._run, known.units)
+        if database is not None:
+            database.verify()
+            known = replace(known, heldout=heldout_figures(kept_point(self._front, known.units) or {}))
+        return Winner(
+            checkpoint,
+            structure,
+            (database or self._plain()) if set(assignment.values()) - {"drop"} else None,
+            assignment,
+            known,
+            self._config,
+            refitted=database is not None,
+            trust_remote_code=bool(self._config["trust_remote_code"]),
+        )
+
+    def _chosen(self, budget: str | None, profile: Path | None) -> ProfileFile:
+        front = self._front
+        if (budget is None) == (profile is None):
+            names = ", ".join(point["budget"] for point in front["points"])
+            raise ValueError(f"give a budget of the run ({names}) or a profile file")
+        if profile is not None:
+            return read_profile(profile)
+        point = find_point(front, str(budget))
+        return ProfileFile(
+            point["profile"],
+            model=front["model"],
+            fingerprint=front["fingerprints"]["model"],
+            method=point["method"],
+            budget=point["budget"],
+            costs=point["costs"],
+            heldout=heldout_figures(point),
+        )
+
+    def _plain(self) -> LevelDatabase:
+        path = self._run.parent / "databases" / self._front["fingerprints"]["database"]
+        manifest = path / "manifest.json"
+        if not manifest.exists():
+            raise FileNotFoundError(
+                f"{path} does not exist; build the run's levels again with `paretopress build`"
+            )
+        return LevelDatabase(path, read_json(manifest)["recipe"])
