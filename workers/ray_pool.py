@@ -84,7 +84,8 @@ class RayPool:
         self._open: set[Any] = set()
         self._idle: deque[Any] = deque()
         self._calls: dict[Any, _Call] = {}
-        self._refused: set[str] = set()
+        self._refused: list[Any] = []
+        self._without: set[str] = set()
         self._last: str | None = None
         self._served = False
         self._waiting_since = time.monotonic()
@@ -127,21 +128,22 @@ class RayPool:
 
     def close(self) -> None:
         """End the workers, and a cluster of our own."""
-        for worker in {*self._nodes, *(call.worker for call in self._calls.values())}:
+        for worker in {*self._nodes, *self._refused, *(call.worker for call in self._calls.values())}:
             self._end(worker)
-        self._nodes, self._calls = {}, {}
+        self._nodes, self._calls, self._refused = {}, {}, []
         self._open.clear()
         self._idle.clear()
         if self._own:
             ray.shutdown()
 
     def _wanted(self) -> int:
-        """How many workers there should be, looking at a cluster that may change."""
+        """How many workers there should be, looking at a cluster that may change; refused ones keep their room."""
         if time.monotonic() - self._looked > 10 * _TICK:
-            self._looked, self._room = time.monotonic(), room(self.config, self._refused)
-        if self.config.number is None:
-            return max(self._room, 1)
-        return max(min(self.config.number, self._room), 1) if self._refused else self.config.number
+            self._looked, self._room = time.monotonic(), room(self.config, self._without)
+        wanted = self._room if self.config.number is None else self.config.number
+        if self._without:
+            wanted = min(wanted, self._room)
+        return max(wanted - len(self._refused), 1)
 
     def _recruit(self) -> None:
         """Ask for the workers that are missing.
@@ -159,7 +161,7 @@ class RayPool:
             raise no_room(self.config, self._last)
 
     def _hire(self) -> Any:
-        return ray.remote(Worker).options(**options(self.config, self._refused)).remote()
+        return ray.remote(Worker).options(**options(self.config, self._without)).remote()
 
     def _start(self, worker: Any) -> None:
         self._calls[worker.start.remote()] = _Call(worker, "start", None, time.monotonic())
@@ -206,15 +208,19 @@ class RayPool:
     def _raised(self, call: _Call, error: Exception) -> str:
         """What a worker that lives could not do: bad input ends the search; anything else may stay, so it is replaced.
 
-        Once there are answers, a node whose worker cannot open the model is done without.
+        Once there are answers, a worker that cannot open the model is done without. It keeps its room, or the next
+        would come to the same node.
         """
         if isinstance(error, ValueError) and (call.step == "evaluate" or not self._served):
             raise error
         text = line(error)
-        self._end(call.worker)
         if call.step == "open" and isinstance(error, ValueError):
-            self._refuse({self._nodes.pop(call.worker)[1]}, text)
+            self._nodes.pop(call.worker)
+            self._refused.append(call.worker)
+            self._last = text
+            self._say(f"done without a worker: {text}")
         else:
+            self._end(call.worker)
             self._lose(call, text)
         return text
 
@@ -231,14 +237,10 @@ class RayPool:
         elif not self._nodes:
             raise ValueError(f"a worker could not start: {missing}; install the same packages on every node")
         else:
-            self._refuse(nodes, f"{missing} at its node")
+            self._without |= nodes
+            self._last, self._looked = f"{missing} at a node", -math.inf
+            self._say(f"done without a node: {missing}")
         return missing or line(error)
-
-    def _refuse(self, nodes: set[str], text: str) -> None:
-        """Start no more workers on these nodes."""
-        self._refused |= nodes
-        self._last, self._looked = text, -math.inf
-        self._say(f"done without a node: {text}")
 
     def _overdue(self) -> Iterator[tuple[Task, str]]:
         now = time.monotonic()

@@ -24,7 +24,9 @@ CONFIG = RayConfig.model_validate({"kind": "ray", "cpus": 1, "gpus": 0, "max_fai
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """One node for one worker; further ones can be added."""
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     ray.init(made.address, log_to_driver=False, logging_level=logging.ERROR)
     yield made
     ray.shutdown()
@@ -35,7 +37,7 @@ class DemandingPool(RayPool):
     """Of workers that not every node can start."""
 
     def _hire(self) -> Any:
-        return ray.remote(Demanding).options(**options(self.config, self._refused)).remote()
+        return ray.remote(Demanding).options(**options(self.config, self._without)).remote()
 
 
 def held_or_not(share: Share, held: str | None) -> Any:
