@@ -9,9 +9,11 @@ from transformers import AutoConfig
 
 from ..spaces.bits import pack
 from ..spaces.checkpoint import Checkpoint
+from ..spaces.files import read_json
 from ..spaces.labels import parse_label
 from ..spaces.packed import Packed
 from ..spaces.structure import find_structure
+from .appearing import RECORD
 from .quantization_config import labels_of
 from .stored_names import StoredNames
 from .words import from_words
@@ -55,3 +57,13 @@ class PackedCheckpoint(Checkpoint):
         """The model's name of a stored tensor to the file's."""
         names = StoredNames(self, find_structure(self.skeleton()))
         return {names.model_name(stored): stored for stored in self._locations}
+
+
+def open_model(path: Path, trust_remote_code: bool) -> Checkpoint:
+    """A model folder for evaluation: a dense one, or one that an export packed.
+
+    Raises:
+        ValueError: it is quantised in any other way, or no model.
+    """
+    packed = (path / RECORD).is_file() and read_json(path / RECORD)["format"] == "compressed-tensors"
+    return PackedCheckpoint(path, trust_remote_code) if packed else Checkpoint(path, trust_remote_code)

@@ -231,7 +231,9 @@ def evaluate(
 
     settings, folder = settle(config, overrides, run)
     if target.is_dir():
-        figures = measure_model(settings, target, data)
+        from .exporters.packed_checkpoint import open_model
+
+        figures = measure_model(settings, open_model(target, settings.trust_remote_code), data)
     else:
         from .exporters.profiles import read_profile
 

@@ -52,19 +52,18 @@ def measure_profile(
     }
 
 
-def measure_model(config: RunConfig, model: Path, data: str) -> Figures:
-    """Divergence of a model folder from the configuration's model, and its perplexity.
+def measure_model(config: RunConfig, checkpoint: Checkpoint, data: str) -> Figures:
+    """Divergence of another model from the configuration's, and its perplexity.
 
     Raises:
-        ValueError: the folder holds no model of this vocabulary.
+        ValueError: it has another vocabulary.
     """
     assembly = assemble(config, Path())
-    checkpoint = Checkpoint(str(model), trust_remote_code=config.trust_remote_code)
     structure = find_structure(checkpoint.skeleton())
     vocabulary = assembly.structure.ends.head.out_features
     if structure.ends.head.out_features != vocabulary:
         raise ValueError(
-            f"{model} has {structure.ends.head.out_features} tokens, {config.model} has {vocabulary}; "
+            f"{checkpoint.path} has {structure.ends.head.out_features} tokens, {config.model} has {vocabulary}; "
             "compare models with one tokenizer"
         )
     evaluation = assembly.config.evaluation

@@ -22,6 +22,7 @@ from paretopress.search.assembly import Assembly, assemble
 from paretopress.search.configuration import load_config
 from paretopress.search.measure import measure_model, measure_profile
 from paretopress.search.runfolder import RunFolder
+from paretopress.spaces.checkpoint import Checkpoint
 from tests.end_to_end.conftest import Answer, Finished, Tiny, shell
 from tests.end_to_end.tiny import ROOT, evolution, subprocess_environment
 
@@ -185,7 +186,7 @@ def test_exports_have_the_perplexity_of_the_front(
         assert answer.code == 0, answer.err
         wanted = points[budget]["heldout_perplexity"]
         assert plain_perplexity(tmp_path / name, tokens_NT) == pytest.approx(wanted, rel=2e-6)
-        found = measure_model(load_config(finished.config), tmp_path / name, "heldout")
+        found = measure_model(load_config(finished.config), Checkpoint(tmp_path / name), "heldout")
         assert found["perplexity"] == pytest.approx(wanted, rel=1e-6)
         assert found["kl"] == pytest.approx(points[budget]["heldout_kl"], rel=1e-5)
     answer = at(finished, monkeypatch, "evaluate", tmp_path / "named", "--run", "runs/tiny")

@@ -16,6 +16,7 @@ from paretopress.search.event import Event
 from paretopress.search.measure import measure_model, measure_profile
 from paretopress.search.refit import refit
 from paretopress.search.runfolder import RunFolder
+from paretopress.spaces.checkpoint import Checkpoint
 from tests.end_to_end.conftest import Finished
 
 PROFILE = "profiles/bits-3.5.yaml"
@@ -59,7 +60,7 @@ def test_front_export_and_evaluation_agree_on_a_refit(run: Path, tmp_path: Path)
         assert lines[1].startswith(
             f"refitted weights; held-out kl {record['heldout_kl']:.6g}, held-out perpl"
         )
-        exported = measure_model(config, tmp_path / name, "heldout")
+        exported = measure_model(config, Checkpoint(tmp_path / name), "heldout")
         assert exported["kl"] == pytest.approx(record["heldout_kl"], rel=1e-3)
         assert exported["perplexity"] == pytest.approx(record["heldout_perplexity"], rel=1e-3)
         assert (

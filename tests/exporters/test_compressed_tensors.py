@@ -16,10 +16,13 @@ from paretopress.exporters import model_folder
 from paretopress.exporters.compressed_tensors import PackedLayout, serving_notes
 from paretopress.exporters.compression import Compression
 from paretopress.exporters.model_folder import WrittenModel, write_model
-from paretopress.exporters.packed_checkpoint import PackedCheckpoint
+from paretopress.exporters.packed_checkpoint import PackedCheckpoint, open_model
 from paretopress.exporters.remains import Remains
 from paretopress.exporters.winner import Winner
+from paretopress.search.configuration import load_config
+from paretopress.search.measure import measure_model
 from paretopress.spaces.builders import build
+from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.database import LevelDatabase
 from paretopress.spaces.labels import parse_label
 from paretopress.spaces.sizes import compressed_tensors
@@ -322,3 +325,21 @@ def test_files_that_read_differently_are_found_and_nothing_is_left(
 
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_packed_model_is_evaluated_as_its_dense_export(quickstart: Case, tmp_path: Path) -> None:
+    assignment = mixed(quickstart)
+    export(quickstart, assignment, tmp_path / "packed")
+    quickstart.export(assignment, tmp_path / "dense")
+    sets = [f"data.{name}.tokens=128" for name in ("calibration", "validation", "heldout")]
+    config = load_config(
+        QUICKSTART.parent / "quickstart.yaml",
+        ["data.length=64", "archive_tokens=64", "builder.tokens=64", *sets],
+    )
+    packed, dense = (
+        measure_model(config, open_model(tmp_path / name, False), "heldout") for name in ("packed", "dense")
+    )
+    assert packed == dense
+    assert packed["kl"] > 0.01
+    with pytest.raises(ValueError, match="already quantised"):
+        Checkpoint(tmp_path / "packed")
