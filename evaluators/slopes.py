@@ -186,7 +186,7 @@ class _Around:
         self,
         block: Block,
         moves: _Moves,
-        matrices: Mapping[Key, Tensor],
+        matrices: dict[Key, Tensor],
         before: Sequence[Tensor],
         gradients: Sequence[Gradients],
         sums: _Sums,
@@ -247,13 +247,13 @@ class _Around:
                 sums_M2[m] += _orders(fitness_BTD, likelihood_BTD, change_BTD)
 
     def _changes(
-        self, moves: _Moves, here: Mapping[str, str], matrices: Mapping[Key, Tensor]
+        self, moves: _Moves, here: Mapping[str, str], matrices: dict[Key, Tensor]
     ) -> dict[tuple[str, str, str], Tensor]:
-        """What each level changes in each weight (O, I), by unit, label and layer."""
+        """What each level changes in each weight (O, I), by unit, label and layer; takes the levels out of `matrices`."""
         return {
-            (unit, label, path): (matrices[path, label].float() - matrices[path, here[path]].float()).to(
-                self.runner.dtype
-            )
+            (unit, label, path): (
+                matrices.pop((path, label)).float() - matrices[path, here[path]].float()
+            ).to(self.runner.dtype)
             for unit, label, path in moves.layers
         }
 

@@ -38,8 +38,12 @@ def appearing(output: Path, source: Path, overwrite: bool) -> Iterator[Path]:
         if output.exists():
             old = output.with_name(f".{output.name}.{mark}.old")
             output.rename(old)
-            folder.rename(output)
-            shutil.rmtree(old)
+            try:
+                folder.rename(output)
+            except BaseException:
+                old.rename(output)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
         else:
             folder.rename(output)
         sync_folder(output.parent)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..search.messages import nearest
-from ..spaces.labels import Grid, parse_label, stored_bits
+from ..spaces.labels import Grid, kept, parse_label, stored_bits
 from ..spaces.sizes import compressed_tensors
 from ..spaces.structure import Structure, fused_groups
 from ..spaces.unit import Unit
@@ -68,21 +68,30 @@ def raised(winner: Winner, groups: list[tuple[str, ...]]) -> ProfileFile:
         widest = max(labels.values(), key=lambda label: _width(label, inputs))
         for path, label in labels.items():
             if _grid(label) != _grid(widest):
-                levels[unit_of[path]] = _dearest(space.units[unit_of[path]], widest, inputs)
+                levels[unit_of[path]] = _dearest(space.units[unit_of[path]], label, widest, inputs)
     profile = tuple(levels)
     check_budget(winner, space, profile, f"raising {len(groups)} fused groups to their widest scheme")
     return replace(winner.profile, units=space.describe(profile), costs=space.costs(profile), heldout={})
 
 
-def _dearest(unit: Unit, like: str, inputs: int) -> int:
-    """Index of the unit's dearest level with the scheme of the label `like`."""
-    having = [(_width(label, inputs), i) for label, i in unit.index.items() if _grid(label) == _grid(like)]
+def _dearest(unit: Unit, present: str, like: str, inputs: int) -> int:
+    """Index of the unit's dearest level with the scheme of the label `like`, of those that keep as many weights."""
+    having = [
+        (_width(label, inputs), i)
+        for label, i in unit.index.items()
+        if _grid(label) == _grid(like) and _kept(label) >= _kept(present)
+    ]
     if not having:
         raise ValueError(
             f"{unit.name} has no level with the scheme of {like!r} to be raised to (it has {', '.join(unit.index)}); "
             "search with space.units.tie=vllm, or use --fused keep"
         )
     return max(having)[1]
+
+
+def _kept(label: str) -> int:
+    """Weights that may be nonzero, of many."""
+    return kept(parse_label(label), 1 << 30)
 
 
 def _grid(label: str) -> Grid | None:

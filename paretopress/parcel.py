@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .spaces.files import digest, read_yaml, sha256_file, write_atomic, write_yaml
+from .spaces.files import digest, read_yaml, sha256_file, visible_files, write_atomic, write_yaml
 
 if TYPE_CHECKING:
     from .search.configuration import RunConfig
@@ -143,7 +143,7 @@ def _named(content: dict[str, Any]) -> Iterator[_Named]:
         if place == "start_from":
             files = {found / "front.json": f"{name}/front.json"} if (found / "front.json").is_file() else {}
         elif place == "model" or hub:
-            files = {file: f"{name}/{inner}" for file, inner in _below(found).items()}
+            files = {file: f"{name}/{inner}" for file, inner in visible_files(found).items()}
         elif found.is_file() or place not in _SOURCES:
             files = {found: name} if found.is_file() else {}
         else:
@@ -155,12 +155,6 @@ def _named(content: dict[str, Any]) -> Iterator[_Named]:
                 f"{place} {value!r} is not here; correct it, or give an absolute path of the cluster"
             )
         yield _Named(place, value, files, arrives)
-
-
-def _below(folder: Path) -> dict[Path, str]:
-    """Files in a folder, but hidden ones."""
-    paths = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {path: str(name) for path, name in paths.items() if not any(p.startswith(".") for p in name.parts)}
 
 
 def _matching(pattern: Path) -> list[Path]:

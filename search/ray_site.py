@@ -120,7 +120,7 @@ class RaySite:
         known = _dumped(self.assembly) if lacking else None
         self._hand.call(partial(_build, known, self.recipe), progress)
         database.refresh()
-        if _missing(self.assembly) and (content := self._hand.call(_levels)):
+        if _awaited(self.assembly) and (content := self._hand.call(_levels)):
             database.restore(content)
         if missing := _missing(self.assembly):
             raise ValueError(
@@ -134,7 +134,7 @@ class RaySite:
         mark = folder / f".seen-{secrets.token_hex(8)}"
         mark.touch()
         try:
-            return self._hand.call(partial(_sees, mark.name))
+            return self._hand.call(partial(_sees, mark.name, _LATE))
         finally:
             mark.unlink()
 
@@ -224,9 +224,9 @@ def open_evaluator(
     site = held or _open(config, folders, data, share)
     assembly = site.assembly
     _compare(recipe["recipe"], assembly.recipe)
-    if _missing(assembly) and (content := levels()):
+    if _awaited(assembly) and (content := levels()):
         assembly.database.restore(content)
-    if _awaited(assembly):
+    if _missing(assembly):
         raise FileNotFoundError(f"no levels at {assembly.database.path}; use a folder that every node sees")
     _compare(recipe, site.recipe)
     return site.evaluator
@@ -268,9 +268,13 @@ def _build(known: Levels, recipe: Mapping[str, Any], site: LocalSite, say: Say) 
     site.build(say)
 
 
-def _sees(name: str, site: LocalSite, say: Say) -> bool:
+def _sees(name: str, seconds: float, site: LocalSite, say: Say) -> bool:
+    """Whether a new file shows within `seconds`."""
     del say
-    return (site.assembly.databases / name).exists()
+    until = time.monotonic() + seconds
+    while not (seen := (site.assembly.databases / name).exists()) and time.monotonic() < until:
+        time.sleep(1.0)
+    return seen
 
 
 def _lacking(site: LocalSite, say: Say) -> int:

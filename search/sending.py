@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..spaces.files import digest, write_atomic
+from ..spaces.files import digest, visible_files, write_atomic
 from .configuration import RunConfig
 
 MOST = 256 << 20
@@ -20,8 +20,8 @@ _TABLE = "latency.yaml"
 def elsewhere(config: RunConfig) -> dict[str, Any]:
     """The configuration for a process with another working directory."""
     content = config.model_dump(mode="json")
-    if Path(config.model).is_dir():
-        content["model"] = str(Path(config.model).resolve())
+    if (model := Path(config.model).expanduser()).is_dir():
+        content["model"] = str(model.resolve())
     if config.space.latency:
         content["space"]["latency"] = str(Path(config.space.latency).resolve())
     return content
@@ -31,9 +31,9 @@ def packed(content: Mapping[str, Any]) -> dict[str, Files]:
     """What a configuration names here: its model, if that is a folder of at most `MOST` bytes, and its latency table."""
     found: dict[str, Files] = {}
     model = Path(content["model"])
-    paths = [path for path in sorted(model.rglob("*")) if path.is_file()] if model.is_dir() else []
-    if paths and sum(path.stat().st_size for path in paths) <= MOST:
-        found["model"] = {str(path.relative_to(model)): path.read_bytes() for path in paths}
+    files = visible_files(model) if model.is_dir() else {}
+    if files and sum(path.stat().st_size for path in files) <= MOST:
+        found["model"] = {name: path.read_bytes() for path, name in files.items()}
     if table := content["space"]["latency"]:
         found["latency"] = {_TABLE: Path(table).read_bytes()}
     return found

@@ -55,6 +55,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def visible_files(folder: Path) -> dict[Path, str]:
+    """Files below a folder with their names there, but hidden ones and what hidden folders hold."""
+    paths = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {path: str(name) for path, name in paths.items() if not any(p.startswith(".") for p in name.parts)}
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed processes left of `write_atomic`; only for who has the folder to itself."""
     for part in folder.glob(_LEFTOVER):

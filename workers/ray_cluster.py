@@ -85,6 +85,11 @@ def room(config: RayConfig, without: Container[str] = ()) -> int:
     return sum(min(int(node.get(kind, 0) / each) for kind, each in wanted) for node in nodes)
 
 
+def alive() -> set[str]:
+    """Ids of the nodes that are there."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def options(config: RayConfig, without: Collection[str] = ()) -> dict[str, Any]:
     """What Ray is asked for to start a worker, on any node but those with the ids `without`."""
     elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(without))})"}

@@ -50,7 +50,9 @@ class RayErrands(Generic[Held]):
             except RayError as error:
                 failure = line(error)
             self.dismiss()
-        raise ConnectionError(f"workers failed {self.config.retries + 1} times before the search: {failure}")
+        raise ConnectionError(
+            f"workers failed {self.config.retries + 1} times before the search: {failure}; the same command tries again"
+        )
 
     def _try(self, errand: Callable[[Held, Say], Result], say: Say) -> Result:
         if self._worker is None:

@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from ..evaluators.trial import Evaluation, Trial
 from ..spaces.space import Space
 from .configuration import RayConfig
-from .ray_cluster import connect, line, missing_package, no_room, nodes_at, options, room
+from .ray_cluster import alive, connect, line, missing_package, no_room, nodes_at, options, room
 from .ray_worker import Open, Worker, evaluations
 from .retries import Task, settle
 from .splitting import split
@@ -84,8 +84,9 @@ class RayPool:
         self._open: set[Any] = set()
         self._idle: deque[Any] = deque()
         self._calls: dict[Any, _Call] = {}
-        self._refused: list[Any] = []
+        self._refused: dict[Any, str] = {}
         self._without: set[str] = set()
+        self._untried = alive()
         self._last: str | None = None
         self._served = False
         self._waiting_since = time.monotonic()
@@ -109,9 +110,15 @@ class RayPool:
         while mine:
             self._recruit()
             self._hand_out(queue)
-            finished = list(self._finished())
-            # Before whoever asked takes the answers, which may take its time.
-            self._hand_out(queue)
+            finished, failure = [], None
+            try:
+                for ended in self._finished():
+                    finished.append(ended)
+            except Exception as error:
+                failure = error
+            else:
+                # Before whoever asked takes the answers, which may take its time.
+                self._hand_out(queue)
             for task, answers in finished:
                 if task not in mine:  # of a run that was given up
                     continue
@@ -119,6 +126,8 @@ class RayPool:
                 queue.extend(again)
                 mine = (mine - {task}) | set(again)
                 yield from given
+            if failure is not None:
+                raise failure
 
     def _hand_out(self, queue: deque[Task]) -> None:
         while queue and self._idle:
@@ -130,7 +139,7 @@ class RayPool:
         """End the workers, and a cluster of our own."""
         for worker in {*self._nodes, *self._refused, *(call.worker for call in self._calls.values())}:
             self._end(worker)
-        self._nodes, self._calls, self._refused = {}, {}, []
+        self._nodes, self._calls, self._refused = {}, {}, {}
         self._open.clear()
         self._idle.clear()
         if self._own:
@@ -140,6 +149,8 @@ class RayPool:
         """How many workers there should be, looking at a cluster that may change; refused ones keep their room."""
         if time.monotonic() - self._looked > 10 * _TICK:
             self._looked, self._room = time.monotonic(), room(self.config, self._without)
+            there = alive()
+            self._refused = {worker: node for worker, node in self._refused.items() if node in there}
         wanted = self._room if self.config.number is None else self.config.number
         if self._without:
             wanted = min(wanted, self._room)
@@ -197,6 +208,7 @@ class RayPool:
                 self._calls[opening] = _Call(call.worker, "open", None, time.monotonic())
             case "open":
                 self._open.add(call.worker)
+                self._untried.discard(self._nodes[call.worker][1])
                 self._idle.append(call.worker)
                 self._say(
                     f"{self.size} of {self._wanted()} workers, the last on {self._nodes[call.worker][0]}"
@@ -208,15 +220,17 @@ class RayPool:
     def _raised(self, call: _Call, error: Exception) -> str:
         """What a worker that lives could not do: bad input ends the search; anything else may stay, so it is replaced.
 
-        Once there are answers, a worker that cannot open the model is done without. It keeps its room, or the next
-        would come to the same node.
+        Once there are answers, a worker that cannot open the model on a node that came later, or could before, is
+        done without. It keeps its room, or the next would come to the same node.
         """
-        if isinstance(error, ValueError) and (call.step == "evaluate" or not self._served):
+        _, node = self._nodes[call.worker] if call.step != "start" else ("", "")
+        late = self._served and node not in self._untried
+        if isinstance(error, ValueError) and not (call.step == "open" and late):
             raise error
         text = line(error)
         if call.step == "open" and isinstance(error, ValueError):
-            self._nodes.pop(call.worker)
-            self._refused.append(call.worker)
+            self._refused[call.worker] = node
+            del self._nodes[call.worker]
             self._last = text
             self._say(f"done without a worker: {text}")
         else:
@@ -234,7 +248,7 @@ class RayPool:
         nodes = nodes_at(str(error)) if call.step == "start" and missing else set()
         if not nodes:
             self._lose(call, line(error))
-        elif not self._nodes:
+        elif not self._nodes and not self._served:
             raise ValueError(f"a worker could not start: {missing}; install the same packages on every node")
         else:
             self._without |= nodes

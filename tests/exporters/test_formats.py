@@ -165,6 +165,14 @@ def test_raising_stays_within_the_budget_and_the_levels_there_are(case: Case, tm
     assert not (tmp_path / "other").exists()
 
 
+def test_raising_never_takes_weights_away(case: Case, tmp_path: Path) -> None:
+    """Zeros have no grid either, but are no level that a quantised layer is raised to."""
+    levels = [label for label in LEVELS if label != "dense"]
+    run = run_of(case, tmp_path, {"gate_proj": "s50", "up_proj": "w4g32"}, "bits 9", levels=levels)
+    with pytest.raises(ValueError, match=r"up_proj has no level with the scheme of 's50' to be raised to"):
+        export_run(run, tmp_path / "out", budget="9", form="compressed-tensors", fused="raise")
+
+
 def test_a_profile_file_has_no_budget_to_exceed(case: Case, tmp_path: Path) -> None:
     run = run_of(case, tmp_path, {}, "bits 3.6")
     units = {linear.path: "w3g32" for linear in case.structure.linears}

@@ -13,6 +13,8 @@ def configuration(folder: Path) -> dict[str, Any]:
     model, table = folder / "model", folder / "table.yaml"
     (model / "inner").mkdir(parents=True)
     (model / "config.json").write_text("{}")
+    (model / ".git").mkdir()
+    (model / ".git" / "objects").write_text("not sent")
     (model / "inner" / "weights").write_bytes(b"\x00\x01")
     table.write_text("a: 1")
     return {"model": str(model), "space": {"latency": str(table), "drop": False}, "name": "n"}
@@ -40,6 +42,7 @@ def test_what_is_missing_is_kept_by_content(tmp_path: Path) -> None:
     model = Path(found["model"])
     assert (model / "inner" / "weights").read_bytes() == b"\x00\x01"
     assert (model / "config.json").read_text() == "{}"
+    assert not (model / ".git").exists()
     assert Path(found["space"]["latency"]).read_text() == "a: 1"
     assert unpacked(away, tmp_path / "sent", lambda: sent) == found
     (Path(content["model"]) / "config.json").write_text("[]")

@@ -40,8 +40,9 @@ class DemandingPool(RayPool):
         return ray.remote(Demanding).options(**options(self.config, self._without)).remote()
 
 
-def held_or_not(share: Share, held: str | None) -> Any:
-    assert held in (None, "model")
+def picky(share: Share, held: str | None) -> Any:
+    if "OTHER" in os.environ:
+        raise ValueError("other libraries here")
     return LANDSCAPE
 
 
@@ -53,9 +54,9 @@ def process(held: str, say: object) -> int:
     return os.getpid()
 
 
-def test_a_node_without_a_package_is_done_without_and_the_next_one_is_used(cluster: Any) -> None:
+def test_nodes_that_join_with_something_missing_are_done_without(cluster: Any) -> None:
     told: list[str] = []
-    pool = DemandingPool(held_or_not, SPACE, 4, CONFIG, told.append)
+    pool = DemandingPool(picky, SPACE, 4, CONFIG, told.append)
     assert by_position(list(pool.run(TRIALS))) == WANTED
 
     def until(text: str) -> None:
@@ -64,11 +65,14 @@ def test_a_node_without_a_package_is_done_without_and_the_next_one_is_used(clust
             assert by_position(list(pool.run(TRIALS))) == WANTED
         assert any(text in said for said in told), told
 
-    # Another address, as another machine has; both are this one.
+    # Other addresses, as other machines have; all are this one.
     cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", env_vars={"LACKING": "1"})
     until("done without a node: ModuleNotFoundError: No module named 'optuna'")
-    assert room(CONFIG) == 2
-    cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3")
+    odd = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3", env_vars={"OTHER": "1"})
+    until("done without a worker: ValueError: worker on")
+    assert room(CONFIG) == 3
+    cluster.remove_node(odd)
+    cluster.add_node(num_cpus=1, node_ip_address="127.0.0.4")
     until("2 of 2 workers")
     assert pool.failures == []
     pool.close()
@@ -83,6 +87,24 @@ def test_the_first_worker_may_be_one_that_went_on_errands(cluster: Any) -> None:
     errands.dismiss()
     assert by_position(list(pool.run(TRIALS))) == WANTED
     pool.close()
+
+
+def test_a_node_that_was_there_from_the_start_and_is_no_good_ends_the_search(cluster: Any) -> None:
+    """Also when others have answered before it could open the model."""
+    errands = RayErrands(hold, CONFIG)
+    errands.call(process)
+    cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", env_vars={"OTHER": "1"})
+    pool = RayPool(picky, SPACE, 4, CONFIG, first=errands.release())
+    assert by_position(list(pool.run(TRIALS))) == WANTED
+    with pytest.raises(ValueError, match="worker on .*: other libraries here"):
+        run_for(60.0, pool)
+    pool.close()
+
+
+def run_for(seconds: float, pool: RayPool) -> None:
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        list(pool.run(TRIALS))
 
 
 def _alive(process_id: int) -> Any:
