@@ -132,7 +132,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="workers of each process")
     args = parser.parse_args()
     ray.init(
-        num_cpus=max(args.workers), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        "local",
+        num_cpus=max(args.workers),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     rows, short = [], []
     for workers in args.workers:

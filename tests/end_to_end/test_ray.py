@@ -32,7 +32,9 @@ ray = pytest.importorskip("ray")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """A cluster, and the environment in which the command finds it."""
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    context = ray.init(
+        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     yield {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": context.address_info["address"]}
     ray.shutdown()
 

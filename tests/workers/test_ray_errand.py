@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One machine with room for one worker."""
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

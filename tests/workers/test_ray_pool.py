@@ -38,7 +38,7 @@ TRIALS = [Trial(n, p, at(0, 16) if n % 3 else at(5, 7, seed=3)) for n, p in enum
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One machine with room for eight workers."""
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 
