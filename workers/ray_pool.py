@@ -21,7 +21,7 @@ from .configuration import RayConfig
 from .ray_cluster import alive, connect, line, missing_package, no_room, nodes_at, options, room
 from .ray_worker import Open, Worker, evaluations
 from .retries import Task, settle
-from .splitting import split
+from .splitting import GPU_INSTALL, split
 
 _TICK = 0.5  # seconds between looks at deadlines and at what the cluster has
 
@@ -103,7 +103,8 @@ class RayPool:
 
     def run(self, trials: Iterable[Trial]) -> Generator[Evaluation, None, None]:
         """Yield answers that together cover every trial, as they come."""
-        parts = split(trials, self.space, self.grain, max(self.size, self._wanted()))
+        install = GPU_INSTALL if self.config.gpus else 0
+        parts = split(trials, self.space, self.grain, max(self.size, self._wanted()), install)
         queue = deque(Task(part) for part in parts)
         mine = set(queue)
         self._waiting_since = time.monotonic()

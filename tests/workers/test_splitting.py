@@ -25,12 +25,18 @@ def trials_of(ranges: list[tuple[int, int, int, int]], slopes: bool) -> list[Tri
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(RANGES, min_size=1, max_size=4), st.integers(1, 8), st.integers(1, 10), st.booleans())
+@given(
+    st.lists(RANGES, min_size=1, max_size=4),
+    st.integers(1, 8),
+    st.integers(1, 10),
+    st.booleans(),
+    st.sampled_from([0.0, 1e3, 1e9]),
+)
 def test_parts_are_all_of_the_work_once(
-    ranges: list[tuple[int, int, int, int]], grain: int, workers: int, slopes: bool
+    ranges: list[tuple[int, int, int, int]], grain: int, workers: int, slopes: bool, install: float
 ) -> None:
     trials = trials_of(ranges, slopes)
-    parts = split(trials, SPACE, grain, workers)
+    parts = split(trials, SPACE, grain, workers, install)
     found = [
         (trial.number, position)
         for part in parts
@@ -61,6 +67,28 @@ def test_sequences_are_divided_before_profiles() -> None:
     assert [(len(part), part[0].fidelity.sequences) for part in parts] == [(4, 4)] * 12
     together = [trial.profile for part in parts if part[0].fidelity.start == 0 for trial in part]
     assert together == sorted(trial.profile for trial in trials)
+
+
+def test_profiles_are_divided_where_installing_blocks_takes_longer_than_running_them() -> None:
+    trials = [Trial(n, p, at(0, 16)) for n, p in enumerate(random_profiles(SPACE, 12))]
+    parts = split(trials, SPACE, 1, 1, install=1e9)
+    assert [(len(part), part[0].fidelity.sequences) for part in parts] == [(3, 16)] * PARTS
+    assert [p.profile for part in sorted(parts, key=lambda p: p[0].profile) for p in part] == sorted(
+        trial.profile for trial in trials
+    )
+
+
+@pytest.mark.parametrize(("installs", "sequences"), [(0.01, 4), (100.0, 8)])
+def test_profiles_that_share_all_but_one_unit_part_only_where_installing_is_all(
+    installs: float, sequences: int
+) -> None:
+    """`installs` is in tokens of a trial: at little of it, doing the shared units twice costs more."""
+    parent = random_profiles(SPACE, 1)[0]
+    trials = [Trial(n, (*parent[:-1], n), at(0, 16)) for n in range(2)]
+    blocks = len({unit.block for unit in SPACE.units})
+    install = installs * trials[0].fidelity.tokens * SPACE.weights / blocks
+    parts = split(trials, SPACE, 1, 1, install)
+    assert {part[0].fidelity.sequences for part in parts} == {sequences}
 
 
 def test_slopes_count_with_all_their_passes() -> None:
