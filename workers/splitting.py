@@ -92,14 +92,16 @@ def _runs_of_sequences(new: Floats, most: int, wanted: int, install: float) -> i
         return float(new.sum() + (new[0] - new[first]).sum()) * (runs * install + 1)
 
     halved = [-(-most // 2**times) for times in range(most.bit_length())]
-    return min((runs for runs in halved if runs == most or -(-wanted // runs) <= len(new)), key=cost)
+    enough: list[int] = [runs for runs in halved if runs == most or -(-wanted // runs) <= len(new)]
+    return min(enough, key=cost)
 
 
 def _new_units(ordered: Part) -> Floats:
     """Units of each profile from the first on in which it differs from the one before, but at least one."""
     levels = np.array([trial.profile for trial in ordered])
     same = np.logical_and.accumulate(levels[1:] == levels[:-1], axis=1).sum(axis=1)
-    return np.maximum(levels.shape[1] - np.concatenate([[0.0], same]), 1)
+    new: Floats = np.maximum(levels.shape[1] - np.concatenate([[0.0], same]), 1)
+    return new
 
 
 def _edges(sizes: Floats, wanted: int) -> list[int]:

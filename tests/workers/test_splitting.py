@@ -72,7 +72,8 @@ def test_sequences_are_divided_before_profiles() -> None:
 def test_profiles_are_divided_where_installing_blocks_takes_longer_than_running_them() -> None:
     trials = [Trial(n, p, at(0, 16)) for n, p in enumerate(random_profiles(SPACE, 12))]
     parts = split(trials, SPACE, 1, 1, install=1e9)
-    assert [(len(part), part[0].fidelity.sequences) for part in parts] == [(3, 16)] * PARTS
+    assert [part[0].fidelity.sequences for part in parts] == [16] * PARTS
+    assert {len(part) for part in parts} <= {2, 3, 4}
     assert [p.profile for part in sorted(parts, key=lambda p: p[0].profile) for p in part] == sorted(
         trial.profile for trial in trials
     )
