@@ -97,8 +97,9 @@ def _runs_of_sequences(new: Floats, most: int, wanted: int, install: float) -> i
 
 
 def _new_units(ordered: Part) -> Floats:
-    """Units of each profile from the first on in which it differs from the one before, but at least one."""
-    levels = np.array([trial.profile for trial in ordered])
+    """Units of each profile, the dense model included, from the first on in which it differs from the one before, but at least one."""
+    units = max(len(trial.profile) for trial in ordered)
+    levels = np.array([trial.profile or (-1,) * units for trial in ordered])
     same = np.logical_and.accumulate(levels[1:] == levels[:-1], axis=1).sum(axis=1)
     new: Floats = np.maximum(levels.shape[1] - np.concatenate([[0.0], same]), 1)
     return new

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from paretopress.evaluators.passes import passes
 from paretopress.evaluators.trial import Fidelity, Trial
+from paretopress.spaces.space import DENSE
 from paretopress.workers.splitting import PARTS, split, work
 from tests.toys import bits_space
 from tests.workers.simulations import at, random_profiles
@@ -36,6 +37,7 @@ def test_parts_are_all_of_the_work_once(
     ranges: list[tuple[int, int, int, int]], grain: int, workers: int, slopes: bool, install: float
 ) -> None:
     trials = trials_of(ranges, slopes)
+    trials += [Trial(len(trials), DENSE, trials[0].fidelity)]
     parts = split(trials, SPACE, grain, workers, install)
     found = [
         (trial.number, position)
