@@ -30,6 +30,6 @@ def lamp_error(weight_OI: Tensor, level_OI: Tensor, label: str) -> float:
     square_N, order_N = weight_N.square().sort(descending=True)
     larger_N = torch.empty_like(square_N)
     larger_N[order_N] = square_N.cumsum(0)
-    rounded = parse_label(label).grid is not None
+    rounded = parse_label(label).rounds
     change_N = (weight_N - level_N).square() * (rounded | (level_N == 0))
     return float((change_N / larger_N.clamp(min=torch.finfo(torch.float64).tiny)).sum())

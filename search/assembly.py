@@ -18,6 +18,7 @@ from ..evaluators.packing import Sequences
 from ..evaluators.population import SLICE, PopulationEvaluator
 from ..evaluators.tokenizer import Tokenizer, load_tokenizer
 from ..evaluators.trial import Fidelity
+from ..spaces import ggml_quantizer
 from ..spaces.budget import BudgetConfig, parse_bytes
 from ..spaces.builders import REVISION
 from ..spaces.checkpoint import Checkpoint
@@ -81,7 +82,15 @@ class Assembly:
             "calibration": self.data["calibration"].fingerprint,
             "builder": self.config.builder.model_dump(mode="json") | {"revision": REVISION},
             "numerics": dict(self.numerics),
+            **self._foreign,
         }
+
+    @property
+    def _foreign(self) -> dict[str, Any]:
+        """Whose quantiser makes llama.cpp's types, if there are any."""
+        labels = {label for found in self.labels.values() for label in found}
+        foreign = any(parse_label(label).blocks for label in labels)
+        return {"llama-cpp-python": ggml_quantizer.version()} if foreign else {}
 
     @cached_property
     def database(self) -> LevelDatabase:

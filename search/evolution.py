@@ -102,7 +102,7 @@ def content(space: Space) -> Literal["bits", "sparsity", "drop", "mixed"]:
         return "drop"
     labels = {level.label for unit in space.units if not unit.droppable for level in unit.levels}
     schemes = [parse_label(label) for label in labels]
-    grids, sparse = any(s.grid for s in schemes), any(s.sparsity for s in schemes)
+    grids, sparse = any(s.rounds for s in schemes), any(s.sparsity for s in schemes)
     if any(unit.droppable for unit in space.units) or (grids and sparse):
         return "mixed"
     return "sparsity" if sparse else "bits"

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from . import masks
 from .factor import factorize
+from .ggml_quantizer import quantize
 from .grids import ScaleRule, round_to_nearest
-from .labels import Pattern, Scheme, parse_label
+from .labels import Scheme, parse_label
 from .layer_error import layer_error
 from .packed import Packed, Solution, pack_level
 from .replay import Replays
@@ -82,7 +83,8 @@ def build_layers(
 
     A level depends on the weight, the Hessian and the configuration alone, bit for bit, not on the other labels and
     layers. Sparse and quantised levels (`2:4+w4g128`) are solved jointly when both parts compensate; a mask of
-    Wanda or magnitude is fixed first, and GPTQ then compensates both the pruned and the rounded weights.
+    Wanda or magnitude is fixed first, and GPTQ then compensates both the pruned and the rounded weights. llama.cpp's
+    types come from its own quantiser, the Hessian's diagonal being the importance of its inputs.
 
     Args:
         weights: layer to (O, I), any float type; computed with in float32 on its device.
@@ -108,7 +110,12 @@ def build_layers(
     for layer, work in works.items():
         named = {label: scheme for (where, label), scheme in schemes.items() if where == layer}
         _check(work, hessian, named, storage, config)
-    lanes = {key: _lane(works[key[0]], hessian, scheme, config) for key, scheme in schemes.items()}
+    importance = None if hessian is None else hessian.diagonal()
+    lanes = {
+        key: _lane(works[key[0]], hessian, scheme, config)
+        for key, scheme in schemes.items()
+        if scheme.blocks is None
+    }
     compensated = {key: lane for key, lane in lanes.items() if lane.sparsity or lane.grid}
     if compensated:
         assert hessian is not None
@@ -120,6 +127,11 @@ def build_layers(
         solutions = {}
     built: dict[str, dict[str, Packed]] = {layer: {} for layer in works}
     for (layer, label), scheme in schemes.items():
+        if scheme.blocks is not None:
+            stored = quantize(works[layer], scheme.blocks, importance)
+            shape = (works[layer].shape[0], works[layer].shape[1])
+            built[layer][label] = Packed(label, shape, {"blocks": stored})
+            continue
         lane = lanes[layer, label]
         solution = solutions.get((layer, label)) or Solution(lane.weight_OI.to(storage), lane.mask_OI)
         if scheme.grid is not None and lane.grid is None:
@@ -158,9 +170,9 @@ def _check(
         )
     inputs = weight.shape[1]
     for label, scheme in schemes.items():
-        if isinstance(scheme.sparsity, Pattern) and inputs % scheme.sparsity.of:
+        if inputs % scheme.run:
             raise ValueError(
-                f"level {label!r} needs a multiple of {scheme.sparsity.of} inputs, the layer has {inputs}; "
+                f"level {label!r} needs a multiple of {scheme.run} inputs, the layer has {inputs}; "
                 "leave the level out for this layer"
             )
         if hessian is None and config.needs_hessian(scheme):

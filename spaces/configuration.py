@@ -85,7 +85,7 @@ class SpaceConfig(BaseModel):
         drop: whether attention and MLP branches, or whole blocks, may be removed.
         units: which layers are searched.
         at_least: minimum counts of units at a level, which hold beside every budget.
-        format: the size rule behind the cost `bytes`: `packed`, `hf` or `compressed-tensors`.
+        format: the size rule behind the cost `bytes`: `packed`, `hf`, `compressed-tensors` or `gguf`.
         latency: a YAML file with microseconds per layer and level; adds the cost `latency` (nanoseconds).
     """
 
@@ -95,7 +95,7 @@ class SpaceConfig(BaseModel):
     drop: Literal["none", "branches", "blocks"] = "none"
     units: UnitsConfig = UnitsConfig()
     at_least: tuple[MinimumConfig, ...] = ()
-    format: Literal["packed", "hf", "compressed-tensors"] = "packed"
+    format: Literal["packed", "hf", "compressed-tensors", "gguf"] = "packed"
     latency: str | None = None
 
     @field_validator("levels", mode="before")

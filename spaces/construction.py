@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .configuration import SpaceConfig
-from .labels import Pattern, kept, parse_label, stored_bits
+from .labels import kept, parse_label, stored_bits
 from .latency import Latency, nanoseconds, read_latency
 from .minimums import with_minimums
 from .neighbours import link_neighbours
@@ -257,23 +257,25 @@ class _Construction:
         """Bytes of the parameters under `prefix` that are not the weights of `linears`."""
         weights = {f"{linear.path}.weight" for linear in linears}
         inside = (n for name, n in self.parameters.items() if name.startswith(prefix) and name not in weights)
-        return sum(inside) * self.dense_bits // 8
+        return self._plain_bytes(sum(inside))
+
+    def _plain_bytes(self, count: int) -> int:
+        """Bytes of parameters that are no linear layer's weights; llama.cpp keeps them in 32 bits."""
+        return count * (32 if self.config.format == "gguf" else self.dense_bits) // 8
 
     def _add_rest(self, fixed: dict[str, int]) -> None:
         """Add to `fixed` the bytes of every parameter that no unit and no branch has counted."""
-        ends = {linear.path for linear in self._ends()} if self.config.units.ends else set()
-        counted = {f"{linear.path}.weight" for linear in self.structure.linears}
-        counted |= {f"{path}.weight" for path in ends}
+        counted = {f"{linear.path}.weight" for linear in self._counted()}
         prefixes = tuple(
             f"{block.path}." if self.config.drop == "blocks" else f"{linear.path}."
             for block in self.structure.blocks
             for branch in block.branches
             for linear in branch.linears
         )
-        rest = sum(
-            n for name, n in self.parameters.items() if name not in counted and not name.startswith(prefixes)
-        )
-        fixed["bytes"] += rest * self.dense_bits // 8
+        ends = {f"{linear.path}.weight" for linear in self.structure.ends.linears}
+        for name, count in self.parameters.items():
+            if name not in counted and not name.startswith(prefixes):
+                fixed["bytes"] += count * self.dense_bits // 8 if name in ends else self._plain_bytes(count)
 
 
 def _compile(pattern: str) -> None:
@@ -288,5 +290,4 @@ def _add(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
 
 
 def _fits(label: str, linear: Linear) -> bool:
-    sparsity = parse_label(label).sparsity
-    return not isinstance(sparsity, Pattern) or linear.in_features % sparsity.of == 0
+    return linear.in_features % parse_label(label).run == 0

@@ -9,16 +9,19 @@
 | `s60`, `s60-1000000` | 60 % of the weights are zero; the same less 1,000,000 zeros (EvoPress's ladder) |
 | `2:4`, `4:8` | N nonzero weights in each M consecutive inputs |
 | `2:4+w4g128` | both: the surviving weights are quantised |
+| `q4_k`, `iq3_s` ... | a storage type of llama.cpp (`spaces/ggml.py` has them all) |
 """
 
 import math
 import re
 from dataclasses import dataclass
 
+from .ggml import GGML_TYPES, Blocks
+
 _GRID = re.compile(r"w(?P<bits>[2-8])(?:g(?P<group>[1-9]\d*))?(?P<asymmetric>a?)")
 _SPARSE = re.compile(r"s(?P<percent>\d{1,2}(?:\.\d+)?)(?P<offset>[+-]\d+)?")
 _PATTERN = re.compile(r"(?P<keep>[1-9]\d*):(?P<of>[1-9]\d*)")
-_GRAMMAR = "levels look like dense, w4g128, w4g128a, w8, s60, 2:4 or 2:4+w4g128"
+_GRAMMAR = "levels look like dense, w4g128, w4g128a, w8, s60, 2:4, 2:4+w4g128 or q4_k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,23 @@ Sparsity = Unstructured | Pattern
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """What a label says is done to a linear layer: zeros, then a grid; neither for `dense`."""
+    """What a label says is done to a linear layer: zeros, then a grid; or llama.cpp's blocks; nothing for `dense`."""
 
     sparsity: Sparsity | None = None
     grid: Grid | None = None
+    blocks: Blocks | None = None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights that stay are rounded."""
+        return self.grid is not None or self.blocks is not None
+
+    @property
+    def run(self) -> int:
+        """Inputs of which rows must be whole multiples."""
+        if isinstance(self.sparsity, Pattern):
+            return self.sparsity.of
+        return self.blocks.weights if self.blocks else 1
 
 
 def parse_label(label: str) -> Scheme:
@@ -84,6 +100,8 @@ def parse_label(label: str) -> Scheme:
     """
     if label == "dense":
         return Scheme()
+    if label in GGML_TYPES:
+        return Scheme(blocks=GGML_TYPES[label])
     head, w, tail = label.partition("w")
     if head and w and not head.endswith("+"):
         raise ValueError(f"level {label!r} is unknown; {_GRAMMAR}")
@@ -127,6 +145,8 @@ def stored_bits(scheme: Scheme, shape: tuple[int, int], dense_bits: int = 16) ->
     numel = out_features * in_features
     if scheme == Scheme():
         return dense_bits * numel
+    if scheme.blocks is not None:
+        return 8 * out_features * scheme.blocks.row_bytes(in_features)
     mask = numel if scheme.sparsity else 0
     if scheme.grid is None:
         return mask + 16 * kept(scheme, numel)

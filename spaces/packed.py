@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .bits import pack, unpack
+from .ggml_values import decode
 from .labels import Grid, Scheme, kept, parse_label
 
 
@@ -26,6 +27,7 @@ class Packed:
             `scales`, `zeros`: (O, G), 16-bit floats; zero points are whole numbers.
             `mask`: one bit per weight, 1 where the weight survives.
             `values`: 16-bit floats of the survivors in row-major order, when there are no codes.
+            `blocks`: (O, bytes of a row), alone: llama.cpp's storage.
     """
 
     label: str
@@ -39,7 +41,9 @@ class Packed:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The 16-bit type of values and scales, and of `dense`."""
+        """The type of `dense`: that of values or scales; float32 of llama.cpp's types, whose products have no other."""
+        if "blocks" in self.tensors:
+            return torch.float32
         return self.tensors["scales" if "scales" in self.tensors else "values"].dtype
 
     @property
@@ -80,6 +84,8 @@ class Packed:
         Codes and zero points are whole numbers that 16-bit floats hold exactly, and products of such floats are
         formed in float32, so nothing wider need be stored on the way.
         """
+        if self.scheme.blocks is not None:
+            return decode(self.scheme.blocks, self.tensors["blocks"])
         mask = self.mask()
         if self.scheme.grid is None:
             values = self.tensors["values"]

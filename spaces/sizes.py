@@ -36,8 +36,14 @@ def compressed_tensors(scheme: Scheme, shape: tuple[int, int], dense_bits: int) 
     return 4 * out_features * words + scales * (1 if scheme.grid.symmetric else 2) + 16
 
 
+def gguf(scheme: Scheme, shape: tuple[int, int], dense_bits: int) -> int:
+    """llama.cpp's files: its own types as they are, all else dense. Without what aligns a tensor to 32 bytes."""
+    return packed(scheme, shape, dense_bits) if scheme.blocks else dense(scheme, shape, dense_bits)
+
+
 SIZE_RULES: dict[str, SizeRule] = {
     "packed": packed,
     "hf": dense,
     "compressed-tensors": compressed_tensors,
+    "gguf": gguf,
 }
