@@ -17,6 +17,7 @@ from torch import Tensor
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.labels import Grid, parse_label
 from ..spaces.sizes import SizeRule, compressed_tensors
+from ..spaces.structure import Structure, find_structure
 from .compression import Compression
 from .fusing import mixed_groups
 from .limits import byte_limit
@@ -49,6 +50,9 @@ class PackedLayout:
     sentence = f"The weights are packed integers: `pack-quantized` of `compressed-tensors` {OLDEST} or newer."
     needs: Mapping[str, str] = {"compressed-tensors": f">={OLDEST}"}
     rule: SizeRule | None = staticmethod(compressed_tensors)
+    budget: str | None = name
+    left_out: Mapping[str, tuple[str, ...]] = {}
+    companions: tuple[Path, ...] = ()
 
     def __init__(self, dtype: torch.dtype) -> None:
         if dtype not in _HALVES:
@@ -108,6 +112,10 @@ class PackedLayout:
     def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
         """A checkpoint whose packed layers read as dense ones."""
         return PackedCheckpoint(folder, trust_remote_code)
+
+    def structure(self, written: Checkpoint) -> Structure:
+        """As it is found."""
+        return find_structure(written.skeleton())
 
 
 def export_compressed_tensors(winner: Winner, output: Path, overwrite: bool) -> list[str]:

@@ -31,9 +31,19 @@ class Format:
 
     @property
     def write(self) -> Writer:
-        """What writes it."""
+        """What writes it.
+
+        Raises:
+            ModuleNotFoundError: a package is missing, which the extra of the format's name brings.
+        """
         file, function = self.place
-        found: Writer = getattr(import_module(f".{file}", __package__), function)
+        try:
+            found: Writer = getattr(import_module(f".{file}", __package__), function)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"the format {self.name!r} needs the package {error.name}; pip install 'paretopress[{self.name}]'",
+                name=error.name,
+            ) from error
         return found
 
 
@@ -45,6 +55,13 @@ _ALL = (
         ("compressed_tensors", "export_compressed_tensors"),
         True,
     ),
+    Format(
+        "nemotron-nas",
+        "dense weights without the branches that were dropped, and the code that reads them",
+        ("nemotron_nas", "export_nemotron_nas"),
+        False,
+    ),
+    Format("gguf", "llama.cpp's types, as they were searched", ("gguf", "export_gguf"), False),
     Format("llm-compressor", "a recipe without weights", ("llm_compressor", "export_recipe"), True),
 )
 FORMATS = {form.name: form for form in _ALL}

@@ -9,7 +9,7 @@ import torch
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.database import LevelDatabase
 from ..spaces.sizes import SizeRule
-from ..spaces.structure import Structure
+from ..spaces.structure import Structure, find_structure
 from .compression import Compression
 from .model_folder import WrittenModel, write_model
 from .profiles import ProfileFile
@@ -25,6 +25,9 @@ class DenseLayout:
     sentence = "The weights are dense: they have the compressed values, not the compressed size."
     needs: Mapping[str, str] = {}
     rule: SizeRule | None = None
+    budget: str | None = None
+    left_out: Mapping[str, tuple[str, ...]] = {}
+    companions: tuple[Path, ...] = ()
 
     def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
         """The dense weight itself."""
@@ -39,6 +42,10 @@ class DenseLayout:
     def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
         """A plain checkpoint."""
         return Checkpoint(folder, trust_remote_code)
+
+    def structure(self, written: Checkpoint) -> Structure:
+        """As it is found."""
+        return find_structure(written.skeleton())
 
 
 def export_dense(

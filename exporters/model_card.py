@@ -9,7 +9,12 @@ from .winner import Winner
 
 
 def write_card(
-    folder: Path, winner: Winner, sentence: str, removed: int = 0, zeroed: Sequence[str] = ()
+    folder: Path,
+    winner: Winner,
+    sentence: str,
+    removed: int = 0,
+    zeroed: Sequence[str] = (),
+    absent: Sequence[str] = (),
 ) -> None:
     """Write what the model is made from, how it was compressed and what was measured, as Markdown.
 
@@ -19,11 +24,12 @@ def write_card(
         sentence: what there is to say of the files.
         removed: blocks that are gone.
         zeroed: branches that are zero.
+        absent: branches that are left out.
     """
-    write_atomic(folder / "README.md", _card(winner, sentence, removed, zeroed))
+    write_atomic(folder / "README.md", _card(winner, sentence, removed, zeroed, absent))
 
 
-def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str]) -> str:
+def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str], absent: Sequence[str]) -> str:
     profile, assignment, blocks = winner.profile, winner.assignment, len(winner.structure.blocks)
     base = profile.model or "a pretrained language model"
     lines = ["# Compressed with paretopress", "", f"Made from {_plain(base)}"]
@@ -37,7 +43,8 @@ def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str]) ->
         if counts
         else []
     )
-    lines += ["", f"{removed} of {blocks} blocks were removed, {len(zeroed)} more branches are zero."]
+    gone = f", {len(absent)} left out" if absent else ""
+    lines += ["", f"{removed} of {blocks} blocks were removed, {len(zeroed)} more branches are zero{gone}."]
     figures = [("held-out " + name, f"{value:.6g}") for name, value in profile.heldout.items()]
     figures += [(f"cost in {name}", f"{value:,}") for name, value in profile.costs.items()]
     if figures:

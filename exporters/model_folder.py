@@ -1,5 +1,6 @@
 """Writes a model as a folder that `transformers` opens, whatever the layout of its weights: verified, or not at all."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.files import write_json
 from ..spaces.sizes import SizeRule
+from ..spaces.structure import Structure
 from .appearing import appearing, copy_companions
 from .compression import Compression
 from .limits import byte_limit, check_limit, check_rule
@@ -32,12 +34,18 @@ class Layout(Protocol):
         sentence: what the model card says of the weights.
         needs: package to the versions that read the files, besides transformers.
         rule: bytes of one layer, if the files of this format are what byte budgets count.
+        budget: the `space.format` whose budgets in bytes the files must keep.
+        left_out: kind of a dropped branch to the block's children that are not written; other kinds become zeros.
+        companions: files of this package that go along.
     """
 
     name: str
     sentence: str
     needs: Mapping[str, str]
     rule: SizeRule | None
+    budget: str | None
+    left_out: Mapping[str, tuple[str, ...]]
+    companions: tuple[Path, ...]
 
     def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
         """The tensors that stand for a layer's dense weight; refuses a level that the format cannot hold."""
@@ -47,6 +55,9 @@ class Layout(Protocol):
 
     def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
         """What was written, with dense weights as its readers see them."""
+
+    def structure(self, written: Checkpoint) -> Structure:
+        """Blocks and branches of what was written."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class WrittenModel:
         tensor_bytes: of the tensors in them, without headers: what byte budgets count.
         removed: indices, in the source, of the blocks that are gone; the others are renumbered.
         zeroed: dropped branches, named as units, that remain with zeros in all their linear layers and biases.
+        absent: dropped branches, named as units, of which nothing remains in blocks that do.
     """
 
     path: Path
@@ -66,6 +78,7 @@ class WrittenModel:
     tensor_bytes: int
     removed: tuple[int, ...]
     zeroed: tuple[str, ...]
+    absent: tuple[str, ...]
 
     def lines(self, winner: Winner) -> list[str]:
         """What a person should know besides the size."""
@@ -78,6 +91,8 @@ class WrittenModel:
             found.append(f"{len(self.removed)} of {len(winner.structure.blocks)} blocks removed: {blocks}")
         if self.zeroed:
             found.append(f"dropped branches written as zeros: {', '.join(self.zeroed)}")
+        if self.absent:
+            found.append(f"dropped branches left out: {', '.join(self.absent)}")
         return found
 
 
@@ -94,9 +109,10 @@ def write_model(
 
     A block whose branches are all dropped is removed and the next ones take its number; where a block without
     its branches still changes what passes (norms on the residual stream), it stays. A dropped branch of a block
-    that stays becomes zeros. What was written is read back from the disk: every tensor is compared byte for byte,
-    every weight that a reader makes of them with the level's own, bit for bit, the logits on a few tokens with the
-    block runner's, and the bytes with the size rules. The folder appears whole or not at all.
+    that stays becomes zeros, or is left out where the layout says so. What was written is read back from the disk:
+    every tensor is compared byte for byte, every weight that a reader makes of them with the level's own, bit for
+    bit, the logits on a few tokens with the block runner's, and the bytes with the size rules. The folder appears
+    whole or not at all.
 
     Memory: one tensor while writing; one block, embedding and head for the logits.
 
@@ -117,30 +133,34 @@ def write_model(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
-    left = remains(checkpoint, compression, device)
+    left = remains(checkpoint, compression, device, layout.left_out)
     config = shortened_config(checkpoint, len(winner.structure.blocks), left.kept)
     config = layout.configure(config, compression, left)
-    tensors = plan_tensors(checkpoint, compression, left.removed, layout.store)
+    tensors = plan_tensors(checkpoint, compression, left, layout.store)
     with appearing(output, checkpoint.path, overwrite) as folder:
         copy_companions(checkpoint.path, folder)
+        for path in layout.companions:
+            shutil.copyfile(path, folder / path.name)
         write_json(folder / "config.json", config)
         size = write_tensors(folder, tensors, shard_bytes)
         verify_tensors(folder, tensors)
         written = layout.open(folder, winner.trust_remote_code)
         verify_weights(written, compression, left)
-        compare_logits(checkpoint, compression, written, device)
+        compare_logits(checkpoint, compression, written, layout.structure(written), device)
         inside = tensor_bytes(folder)
         if layout.rule is not None:
             bits = torch.finfo(checkpoint.dtype).bits
             check_rule(tensors, compression, layout.rule, bits, inside)
-            check_limit(inside, byte_limit(winner, layout.name), left.zeroed)
+        if layout.budget is not None:
+            check_limit(inside, byte_limit(winner, layout.budget), left.zeroed)
         details = {
             "removed_blocks": left.removed,
             "zeroed_branches": left.zeroed,
+            "absent_branches": tuple(left.absent),
             "bytes": size,
             "tensor_bytes": inside,
             "needs": dict(layout.needs),
         }
         write_record(folder, layout.name, winner, details)
-        write_card(folder, winner, layout.sentence, len(left.removed), left.zeroed)
-    return WrittenModel(output, size, inside, left.removed, left.zeroed)
+        write_card(folder, winner, layout.sentence, len(left.removed), left.zeroed, tuple(left.absent))
+    return WrittenModel(output, size, inside, left.removed, left.zeroed, tuple(left.absent))

@@ -14,6 +14,7 @@ from ..spaces.labels import parse_label
 from ..spaces.packed import Packed
 from ..spaces.structure import find_structure
 from .appearing import RECORD
+from .nemotron_checkpoint import NemotronCheckpoint
 from .quantization_config import labels_of
 from .stored_names import StoredNames
 from .words import from_words
@@ -60,10 +61,12 @@ class PackedCheckpoint(Checkpoint):
 
 
 def open_model(path: Path, trust_remote_code: bool) -> Checkpoint:
-    """A model folder for evaluation: a dense one, or one that an export packed.
+    """A model folder for evaluation: a dense one, one that an export packed, or one that lacks branches.
 
     Raises:
         ValueError: it is quantised in any other way, or no model.
     """
-    packed = (path / RECORD).is_file() and read_json(path / RECORD)["format"] == "compressed-tensors"
-    return PackedCheckpoint(path, trust_remote_code) if packed else Checkpoint(path, trust_remote_code)
+    form = read_json(path / RECORD)["format"] if (path / RECORD).is_file() else ""
+    if form == "nemotron-nas":
+        return NemotronCheckpoint(path)
+    return (PackedCheckpoint if form == "compressed-tensors" else Checkpoint)(path, trust_remote_code)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..evaluators.runner import BlockRunner
 from ..spaces.checkpoint import Checkpoint
-from ..spaces.structure import Structure, find_structure
+from ..spaces.structure import Structure
 from .compression import Compression
 
 _LENGTH = 16
@@ -26,25 +26,36 @@ def passes_unchanged(checkpoint: Checkpoint, structure: Structure, block: int, d
 
 
 def compare_logits(
-    checkpoint: Checkpoint, compression: Compression, written: Checkpoint, device: torch.device
+    checkpoint: Checkpoint,
+    compression: Compression,
+    written: Checkpoint,
+    shorter: Structure,
+    device: torch.device,
 ) -> None:
-    """Compare a written model with its source under `compression`, block by block, on a few tokens.
+    """Compare a written model of structure `shorter` with its source under `compression`, block by block.
+
+    On a few tokens.
 
     Raises:
         ValueError: the logits differ; the message says what to do.
     """
-    structure = compression.structure
-    tokens_BT = _tokens(checkpoint, structure)
-    meant_PV = _logits(_runner(checkpoint, structure, device), tokens_BT, compression)
-    shorter = find_structure(written.skeleton())
+    tokens_BT, meant_PV = searched_logits(checkpoint, compression, device)
     nothing = Compression(shorter, None, {}, device)
     found_PV = _logits(_runner(written, shorter, device), tokens_BT, nothing)
     limit = _TOLERANCE * float(meant_PV.abs().max())
     if not torch.allclose(meant_PV, found_PV, rtol=0, atol=limit, equal_nan=True):
         raise ValueError(
-            f"the {structure.model_class} written gives other logits than the one searched: its blocks depend on "
+            f"the {shorter.model_class} written gives other logits than the one searched: its blocks depend on "
             "their number in a way that its configuration does not say; drop single branches instead of whole blocks"
         )
+
+
+def searched_logits(
+    checkpoint: Checkpoint, compression: Compression, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A few random tokens_BT, B being 1, and the logits_PV that were searched of them."""
+    tokens_BT = _tokens(checkpoint, compression.structure)
+    return tokens_BT, _logits(_runner(checkpoint, compression.structure, device), tokens_BT, compression)
 
 
 def _runner(checkpoint: Checkpoint, structure: Structure, device: torch.device) -> BlockRunner:

@@ -1,5 +1,6 @@
 """What remains of a model's blocks when branches are dropped."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,14 @@ class Remains:
         removed: blocks that are gone; the next ones take their number.
         kept: the others.
         zeroed: dropped branches, named as units, that remain with zeros in all their linear layers and biases.
+        absent: dropped branches of the blocks that are kept, named as units, to the modules that went with them.
     """
 
     structure: Structure
     removed: tuple[int, ...]
     kept: tuple[int, ...]
     zeroed: tuple[str, ...]
+    absent: Mapping[str, tuple[str, ...]]
 
     def paths(self) -> dict[str, str]:
         """Path in the source to path in the written model, of every linear layer that is written."""
@@ -36,14 +39,31 @@ class Remains:
         return found
 
 
-def remains(checkpoint: Checkpoint, compression: Compression, device: torch.device) -> Remains:
-    """What is removed and what is kept as zeros.
+def remains(
+    checkpoint: Checkpoint,
+    compression: Compression,
+    device: torch.device,
+    left_out: Mapping[str, tuple[str, ...]],
+) -> Remains:
+    """What is removed, what is left out and what is kept as zeros.
 
     A block whose branches are all dropped is removed, unless it still changes what passes through it (norms on
     the residual stream).
+
+    Args:
+        checkpoint: the source.
+        compression: which branches are dropped.
+        device: where blocks are tried.
+        left_out: kind of branch to the block's children that are left out with it; other kinds become zeros.
     """
     structure = compression.structure
     removed = tuple(i for i in compression.empty if passes_unchanged(checkpoint, structure, i, device))
     kept = tuple(block.index for block in structure.blocks if block.index not in removed)
-    zeroed = tuple(f"blocks.{i}.{kind}" for i in kept for kind in compression.dropped.get(i, ()))
-    return Remains(structure, removed, kept, zeroed)
+    dropped = [(i, kind) for i in kept for kind in compression.dropped.get(i, ())]
+    zeroed = tuple(f"blocks.{i}.{kind}" for i, kind in dropped if kind not in left_out)
+    absent = {
+        f"blocks.{i}.{kind}": tuple(f"{structure.blocks[i].path}.{child}" for child in left_out[kind])
+        for i, kind in dropped
+        if kind in left_out
+    }
+    return Remains(structure, removed, kept, zeroed, absent)

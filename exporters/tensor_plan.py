@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..spaces.checkpoint import Checkpoint
 from .compression import Compression
+from .remains import Remains
 from .stored_names import StoredNames
 from .tensor_files import PlannedTensor
 
@@ -20,16 +21,16 @@ Store = Callable[[Compression, PlannedTensor], list[PlannedTensor]]
 def plan_tensors(
     checkpoint: Checkpoint,
     compression: Compression,
-    removed: tuple[int, ...],
+    left: Remains,
     store: Store,
 ) -> list[PlannedTensor]:
     """Every tensor to write, in the order of the source's files.
 
-    Tensors of `removed` blocks are left out and those of the next blocks renumbered; all linear layers of other
-    dropped branches become zeros with their biases. Names and types stay the source's.
+    Tensors of removed blocks and absent branches are left out, the blocks that remain renumbered; all linear layers of
+    other dropped branches become zeros with their biases. Names and types stay the source's.
     """
     names = StoredNames(checkpoint, compression.structure)
-    kept = [block.index for block in compression.structure.blocks if block.index not in removed]
+    absent = tuple(f"{path}." for paths in left.absent.values() for path in paths)
     silent = {
         linear.path
         for block in compression.structure.blocks
@@ -42,9 +43,10 @@ def plan_tensors(
         with safe_open(path, framework="pt") as file:
             for key in list(file.keys()):
                 inside = names.block(key)
-                if inside and inside.index in removed:
+                model_name = names.model_name(key)
+                if (inside and inside.index in left.removed) or model_name.startswith(absent):
                     continue
-                layer, _, leaf = names.model_name(key).rpartition(".")
+                layer, _, leaf = model_name.rpartition(".")
                 make = partial(_read, path, key)
                 levelled = layer in compression.levels and leaf == "weight"
                 if layer in silent:
@@ -52,7 +54,7 @@ def plan_tensors(
                 elif levelled:
                     make = partial(_level, compression, layer, path, key)
                 stored = file.get_slice(key)
-                name = inside.renumbered(kept.index(inside.index)) if inside else key
+                name = inside.renumbered(left.kept.index(inside.index)) if inside else key
                 tensor = PlannedTensor(
                     name,
                     stored.get_dtype(),

@@ -1,7 +1,8 @@
 """Perplexity and divergence of one profile or one model folder, on the sequences of a configuration."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from ..evaluators.fitness import cross_entropy, kl_divergence, teacher_chunk
 from ..evaluators.runner import BlockRunner
 from ..evaluators.trial import Fidelity
 from ..spaces.checkpoint import Checkpoint
-from ..spaces.space import DENSE
+from ..spaces.database import LevelDatabase
+from ..spaces.space import DENSE, Profile
 from ..spaces.structure import find_structure
 from .assembly import Assembly, assemble
 from .configuration import RunConfig
@@ -32,16 +34,8 @@ def measure_profile(
     Raises:
         ValueError: a level is not in the database, or the profile is of another space.
     """
-    assembly = assemble(config, databases)
-    if assembly.labels and not assembly.database.bytes:
-        raise ValueError(
-            f"{assembly.database.path} holds no levels of this configuration; make them with `paretopress build`"
-        )
-    profile = assembly.space.parse(units)
+    assembly, profile, refitted = open_profile(config, units, databases, run)
     assignments = [assembly.space.assignment(profile), assembly.space.assignment(DENSE)]
-    refitted = kept_refit(run, assembly.space.describe(profile)) if run else None
-    if refitted and refitted.recipe != refit_recipe(assembly, assignments[0]):
-        raise ValueError(f"{refitted.path} was made with another configuration or release; refit {run} again")
     values, losses = assembly.evaluator(refitted).measure(assignments, everything(assembly, data))
     return {
         **({"refitted layers": len(refitted.errors())} if refitted else {}),
@@ -52,6 +46,26 @@ def measure_profile(
     }
 
 
+def open_profile(
+    config: RunConfig, units: Mapping[str, str], databases: Path, run: Path | None = None
+) -> tuple[Assembly, Profile, LevelDatabase | None]:
+    """A profile's assembly, the profile, and the levels of its refit where that was kept.
+
+    Raises:
+        ValueError: a level is not in the database, or the profile is of another space.
+    """
+    assembly = assemble(config, databases)
+    if assembly.labels and not assembly.database.bytes:
+        raise ValueError(
+            f"{assembly.database.path} holds no levels of this configuration; make them with `paretopress build`"
+        )
+    profile = assembly.space.parse(units)
+    refitted = kept_refit(run, assembly.space.describe(profile)) if run else None
+    if refitted and refitted.recipe != refit_recipe(assembly, assembly.space.assignment(profile)):
+        raise ValueError(f"{refitted.path} was made with another configuration or release; refit {run} again")
+    return assembly, profile, refitted
+
+
 def measure_model(config: RunConfig, checkpoint: Checkpoint, data: str) -> Figures:
     """Divergence of another model from the configuration's, and its perplexity.
 
@@ -60,12 +74,7 @@ def measure_model(config: RunConfig, checkpoint: Checkpoint, data: str) -> Figur
     """
     assembly = assemble(config, Path())
     structure = find_structure(checkpoint.skeleton())
-    vocabulary = assembly.structure.ends.head.out_features
-    if structure.ends.head.out_features != vocabulary:
-        raise ValueError(
-            f"{checkpoint.path} has {structure.ends.head.out_features} tokens, {config.model} has {vocabulary}; "
-            "compare models with one tokenizer"
-        )
+    _check_vocabulary(assembly, checkpoint.path, structure.ends.head.out_features)
     evaluation = assembly.config.evaluation
     student = BlockRunner(
         checkpoint,
@@ -75,38 +84,85 @@ def measure_model(config: RunConfig, checkpoint: Checkpoint, data: str) -> Figur
         micro_batch=int(evaluation.micro_batch),
         length=config.data.length,
     )
-    kl, loss = _compare(assembly, student, data)
-    return {"kl": kl, "perplexity": math.exp(loss)}
+    tokens_NT = _tokens(assembly, data)
+    states = _last_states(student, tokens_NT)
+    return _compare(assembly, tokens_NT, (partial(_logits, student, states_TD) for states_TD in states))
+
+
+def measure_logits(
+    config: RunConfig, name: Path, vocabulary: int, logits: Callable[[list[int]], Tensor], data: str
+) -> Figures:
+    """`measure_model` of what another program computes.
+
+    Args:
+        config: names the dense model and the text.
+        name: of the other model, for messages.
+        vocabulary: tokens that it has.
+        logits: of every position of one sequence of tokens.
+        data: calibration, validation or heldout.
+
+    Raises:
+        ValueError: it has another vocabulary.
+    """
+    assembly = assemble(config, Path())
+    _check_vocabulary(assembly, name, vocabulary)
+    tokens_NT = _tokens(assembly, data)
+    found = (logits(tokens_T.tolist()).to(tokens_NT.device) for tokens_T in tokens_NT)
+    return _compare(assembly, tokens_NT, (logits_TV.__getitem__ for logits_TV in found))
+
+
+def _check_vocabulary(assembly: Assembly, name: Path, found: int) -> None:
+    known = assembly.structure.ends.head.out_features
+    if found != known:
+        raise ValueError(
+            f"{name} has {found} tokens, {assembly.config.model} has {known}; compare models with one tokenizer"
+        )
+
+
+def _tokens(assembly: Assembly, data: str) -> Tensor:
+    everything(assembly, data)
+    return torch.from_numpy(assembly.data[data].tokens.astype("int64")).to(assembly.runner.device)
 
 
 @torch.no_grad()
-def _compare(assembly: Assembly, student: BlockRunner, data: str) -> tuple[float, float]:
-    """Mean KL and cross-entropy over all positions but the last of each sequence."""
-    size, teacher, chunk = student.micro_batch, assembly.runner, int(assembly.config.evaluation.chunk)
-    tokens_NT = torch.from_numpy(assembly.data[data].tokens.astype("int64")).to(student.device)
-    padding = tokens_NT[:1].expand(-len(tokens_NT) % size, -1)
-    padded_NT = torch.cat([tokens_NT, padding])
-    batches = [padded_NT[i : i + size] for i in range(0, len(padded_NT), size)]
-    both = [torch.cat(_last_states(runner, batches)) for runner in (teacher, student)]
+def _compare(assembly: Assembly, tokens_NT: Tensor, students: Iterable[Callable[[slice], Tensor]]) -> Figures:
+    """Divergence and perplexity over all positions but the last of each sequence.
+
+    Args:
+        assembly: has the dense model.
+        tokens_NT: the sequences.
+        students: for each of them what gives the logits of some positions.
+    """
+    teacher, chunk = assembly.runner, int(assembly.config.evaluation.chunk)
     values: list[float] = []
     losses: list[float] = []
-    for taught_TD, learned_TD, tokens_T in zip(*both, tokens_NT, strict=False):
+    for taught_TD, learned, tokens_T in zip(
+        _last_states(teacher, tokens_NT), students, tokens_NT, strict=True
+    ):
         for start in range(0, len(tokens_T) - 1, chunk):
             piece = slice(start, min(start + chunk, len(tokens_T) - 1))
-            taught = teacher_chunk(assembly.config.fitness, teacher.logits(taught_TD[piece]))
-            log_probs_PV = student.logits(learned_TD[piece]).log_softmax(-1)
+            taught = teacher_chunk(assembly.config.fitness, _logits(teacher, taught_TD, piece))
+            log_probs_PV = learned(piece).log_softmax(-1)
             values += kl_divergence(taught, log_probs_PV).tolist()
             losses += cross_entropy(log_probs_PV, tokens_T[piece.start + 1 : piece.stop + 1]).tolist()
-    return _mean(values), _mean(losses)
+    return {"kl": _mean(values), "perplexity": math.exp(_mean(losses))}
 
 
-def _last_states(runner: BlockRunner, batches: list[Tensor]) -> list[Tensor]:
-    """Hidden states after the last block, block by block: each is read once."""
-    states = [runner.embed(tokens_BT) for tokens_BT in batches]
+@torch.no_grad()
+def _last_states(runner: BlockRunner, tokens_NT: Tensor) -> Tensor:
+    """Hidden states (N, T, D) after the last block, block by block: each is read once."""
+    size = runner.micro_batch
+    padding = tokens_NT[:1].expand(-len(tokens_NT) % size, -1)
+    padded_NT = torch.cat([tokens_NT, padding])
+    states = [runner.embed(padded_NT[i : i + size]) for i in range(0, len(padded_NT), size)]
     for block in runner.structure.blocks:
         with runner.block(block.index) as loaded:
             states = loaded.run(states)
-    return states
+    return torch.cat(states)[: len(tokens_NT)]
+
+
+def _logits(runner: BlockRunner, states_TD: Tensor, positions: slice) -> Tensor:
+    return runner.logits(states_TD[positions])
 
 
 def everything(assembly: Assembly, data: str) -> Fidelity:

@@ -258,7 +258,8 @@ def test_recipes_that_would_say_something_else_are_refused(case: Case, tmp_path:
 
 def test_unknown_names_are_answered_with_the_nearest(case: Case, tmp_path: Path) -> None:
     run = run_of(case, tmp_path, {})
-    message = "format 'compresed-tensors' is unknown; did you mean 'compressed-tensors'? known: compressed-tensors, hf, llm-compressor"
+    known = ", ".join(sorted(FORMATS))
+    message = f"format 'compresed-tensors' is unknown; did you mean 'compressed-tensors'? known: {known}"
     with pytest.raises(ValueError, match=re.escape(message)):
         export_run(run, tmp_path / "out", budget="4.5", form="compresed-tensors")
     with pytest.raises(ValueError, match="--fused 'rise' is unknown; did you mean 'raise'"):

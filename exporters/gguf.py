@@ -1,0 +1,102 @@
+"""GGUF for llama.cpp: every layer in the type that was searched, as it was searched."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..spaces.checkpoint import Checkpoint
+from ..spaces.sizes import gguf
+from .appearing import appearing
+from .compression import Compression
+from .gguf_file import store_blocks, typed, verify_file, write_file
+from .limits import byte_limit, check_limit, check_rule
+from .llama_cpp import FILE, opened
+from .model_card import write_card
+from .probe import searched_logits
+from .record import write_record
+from .remains import Remains, remains
+from .tensor_plan import plan_tensors
+from .winner import Winner
+
+DIVERGENCE = 0.02
+"""Nats of KL on random tokens, at most: llama.cpp rounds activations to 8 bits."""
+
+_SENTENCE = (
+    f"`{FILE}` has every layer in the type of llama.cpp that was searched, quantised by llama.cpp itself."
+)
+
+
+def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
+    """Write the winner as one GGUF file; lines that say what was written.
+
+    Every tensor is read back and compared byte for byte, the bytes with the size rules, and what llama.cpp computes with
+    what was searched.
+
+    Raises:
+        ValueError: an architecture that is not written, a level that is no type of llama.cpp, a single dropped branch, or
+            more bytes than the budget.
+        ModuleNotFoundError: llama-cpp-python is not installed.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
+        OSError: what was read back differs from what was meant.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    checkpoint = winner.checkpoint
+    compression = Compression(winner.structure, winner.database, winner.assignment, device)
+    left = remains(checkpoint, compression, device, {})
+    if left.zeroed:
+        raise ValueError(
+            f"{left.zeroed[0]} is dropped alone, and llama.cpp's models keep both branches of a block; search with "
+            "space.drop=blocks, or export with --format nemotron-nas"
+        )
+    config = _config(checkpoint, left)
+    tensors = typed(plan_tensors(checkpoint, compression, left, store_blocks), compression, config)
+    with appearing(output, checkpoint.path, overwrite) as folder:
+        path = folder / FILE
+        lack = write_file(path, tensors, config, checkpoint.path)
+        inside = verify_file(path, tensors)
+        bits = torch.finfo(checkpoint.dtype).bits
+        check_rule([tensor.planned for tensor in tensors], compression, gguf, bits, inside)
+        check_limit(inside, byte_limit(winner, "gguf"), left.zeroed)
+        divergence = _divergence(path, checkpoint, compression, device)
+        size = path.stat().st_size
+        details = {
+            "removed_blocks": left.removed,
+            "bytes": size,
+            "tensor_bytes": inside,
+            "tokenizer": lack or "llama.cpp's",
+            "kl_to_searched": divergence,
+        }
+        write_record(folder, "gguf", winner, details)
+        write_card(folder, winner, _SENTENCE, len(left.removed))
+    return [
+        f"{output / FILE}: {size:,} bytes, {inside:,} of them tensors",
+        f"what llama.cpp computes is {divergence:.2g} nats from what was searched, on random tokens",
+        *([f"without a tokenizer, so for token ids alone: {lack}"] if lack else []),
+        f"next: llama-cli -m {output / FILE}",
+    ]
+
+
+def _config(checkpoint: Checkpoint, left: Remains) -> Any:
+    config = copy.deepcopy(checkpoint.config)
+    config.num_hidden_layers = len(left.kept)
+    return config
+
+
+def _divergence(path: Path, checkpoint: Checkpoint, compression: Compression, device: torch.device) -> float:
+    """Mean KL from what was searched to what llama.cpp computes, over the positions of a few tokens.
+
+    Raises:
+        OSError: it is more than `DIVERGENCE`.
+    """
+    tokens_BT, meant_PV = searched_logits(checkpoint, compression, device)
+    with opened(path, tokens_BT.shape[1]) as model:
+        found_PV = model.logits(tokens_BT[0].tolist()).double().log_softmax(-1)
+    meant_PV = meant_PV.double().cpu().log_softmax(-1)
+    found = float((meant_PV.exp() * (meant_PV - found_PV)).sum(-1).mean())
+    if not found <= DIVERGENCE:
+        raise OSError(
+            f"llama.cpp computes something else than was searched: {found:.3g} nats apart, {DIVERGENCE} are allowed"
+        )
+    return found

@@ -1,0 +1,160 @@
+"""GGUF files: tensors in llama.cpp's types and names, written one after the other and compared when read back."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import (
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFReader,
+    GGUFWriter,
+    TensorNameMap,
+    get_tensor_name_map,
+)
+from torch import Tensor
+
+from ..spaces.labels import parse_label
+from .compression import Compression
+from .gguf_metadata import add_metadata, architecture, rotary_factors, row_order
+from .gguf_tokenizer import add_tokenizer
+from .tensor_files import PlannedTensor
+
+_PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F32"}
+"""Types of safetensors to those that llama.cpp has."""
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class TypedTensor:
+    """One tensor of a GGUF file.
+
+    Attributes:
+        planned: its name there, its bytes as a tensor, and the layer whose level it holds.
+        kind: llama.cpp's type.
+    """
+
+    planned: PlannedTensor
+    kind: GGMLQuantizationType
+
+    def bytes(self) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+        """(rows, bytes of a row), or the bytes of a vector."""
+        tensor = self.planned.make().contiguous()
+        return tensor.view(torch.uint8).numpy()
+
+
+def store_blocks(compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
+    """A level in llama.cpp's own storage.
+
+    Raises:
+        ValueError: it is none of llama.cpp's types.
+    """
+    label = compression.levels[dense.layer]
+    blocks = parse_label(label).blocks
+    if blocks is None:
+        raise ValueError(
+            f"{dense.layer} takes {label!r}, which is no type of llama.cpp; search over levels such as q4_k, or "
+            "export with --format hf"
+        )
+    rows, inputs = dense.shape
+    shape = (rows, blocks.row_bytes(inputs))
+    return [replace(dense, dtype="U8", shape=shape, make=partial(_blocks, compression, dense.layer))]
+
+
+def _blocks(compression: Compression, layer: str) -> Tensor:
+    packed = compression.packed(layer)
+    assert packed is not None
+    return packed.tensors["blocks"].cpu()
+
+
+def typed(tensors: Iterable[PlannedTensor], compression: Compression, config: Any) -> list[TypedTensor]:
+    """Tensors under llama.cpp's names, rows in its order; vectors in float32.
+
+    Args:
+        tensors: those of `transformers`, levels as `store_blocks` gives them.
+        compression: says which level a layer has.
+        config: of the model that is written.
+
+    Raises:
+        ValueError: llama.cpp has no tensor of the name.
+    """
+    name = architecture(config)
+    kind = next(kind for kind, text in MODEL_ARCH_NAMES.items() if text == name)
+    names = get_tensor_name_map(kind, config.num_hidden_layers)
+    found = [
+        _typed(tensor, compression, config, names) for tensor in tensors if not _dispensable(tensor.name)
+    ]
+    factors = rotary_factors(config)
+    if factors is not None:
+        planned = PlannedTensor("rope_freqs.weight", "F32", tuple(factors.shape), lambda: factors)
+        found.append(TypedTensor(planned, GGMLQuantizationType.F32))
+    return found
+
+
+def _dispensable(name: str) -> bool:
+    """Buffers that old checkpoints hold and that are computed."""
+    return name.endswith(".rotary_emb.inv_freq")
+
+
+def _typed(tensor: PlannedTensor, compression: Compression, config: Any, names: TensorNameMap) -> TypedTensor:
+    name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+    if name is None:
+        raise ValueError(f"llama.cpp has no tensor for {tensor.name}; export with --format hf")
+    order = row_order(config, tensor.name)
+    if tensor.dtype == "U8":
+        blocks = parse_label(compression.levels[tensor.layer]).blocks
+        assert blocks is not None
+        planned = replace(tensor, name=name, make=lambda: order(tensor.make()))
+        return TypedTensor(planned, GGMLQuantizationType(blocks.number))
+    stored = "F32" if len(tensor.shape) == 1 else _PLAIN[tensor.dtype]
+    planned = replace(tensor, name=name, dtype=stored, make=lambda: order(tensor.make().to(_DTYPES[stored])))
+    return TypedTensor(planned, GGMLQuantizationType[stored])
+
+
+def write_file(path: Path, tensors: Sequence[TypedTensor], config: Any, source: Path) -> str | None:
+    """Write metadata, tokenizer and tensors; no more than one tensor is in memory.
+
+    Returns:
+        Why there is no tokenizer, if there is none.
+    """
+    writer = GGUFWriter(path, architecture(config))
+    add_metadata(writer, config, source.name)
+    lack = add_tokenizer(writer, source, config.vocab_size)
+    for tensor in tensors:
+        planned = tensor.planned
+        bytes_each = _DTYPES[planned.dtype].itemsize if planned.dtype in _DTYPES else 1
+        shape = (*planned.shape[:-1], planned.shape[-1] * bytes_each)
+        writer.add_tensor_info(planned.name, shape, np.dtype(np.uint8), planned.bytes, tensor.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors:
+        writer.write_tensor_data(tensor.bytes())
+    writer.close()
+    return lack
+
+
+def verify_file(path: Path, tensors: Sequence[TypedTensor]) -> int:
+    """Compare every tensor's type, shape and bytes with what was meant.
+
+    Returns:
+        Bytes of the tensors.
+
+    Raises:
+        OSError: something differs.
+    """
+    written = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    if set(written) != {tensor.planned.name for tensor in tensors}:
+        raise OSError(f"{path} does not hold exactly the tensors that were written; export again")
+    for tensor in tensors:
+        found = written[tensor.planned.name]
+        same = found.tensor_type == tensor.kind and np.array_equal(
+            np.ascontiguousarray(found.data).view(np.uint8).ravel(), tensor.bytes().ravel()
+        )
+        if not same:
+            raise OSError(f"{found.name} in {path} is not what was written; check the disk and export again")
+    return sum(int(tensor.n_bytes) for tensor in written.values())
