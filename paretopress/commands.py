@@ -220,28 +220,35 @@ def evaluate(
     run: Annotated[
         Path | None, typer.Option(help="run folder; default the one that holds the profile, or runs/NAME")
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|NAME", help="score it on a task file of lm-eval, or on a task that lm-eval has"
+        ),
+    ] = None,
+    dense: Annotated[bool, typer.Option(help="score the dense model on the tasks too")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print figures and scores as JSON")] = False,
 ) -> None:
-    """Perplexity and KL divergence of a profile or of a model folder."""
+    """Perplexity, KL divergence and task scores of a profile or of a model folder."""
     if not target.exists():
         raise FileNotFoundError(f"there is no {target}; give a model folder or a profile file")
     if config is None:
         run = existing(run or holder(target))
         config = run / "config.yaml"
-    from .search.measure import measure_model, measure_profile
+    from .exporters.evaluate import evaluate_target
 
     settings, folder = settle(config, overrides, run)
-    if target.is_dir():
-        from .exporters.packed_checkpoint import open_model
-
-        figures = measure_model(settings, open_model(target, settings.trust_remote_code), data)
-    else:
-        from .exporters.profiles import read_profile
-
-        figures = measure_profile(
-            settings, read_profile(target).units, folder.parent / "databases", data, folder
-        )
+    figures, scores = evaluate_target(settings, target, folder, data, tasks or [], dense=dense)
+    if as_json:
+        record = {"figures": figures, "tasks": [row.record() for row in scores]}
+        print(json.dumps(record, indent=1, allow_nan=False))
+        return
     for name, value in figures.items():
         console.say(f"{name}: {value:,.8g}" if isinstance(value, float) else f"{name}: {value:,}")
+    if scores:
+        from .tables import task_table
+
+        console.console.print(task_table(scores))
 
 
 @app.command()

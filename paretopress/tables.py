@@ -1,7 +1,7 @@
 """Fronts, scores and allocations as tables that fit 80 columns; figures are never cut."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -10,6 +10,8 @@ from rich.table import Table
 from .exporters.figures import size
 
 if TYPE_CHECKING:
+    from .exporters.evaluate import Compared
+    from .search.harness import Score
     from .search.sensitivities import Allocation, Comparison
 
 
@@ -108,6 +110,35 @@ def _levels(found: "Comparison", row: "Allocation") -> str:
     order = dict.fromkeys(label for unit in space.units for label in unit.index)
     counts = Counter(space.describe(row.profile).values())
     return ", ".join(f"{counts[label]}\u00a0{label}" for label in order if label in counts)
+
+
+def task_table(rows: "Sequence[Compared]") -> Table:
+    """Scores on tasks, beside those of the dense model where they are known."""
+    dense = any(row.dense for row in rows)
+    table = _table("lm-eval; ± one standard error; ↑ higher is better, ↓ lower")
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", min_width=15)
+    for heading in ("docs", "score", "±", *(("dense", "±") if dense else ())):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        score = row.score
+        better = {True: " ↑", False: " ↓", None: ""}[score.higher]
+        cells = [*_score(score), *(_score(row.dense) if dense else ())]
+        table.add_row(score.task, f"{score.metric}{better}", f"{score.samples:,}", *cells)
+    return table
+
+
+def _score(score: "Score | None") -> tuple[str, str]:
+    if score is None:
+        return "", ""
+    return _short(score.value), _short(score.error)
+
+
+def _short(value: float | None) -> str:
+    """Four digits behind the point; four in all of large figures, so that the columns beside them stay."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def _table(caption: str, title: str | None = None) -> Table:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from paretopress.tables import front_table
+from paretopress.exporters.evaluate import Compared
+from paretopress.search.harness import Score
+from paretopress.tables import front_table, task_table
 
 
 def row(budget: str, method: str, kl: float, perplexity: float, **more: Any) -> dict[str, Any]:
@@ -86,3 +88,28 @@ def test_the_table_begins_each_budget_with_uniform_and_ends_with_the_front() -> 
     assert [m for m in methods if m] == ["uniform", "dp-nmse", "→ dp"] * 2
     assert first[methods.index("uniform")] == "bits 2"
     assert first.count("bits 3") == 1
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("dense", [False, True])
+def test_scores_stand_whole(width: int, dense: bool) -> None:
+    rows = [
+        Compared(
+            Score(name, metric, value, error, 14042, higher),
+            Score(name, metric, value / 3, error, 14042, higher) if dense else None,
+        )
+        for name, metric, value, error, higher in [
+            ("mmlu_high_school_european_history", "acc", 0.54321, 0.012345, True),
+            ("gsm8k", "exact_match (flexible-extract)", 1.0, None, True),
+            ("text", "word_perplexity", 9_876_543_210.5, 123_456.7, False),
+            ("own", "score", float("nan"), None, None),
+        ]
+    ]
+    lines = printed(task_table(rows), width)
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= width
+    for figure in ("0.5432", "0.0123", "1.0000", "9.877e+09", "1.235e+05", "nan", "14,042"):
+        assert figure in text
+    assert ("0.1811" in text) is dense
+    assert ("dense" in text) is dense
+    assert (text.count("↑"), text.count("↓")) == (3, 2)  # the caption explains both

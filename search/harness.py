@@ -1,0 +1,154 @@
+"""Scores of whole models on the tasks of lm-eval, an optional package that takes seconds to import."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .confinement import confined
+from .task_files import TRUST, is_task_file, read_task_file
+
+_RESAMPLES = 1000
+_SEED = 1234
+"""Of the examples in prompts: lm-eval's own default, so that figures compare with those of others."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of a task, or of a group of tasks.
+
+    Attributes:
+        task: its name.
+        metric: its name; with the filter of the answers in brackets where there is one.
+        value: as lm-eval gives it.
+        error: its standard error; None where lm-eval has none.
+        samples: documents.
+        higher: whether higher is better; None where lm-eval does not say.
+    """
+
+    task: str
+    metric: str
+    value: float
+    error: float | None
+    samples: int
+    higher: bool | None
+
+
+class Harness:
+    """Tasks with their documents, to be run on any number of models.
+
+    Args:
+        tasks: task files, or names of tasks that lm-eval has (their documents are on the hub).
+        trust_remote_code: run code that tasks name.
+
+    Raises:
+        ModuleNotFoundError: lm-eval is not installed.
+        FileNotFoundError: there is no such task file.
+        ValueError: an unknown name, a task that cannot be loaded, or one that runs code and may not.
+    """
+
+    def __init__(self, tasks: Sequence[str], *, trust_remote_code: bool = False) -> None:
+        try:
+            from lm_eval.tasks import TaskManager
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("--tasks needs lm-eval; pip install 'paretopress[eval]'") from error
+        wanted = {task: _record(task, trust_remote_code) for task in tasks}
+        self._trust = trust_remote_code
+        named = any(isinstance(record, str) for record in wanted.values())
+        self._manager = TaskManager(include_defaults=named)  # thousands of files, which takes seconds
+        self._tasks: dict[str, Any] = {}
+        self._groups: dict[str, Any] = {}
+        for task, record in wanted.items():
+            self._add(task, record)
+
+    def _add(self, task: str, record: str | dict[str, Any]) -> None:
+        known = self._manager.all_tasks
+        if isinstance(record, str) and record not in known:
+            near = ", ".join(difflib.get_close_matches(task, known, n=3, cutoff=0.0))
+            raise ValueError(f"task {task!r} is no .yaml file and unknown to lm-eval; the nearest are {near}")
+        found = self._loaded(task, record)
+        for name, made in found["tasks"].items():
+            if name in self._tasks:
+                raise ValueError(f"task {name!r} is given twice; give it once")
+            if getattr(made, "UNSAFE_CODE", False) and not self._trust:
+                raise ValueError(f"task {name!r} runs code that models write, which is not allowed; {TRUST}")
+            if made.config.num_fewshot is None:
+                made.set_config(key="num_fewshot", value=0)
+            made.set_fewshot_seed(seed=_SEED)
+        self._tasks |= found["tasks"]
+        self._groups |= found.get("groups", {})
+
+    def _loaded(self, task: str, record: str | dict[str, Any]) -> dict[str, Any]:
+        with confined(self._trust) as missing:
+            try:
+                found: dict[str, Any] = self._manager.load([record])
+            except Exception as error:  # whatever a task makes lm-eval, datasets and the network raise
+                _refuse_metrics(task, missing)
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise ValueError(f"lm-eval cannot load {task} ({reason}); check it and its data") from error
+        _refuse_metrics(task, missing)
+        return found
+
+    def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> list[Score]:
+        """Run all tasks.
+
+        Args:
+            model: on its device.
+            tokenizer: the model's.
+            batch: sequences at once.
+
+        Raises:
+            ValueError: a template of a task does not suit its documents.
+        """
+        from jinja2 import TemplateError
+        from lm_eval.evaluator import evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        with confined(self._trust):
+            asked = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, softmax_dtype=torch.float32)
+            try:
+                results = evaluate(
+                    asked,
+                    {"tasks": self._tasks, "groups": self._groups},
+                    bootstrap_iters=_RESAMPLES,
+                    log_samples=False,
+                    confirm_run_unsafe_code=self._trust,
+                )
+            except TemplateError as error:
+                raise ValueError(f"a template of a task fails ({error}); correct the task file") from error
+        return list(_scores(results))
+
+
+def _record(task: str, trust: bool) -> str | dict[str, Any]:
+    """What lm-eval is given: a name, or what a file says."""
+    return read_task_file(Path(task), trust_remote_code=trust) if is_task_file(task) else task
+
+
+def _refuse_metrics(task: str, missing: list[str]) -> None:
+    if missing:
+        raise ValueError(
+            f"{task}: lm-eval has no metric {missing[0]!r} and would run one of the hub; {TRUST}"
+        )
+
+
+def _scores(results: Mapping[str, Any]) -> Iterator[Score]:
+    for task, figures in (results["results"] | results.get("groups", {})).items():
+        for key, value in figures.items():
+            metric, _, answers = key.partition(",")
+            if not answers or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = figures.get(f"{metric}_stderr,{answers}")
+            known = isinstance(error, int | float) and math.isfinite(error)
+            yield Score(
+                task,
+                metric if answers == "none" else f"{metric} ({answers})",
+                float(value),
+                float(error) if known else None,
+                int(results["n-samples"].get(task, {}).get("effective", figures.get("sample_len", 0))),
+                results["higher_is_better"].get(task, {}).get(metric),
+            )
