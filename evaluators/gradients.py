@@ -4,7 +4,7 @@ Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +17,9 @@ from .fitness import FitnessConfig, cross_entropy, fitness_of, teacher_chunk
 from .kernels import backward_kernels
 from .loaded import LoadedBlock
 from .runner import BlockRunner
+
+HeadVisitor = Callable[[Tensor, Tensor, Tensor], None]
+"""Takes the head's inputs (P, D), and by its outputs (P, V) the gradients of fitness and likelihood."""
 
 _CHUNK = 512  # positions whose logits exist at once
 
@@ -31,6 +34,9 @@ class GradientRunner(BlockRunner):
         tokens_BT: Tensor,
         fitness: FitnessConfig,
         rng: np.random.Generator,
+        *,
+        ends: Mapping[str, Tensor] | None = None,
+        visit: HeadVisitor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Gradients by a model's last hidden states, summed over every position but the last of a sequence.
 
@@ -40,13 +46,21 @@ class GradientRunner(BlockRunner):
             tokens_BT: of the sequences.
             fitness: what is differentiated.
             rng: draws one token from the model at every position.
+            ends: weights (V, D) of the model's embedding and head by path, where they are not the dense model's.
+            visit: shown the head's inputs and both gradients by its outputs.
 
         Returns:
             Of the fitness, and of the log-likelihood of the drawn tokens, (B, T, D) in float32.
         """
         rows = (states_BTD[:, :-1].flatten(0, 1), dense_BTD[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten())
         last, dense, targets = (torch.split(row.to(self.device), min(_CHUNK, self.length)) for row in rows)
-        found = [self._row_gradients(*part, fitness, rng) for part in zip(last, dense, targets, strict=True)]
+        found = []
+        for part in zip(last, dense, targets, strict=True):
+            by_states, by_head = self._row_gradients(*part, fitness, rng, ends or {})
+            found.append(by_states)
+            if visit is not None:
+                visit(*by_head)
+        self.install_ends({})
         shape = (len(states_BTD), states_BTD.shape[1] - 1, self.hidden)
         fit_BTD, likely_BTD = (
             nn.functional.pad(torch.cat(each).float().view(shape), (0, 0, 0, 1))
@@ -61,25 +75,36 @@ class GradientRunner(BlockRunner):
         targets_P: Tensor,
         fitness: FitnessConfig,
         rng: np.random.Generator,
-    ) -> tuple[Tensor, Tensor]:
+        ends: Mapping[str, Tensor],
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """Both gradients by the states; the head's inputs and both gradients by its outputs."""
         divergence = fitness_of(fitness)
+        teacher = None
+        if divergence is not None:
+            self.install_ends({})
+            with torch.no_grad():
+                teacher = teacher_chunk(fitness, self._backward_logits(dense_PD, _BackwardHead(self._head)))
+        self.install_ends(ends)
         with torch.enable_grad():
             leaf_PD = states_PD.detach().requires_grad_()
-            log_probs_PV = self._backward_logits(leaf_PD).log_softmax(-1)
+            head = _BackwardHead(self._head)
+            log_probs_PV = self._backward_logits(leaf_PD, head).log_softmax(-1)
             if divergence is None:
                 total = cross_entropy(log_probs_PV, targets_P).sum()
             else:
-                with torch.no_grad():
-                    teacher = teacher_chunk(fitness, self._backward_logits(dense_PD))
+                assert teacher is not None
                 total = divergence(teacher, log_probs_PV).sum()
-            (fit_PD,) = torch.autograd.grad(total, leaf_PD, retain_graph=True)
+            by = (leaf_PD, head.passed[1])
+            fit_PD, fit = torch.autograd.grad(total, by, retain_graph=True)
             drawn_P = _draw(log_probs_PV.detach().exp(), rng)
             likelihood = log_probs_PV.gather(-1, drawn_P[:, None]).sum()
-            (likely_PD,) = torch.autograd.grad(likelihood, leaf_PD)
-        return fit_PD, likely_PD
+            likely_PD, likely = torch.autograd.grad(likelihood, by)
+        inputs_PD, fit_PV, likely_PV = (
+            each.detach().flatten(0, -2) for each in (head.passed[0], fit, likely)
+        )
+        return (fit_PD, likely_PD), (inputs_PD, fit_PV, likely_PV)
 
-    def _backward_logits(self, states_PD: Tensor) -> Tensor:
-        head = _BackwardHead(self._head)
+    def _backward_logits(self, states_PD: Tensor, head: "_BackwardHead") -> Tensor:
         if self._norm is not None:
             logits_PV: Tensor = head(self._norm(states_PD))
             return logits_PV
@@ -147,9 +172,14 @@ def _keeper(passed: dict[str, tuple[Tensor, Tensor]], path: str) -> Callable[[nn
 class _BackwardHead(StandIn):
     """Stands for the head where its logits are differentiated."""
 
+    passed: tuple[Tensor, Tensor]
+    """Inputs (..., P, D) and outputs (..., P, V) of the last call."""
+
     def forward(self, x: Tensor) -> Tensor:
         product: Callable[[Tensor, nn.Module], Tensor] = _Product.apply
-        return product(x, self.original)
+        logits = product(x, self.original)
+        self.passed = (x, logits)
+        return logits
 
 
 class _Product(torch.autograd.Function):

@@ -174,6 +174,10 @@ class BlockRunner:
         for path, tensor in tensors.items():
             set_tensor(self._model, f"{path}.weight", tensor)
 
+    def dense_end(self, path: str) -> Tensor:
+        """The dense weight_VD of embedding or head."""
+        return self._dense_ends[path]
+
     def _after_blocks(self, states_PD: Tensor, entered: Callable[[], None] = lambda: None) -> Tensor:
         """Logits_PV of at most T positions; `entered` is called when the blocks are over."""
         last, outputs = len(self._blocks) - 1, self.structure.block_outputs

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from ..spaces.space import Space
+from .batches import batches_of
 from .fitness import FitnessConfig
 from .gradients import GradientRunner
 from .runner import BlockRunner
-from .slopes import batches_of, level_slopes
+from .slopes import level_slopes
 from .trial import Evaluation, Trial
 from .weights import BlockWeights
 

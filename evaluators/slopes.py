@@ -9,17 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from ..spaces.space import DENSE, Profile, Space
 from ..spaces.structure import Block
+from .batches import Batch
 from .calibration import host_copy
+from .end_slopes import EndMoves, orders_of
 from .fitness import FitnessConfig
 from .gradients import GradientRunner
 from .installing import configuration, install, wanted
 from .loaded import LoadedBlock
-from .trial import Fidelity, SlopeSums
+from .trial import SlopeSums
 from .weights import BlockWeights, Key
 
 Gradients = tuple[Tensor, Tensor]
@@ -44,37 +45,6 @@ class _Moves:
     layers: Sequence[tuple[str, str, str]]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch.
-
-    Attributes:
-        tokens_BT: of its sequences.
-        count: how many of them count; the others fill it up.
-        seed: of the tokens drawn on it.
-    """
-
-    tokens_BT: Tensor
-    count: int
-    seed: tuple[int, ...]
-
-
-def batches_of(fidelity: Fidelity, tokens_NT: np.ndarray, size: int) -> list[Batch]:
-    """A fidelity's sequences in micro-batches; one that is not full is filled up with its own again.
-
-    They begin at multiples of `size` in the fidelity's order: a part of a fidelity that begins and ends at multiples has
-    those of the whole.
-    """
-    rows = fidelity.rows(len(tokens_NT))
-    found = []
-    for place in range(fidelity.start // size * size, fidelity.stop, size):
-        first, last = max(place, fidelity.start), min(place + size, fidelity.stop)
-        own = rows[first - fidelity.start : last - fidelity.start]
-        tokens_BT = tokens_NT[np.resize(own, size), : fidelity.length].astype(np.int64)
-        found.append(Batch(torch.from_numpy(tokens_BT), len(own), (fidelity.seed, first)))
-    return found
-
-
 def level_slopes(
     runner: GradientRunner,
     space: Space,
@@ -90,8 +60,8 @@ def level_slopes(
     gradient by that output; to second order by d^T F d / 2 more, with F the Fisher matrix there, the mean of h h^T
     over tokens that the model draws, h the gradient of their log-likelihood: so (h . d)^2 / 2 for one draw. What
     positions and layers do together is left out. A branch that is dropped or brought back changes its block's
-    output instead. Units under a dropped branch have no inputs and no slopes. What a micro-batch adds does not depend
-    on the others.
+    output instead; the embedding's level, what enters the first block. Units under a dropped branch have no inputs and no
+    slopes. What a micro-batch adds does not depend on the others.
 
     Around the dense model (`DENSE`) the gradient of the divergence is zero, and what remains is the Fisher
     score of every level. Drawn tokens, because the text's own would give the `empirical` Fisher, which is another
@@ -109,19 +79,11 @@ def level_slopes(
         fitness: what is minimised.
         together: micro-batches whose states are kept at once; changes no bit.
 
-    Raises:
-        ValueError: embeddings or head take levels.
-
     References:
         Optimal Brain Damage and HAWQ-V2 (arXiv 1911.03852) for the second order; NVIDIA ModelOpt's AutoQuantize and
         AutoRound's AutoScheme for gradient times difference per layer and format; Kunstner et al. (arXiv
         1905.12558) on the empirical Fisher.
     """
-    ends = {end.path for end in runner.structure.ends.linears}
-    if outside := [unit.name for unit in space.units if ends & set(unit.modules)]:
-        raise ValueError(
-            f"unit {outside[0]!r} lies outside the blocks, where no slope is known; measure its levels instead"
-        )
     around = _Around(runner, space, weights, profile)
     starts = range(0, len(batches), together)
     return SlopeSums.joined([around.sums(batches[first : first + together], fitness) for first in starts])
@@ -136,18 +98,28 @@ class _Around:
         self.weights = weights
         self.profile = profile
         self.assignment = space.assignment(profile)
+        self.ends = EndMoves(runner, space, weights, self.assignment)
 
     def sums(self, batches: Sequence[Batch], fitness: FitnessConfig) -> SlopeSums:
         """The slopes over some micro-batches, which pass each block together."""
         before, last, dense = self.forward([batch.tokens_BT for batch in batches])
         gradients: list[Gradients] = []
-        for batch, last_BTD, dense_BTD in zip(batches, last, dense, strict=True):
+        sums: _Sums = {unit.name: {} for unit in self.space.units}
+
+        def add(unit: str, label: str, m: int, orders: tuple[float, float]) -> None:
+            _place(sums[unit], label, len(batches))[m] += orders
+
+        for m, (batch, last_BTD, dense_BTD) in enumerate(zip(batches, last, dense, strict=True)):
             rng = np.random.default_rng(batch.seed)
-            pair = self.runner.end_gradients(last_BTD, dense_BTD, batch.tokens_BT, fitness, rng)
+            head = self.ends.head(batch)
+            pair = self.runner.end_gradients(
+                last_BTD, dense_BTD, batch.tokens_BT, fitness, rng, ends=self.ends.here, visit=head.visit
+            )
+            for (unit, label), orders in head.sums.items():
+                add(unit, label, m, orders)
             for gradient_BTD in pair:
                 gradient_BTD[batch.count :] = 0.0
             gradients.append((host_copy(pair[0]), host_copy(pair[1])))
-        sums: _Sums = {unit.name: {} for unit in self.space.units}
         blocks = self.runner.structure.blocks
         moves = [self._moves(block) for block in blocks]
         needed = [
@@ -158,6 +130,10 @@ class _Around:
         with closing(self.weights.stream(needed, backwards=True)) as stream:
             for block, matrices in zip(reversed(blocks), stream, strict=True):
                 self.backward(block, moves[block.index], matrices, before.pop(), gradients, sums)
+        for m, (batch, pair) in enumerate(zip(batches, gradients, strict=True)):
+            for unit, label, change_BTD in self.ends.entering(batch.tokens_BT):
+                fitness_BTD, likelihood_BTD = (gradient_BTD.to(change_BTD.device) for gradient_BTD in pair)
+                add(unit, label, m, orders_of(fitness_BTD, likelihood_BTD, change_BTD))
         rows = [sums_M2 for row in sums.values() for sums_M2 in row.values()]
         return SlopeSums(
             {unit: tuple(row) for unit, row in sums.items()},
@@ -168,8 +144,8 @@ class _Around:
     def forward(self, tokens: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
         """Host copies of the states before every block, after the last, and of the dense model after the last."""
         runner, blocks = self.runner, self.runner.structure.blocks
-        before = [[host_copy(runner.embed(tokens_BT.to(runner.device))) for tokens_BT in tokens]]
-        dense = before[0]
+        before = [self._embedded(tokens, self.ends.here)]
+        dense = self._embedded(tokens, {}) if self.ends.here else before[0]
         needed = [wanted(block, [self.assignment, {}]) for block in blocks]
         with closing(self.weights.stream(needed)) as stream:
             for block, matrices in zip(blocks, stream, strict=True):
@@ -181,6 +157,12 @@ class _Around:
                     before.append([host_copy(loaded(states_BTD)) for states_BTD in before[-1]])
         last = before.pop()
         return before, last, dense if self.assignment else last
+
+    def _embedded(self, tokens: Sequence[Tensor], ends: Mapping[str, Tensor]) -> list[Tensor]:
+        self.runner.install_ends(ends)
+        found = [host_copy(self.runner.embed(tokens_BT.to(self.runner.device))) for tokens_BT in tokens]
+        self.runner.install_ends({})
+        return found
 
     def backward(
         self,
@@ -207,7 +189,7 @@ class _Around:
                     inputs_PI, fitness_PO = passed[0][1][path]
                     difference_PO = inputs_PI.to(change_OI.dtype) @ change_OI.T
                     sums_2 = _place(sums[unit], label, len(before))[m]
-                    sums_2 += _orders(fitness_PO, passed[1][1][path][1], difference_PO.float())
+                    sums_2 += orders_of(fitness_PO, passed[1][1][path][1], difference_PO.float())
 
     def _moves(self, block: Block) -> _Moves:
         """What the block's units may become; nothing of layers under a dropped branch."""
@@ -244,7 +226,7 @@ class _Around:
             for m, (states_BTD, here_BTD, pair) in enumerate(zip(before, here, gradients, strict=True)):
                 change_BTD = loaded(states_BTD).float() - here_BTD.to(loaded.device).float()
                 fitness_BTD, likelihood_BTD = (gradient_BTD.to(loaded.device) for gradient_BTD in pair)
-                sums_M2[m] += _orders(fitness_BTD, likelihood_BTD, change_BTD)
+                sums_M2[m] += orders_of(fitness_BTD, likelihood_BTD, change_BTD)
 
     def _changes(
         self, moves: _Moves, here: Mapping[str, str], matrices: dict[Key, Tensor]
@@ -261,10 +243,3 @@ class _Around:
 def _place(row: dict[str, Floats], label: str, count: int) -> Floats:
     """A level's sums over `count` micro-batches, which begin at 0."""
     return row.setdefault(label, np.zeros((count, 2)))
-
-
-def _orders(fitness: Tensor, likelihood: Tensor, difference: Tensor) -> tuple[float, float]:
-    """Inner product of fitness gradient and difference; half of the squared ones of the likelihood's, per position."""
-    first = float((fitness * difference).sum(dtype=torch.float64))
-    second = float(torch.linalg.vecdot(likelihood, difference).double().square().sum()) / 2
-    return first, second

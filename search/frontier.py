@@ -6,9 +6,9 @@ exact optimum of these changes, with the curvature taken as more or less than it
 archive's prefix is kept. A round that finds nothing better this way measures exchanges of levels, those that the slopes
 find best of many, and tries the best together. If that fails as well, the budget's next round takes twice the tokens.
 
-Where a unit has no slopes (embeddings, head), where only branches are dropped, and where slopes around the dense
-model are not finite, changes are measured one at a time, around the dearest profile and then around each budget's
-best; all that were measured, near ones weighing most, give the table that is allocated from (`merging.py`).
+Where only branches are dropped, and where slopes around the dense model are not finite, changes are measured one at a
+time, around the dearest profile and then around each budget's best; all that were measured, near ones weighing most, give
+the table that is allocated from (`merging.py`).
 """
 
 import math

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from ..evaluators.activations import influences, outlier_ratios
+from ..evaluators.batches import Batch
 from ..evaluators.fitness import FitnessConfig
 from ..evaluators.magnitudes import lamp_error, magnitude_error
-from ..evaluators.slopes import Batch, level_slopes
+from ..evaluators.slopes import level_slopes
 from ..spaces.space import DENSE
 from ..spaces.unit import Unit
 from .assembly import Assembly

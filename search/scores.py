@@ -40,12 +40,6 @@ class Scored:
     units: float | None = None
 
 
-def fisher_possible(assembly: Assembly) -> bool:
-    """Whether `fisher` has a value for every unit: not where embeddings or head are units."""
-    ends = {end.path for end in assembly.structure.ends.linears}
-    return not any(ends & set(unit.modules) for unit in assembly.space.units)
-
-
 def stored_proxy(
     name: str,
     assembly: Assembly,

@@ -22,7 +22,7 @@ from .messages import nearest
 from .probing import MEASURED, Base, Probing
 from .proxies import PROXIES
 from .runfolder import RunFolder
-from .scores import Scored, fisher_possible, stored_proxy
+from .scores import Scored, stored_proxy
 from .sensitivity import Sensitivity
 
 SCORES = (MEASURED, *PROXIES)
@@ -128,7 +128,6 @@ def sensitivities(
         raise ValueError(f"a bound on fitness needs measured sensitivities; add {MEASURED} to the scores")
     listen(Event("open model and text", 0))
     assembly = assemble(config, databases or path.parent / "databases")
-    scores = _possible(assembly, scores)
     beside = {} if bound is None else _beside(assembly)
     with RunFolder(path):
         assembly.database.verify()
@@ -156,21 +155,6 @@ def sensitivities(
         profile, cost, fitness = cheapest_within(assembly.space, measured, assembly.kind, bound, beside)
         within = Allocation(f"fitness {bound:g}", MEASURED, profile, cost, fitness)
     return Comparison(assembly, table, allocations, within)
-
-
-def _possible(assembly: Assembly, scores: Sequence[str]) -> Sequence[str]:
-    """Without `fisher` where embeddings or head are units; an error where it was named.
-
-    Raises:
-        ValueError: `fisher` was asked for and has no value here.
-    """
-    if "fisher" not in scores or fisher_possible(assembly):
-        return scores
-    if set(scores) == set(SCORES):
-        return [name for name in scores if name != "fisher"]
-    raise ValueError(
-        "embeddings and head are units here, for which fisher has no value; leave that score out"
-    )
 
 
 def _correlated(row: Scored, measured: Sensitivity) -> Scored:

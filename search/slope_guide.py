@@ -60,11 +60,11 @@ class Surroundings:
 
 
 def has_slopes(space: Space) -> bool:
-    """Whether slopes are worth asking for: every unit lies in a block, and not all are branches.
+    """Whether slopes are worth asking for: not all units are branches.
 
     What dropping a branch does is far from second order, and there are few enough to measure each.
     """
-    return all(u.block >= 0 for u in space.units) and not all(u.droppable for u in space.units)
+    return not all(u.droppable for u in space.units)
 
 
 class SlopeGuide:

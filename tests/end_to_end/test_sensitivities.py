@@ -198,13 +198,16 @@ def test_damaged_files_beside_are_passed_over(answer: Answer, folder: Path, tmp_
         scores.stored_proxy("nmse", assembly, beside, LENGTH)
 
 
-def test_fisher_has_no_value_for_embeddings(answer: Answer, folder: Path, tiny: Tiny, tmp_path: Path) -> None:
-    assert scores.fisher_possible(assembled(folder))
+def test_embeddings_have_fisher_scores_too(tiny: Tiny, tmp_path: Path) -> None:
     space = {"levels": ["w3g16", "w4g16"], "units": {"ends": True}}
     config = load_config(tiny.config(tmp_path, space=space))
-    assert not scores.fisher_possible(assemble(config, tmp_path))
-    with pytest.raises(ValueError, match="fisher has no value; leave that score out"):
-        sensitivities(config, tmp_path / "run", scores=("kl", "fisher"))
+    found = sensitivities(config, tmp_path / "run", scores=("fisher",))
+    (row,) = found.scored
+    ends = [unit for unit in found.assembly.space.units if unit.block < 0]
+    for unit in ends:
+        deltas = row.sensitivity.deltas[unit.name]
+        assert deltas["w3g16"] > deltas["w4g16"] > 0
+    assert ends
 
 
 def test_progress_counts_what_is_measured_and_nothing_else(tiny: Tiny, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from paretopress.evaluators.batches import Batch
 from paretopress.evaluators.fitness import FitnessConfig
-from paretopress.evaluators.slopes import Batch
 from paretopress.evaluators.trial import Slopes
 from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.database import LevelDatabase
@@ -33,7 +33,7 @@ def weight_of(model: Path, database: LevelDatabase, path: str, label: str) -> Te
     if label != "dense":
         return database.load(path, label, torch.device("cpu")).dense().double()
     plain, structure = _loaded(model)
-    linear = next(linear for linear in structure.linears if linear.path == path)
+    linear = next(x for x in (*structure.linears, *structure.ends.linears) if x.path == path)
     return linear.turn(plain.get_parameter(f"{path}.weight").detach())
 
 
@@ -43,15 +43,17 @@ class Plain:
 
     Attributes:
         logits: (N, T, V).
-        layers: inputs and outputs of each linear layer of a block, by path.
+        layers: inputs and outputs of each linear layer of a block and of the head, by path.
         blocks: outputs of the blocks.
         weights: of each linear layer (out, in), by path.
+        entering: what enters the first block.
     """
 
     logits: Tensor
     layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     blocks: list[Tensor] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    entering: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def run(model: Path, database: LevelDatabase, assignment: Mapping[str, str], tokens_NT: Tensor) -> Plain:
@@ -68,6 +70,16 @@ def run(model: Path, database: LevelDatabase, assignment: Mapping[str, str], tok
     def keep_block(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
         found.blocks.append(output if isinstance(output, Tensor) else output[0])
 
+    def keep_entering(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        found.entering = args[0] if args else kwargs["hidden_states"]
+
+    ends = structure.ends
+    for end in ends.linears:
+        source = ends.embedding.path if ends.tied else end.path
+        found.weights[end.path] = weight_of(model, database, source, assignment.get(source, "dense"))
+        plain.get_parameter(f"{end.path}.weight").data = found.weights[end.path]
+    plain.get_submodule(ends.head.path).register_forward_hook(keep_layer(ends.head.path))
+    plain.get_submodule(structure.blocks[0].path).register_forward_pre_hook(keep_entering, with_kwargs=True)
     for block in structure.blocks:
         for linear in block.linears:
             label = assignment.get(linear.path, "dense")
@@ -86,10 +98,11 @@ def run(model: Path, database: LevelDatabase, assignment: Mapping[str, str], tok
 
 @dataclass
 class Gradients:
-    """Of one sum, by the outputs of the blocks and of the layers."""
+    """Of one sum, by the outputs of the blocks and of the layers, and by what enters the first block."""
 
     blocks: Sequence[Tensor]
     layers: Mapping[str, Tensor]
+    entering: Tensor
 
 
 def plain_slopes(
@@ -102,7 +115,8 @@ def plain_slopes(
 ) -> Slopes:
     """What `level_slopes` is to give; every sequence of every batch counts."""
     tokens_NT = torch.cat([batch.tokens_BT for batch in batches])
-    base = run(model, database, space.assignment(profile), tokens_NT)
+    ends, assignment = _loaded(model)[1].ends, space.assignment(profile)
+    base = run(model, database, assignment, tokens_NT)
     dense = run(model, database, {}, tokens_NT).logits[:, :-1].detach().log_softmax(-1)
     log_probs = base.logits[:, :-1].log_softmax(-1)
     values = fitness_values(fitness, dense, log_probs, tokens_NT)
@@ -132,9 +146,16 @@ def plain_slopes(
                 change = (other.blocks[unit.block] - base.blocks[unit.block]).detach()
                 add(unit.name, level.label, fit.blocks[unit.block], likely.blocks[unit.block], change)
             for path in () if unit.droppable else unit.modules:
+                if path == ends.embedding.path:
+                    other = run(model, database, assignment | {path: level.label}, tokens_NT)
+                    change = (other.entering - base.entering).detach()
+                    add(unit.name, level.label, fit.entering, likely.entering, change)
+                    if not ends.tied:
+                        continue
                 weights = weight_of(model, database, path, level.label) - base.weights[path]
-                change = base.layers[path][0].detach() @ weights.T
-                add(unit.name, level.label, fit.layers[path], likely.layers[path], change)
+                layer = ends.head.path if path == ends.embedding.path else path
+                change = base.layers[layer][0].detach() @ weights.T
+                add(unit.name, level.label, fit.layers[layer], likely.layers[layer], change)
     return Slopes(first, second)
 
 
@@ -169,11 +190,11 @@ def drawn_tokens(log_probs: Tensor, batches: Sequence[Batch]) -> Tensor:
 
 
 def _gradients(plain: Plain, total: Tensor) -> Gradients:
-    outputs = [*plain.blocks, *(output for _, output in plain.layers.values())]
+    outputs = [plain.entering, *plain.blocks, *(output for _, output in plain.layers.values())]
     found = torch.autograd.grad(total, outputs, retain_graph=True, allow_unused=True)
-    full = [
+    entering, *full = [
         torch.zeros_like(output) if gradient is None else gradient
         for gradient, output in zip(found, outputs, strict=True)
     ]
     count = len(plain.blocks)
-    return Gradients(full[:count], dict(zip(plain.layers, full[count:], strict=True)))
+    return Gradients(full[:count], dict(zip(plain.layers, full[count:], strict=True)), entering)

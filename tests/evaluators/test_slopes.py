@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from paretopress.evaluators import gradients
+from paretopress.evaluators.batches import Batch, batches_of
 from paretopress.evaluators.building import CalibratedBuilderConfig, build_database, labels_to_build
 from paretopress.evaluators.fitness import FitnessConfig
 from paretopress.evaluators.gradients import GradientRunner
 from paretopress.evaluators.packing import Sequences
 from paretopress.evaluators.population import PopulationEvaluator
 from paretopress.evaluators.runner import BlockRunner
-from paretopress.evaluators.slopes import Batch, batches_of, level_slopes
+from paretopress.evaluators.slopes import level_slopes
 from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial, joined_slopes
 from paretopress.evaluators.weights import BlockWeights, Residency
 from paretopress.spaces.configuration import SpaceConfig
@@ -113,10 +114,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
         return save_model(name, tmp_path_factory.mktemp("models") / name)
 
     @cache
-    def make(name: str, *, drop: str = "branches", tie: str = "none") -> Made:
+    def make(name: str, *, drop: str = "branches", tie: str = "none", ends: bool = False) -> Made:
         model = model_of(name)
         runner = make_runner(model)
-        space = make_space(runner, "dense", "w3g16", "s50", drop=drop, tie=tie)
+        space = make_space(runner, "dense", "w3g16", "s50", drop=drop, tie=tie, ends=ends)
         return Made(model, runner, space, build(runner, space, tmp_path_factory.mktemp("levels")))
 
     return make
@@ -161,6 +162,27 @@ def test_slopes_are_those_of_the_definition(name: str, fitness: FitnessConfig, m
         there = set(unit.index) - {here} if model.space.active(profile, u) else set()
         assert found.first[unit.name].keys() == found.second[unit.name].keys() == there
     assert max(abs(change) for row in found.first.values() for change in row.values()) > 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("fitness", [KL, FITNESSES[2]], ids=lambda fitness: fitness.name)
+@pytest.mark.parametrize("name", [*NAMES, "mistral"])
+def test_embedding_and_head_have_slopes(name: str, fitness: FitnessConfig, seed: int, made: Make) -> None:
+    """Tied and not, scaled, projected, capped after the head; the dense model's ends stay the teacher's."""
+    model = made(name, drop="none", ends=True)
+    profile = mixed_profile(model.space, seed=seed)
+    for base in (profile, DENSE):
+        found = model.slopes(base, fitness=fitness)
+        expected = plain_slopes(model.model, model.space, model.database, base, some_batches(), fitness)
+        largest = max(abs(change) for row in expected.first.values() for change in row.values())
+        for unit in model.space.units:
+            if unit.block < 0:
+                assert found.first[unit.name] == pytest.approx(
+                    expected.first[unit.name], rel=2e-4, abs=2e-4 * largest + 1e-7
+                )
+                assert found.second[unit.name] == pytest.approx(expected.second[unit.name], rel=2e-4)
+                assert min(found.second[unit.name].values()) > 0
+    assert model.slopes(DENSE, fitness=fitness) == model.slopes(DENSE, fitness=fitness)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -406,7 +428,7 @@ def test_slopes_that_are_not_finite_are_an_error(overflowing: bool, tmp_path: Pa
     assert (value.error is not None) == overflowing
 
 
-def test_what_slopes_cannot_be_of_is_refused(made: Make, tmp_path: Path) -> None:
+def test_what_slopes_cannot_be_of_is_refused(made: Make) -> None:
     model = made("llama")
     profile = mixed_profile(model.space)
     evaluator = make_evaluator(model)
@@ -417,11 +439,6 @@ def test_what_slopes_cannot_be_of_is_refused(made: Make, tmp_path: Path) -> None
     forward = make_evaluator(model, make_block_runner(model.model))
     with pytest.raises(TypeError, match="slopes need a GradientRunner; make the evaluator with one"):
         list(forward.evaluate([Trial(0, profile, Fidelity(0, 0, 4, LENGTH), slopes=True)]))
-    space = make_space(model.runner, "w4g16", ends=True)
-    nothing = weights_from(model.runner, LevelDatabase(tmp_path / "l", {}))
-    message = r"unit '.*' lies outside the blocks, where no slope is known; measure its levels instead"
-    with pytest.raises(ValueError, match=message):
-        level_slopes(model.runner, space, nothing, DENSE, some_batches(), KL)
 
 
 @DEVICES
