@@ -3,8 +3,9 @@
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
+from .ggml import GGML_TYPES
 from .labels import Unstructured
 
 
@@ -97,6 +98,23 @@ class SpaceConfig(BaseModel):
     at_least: tuple[MinimumConfig, ...] = ()
     format: Literal["packed", "hf", "compressed-tensors", "gguf"] = "packed"
     latency: str | None = None
+
+    @model_validator(mode="after")
+    def _held_by_the_format(self) -> "SpaceConfig":
+        if self.format != "gguf":
+            return self
+        others = [label for label in self.levels if label != "dense" and label not in GGML_TYPES]
+        if others or self.ladder:
+            which = f"level {others[0]!r}" if others else "a ladder's sparsity"
+            raise ValueError(
+                f"{which} is no type of llama.cpp, which `format: gguf` asks for; take levels such as q4_k, or "
+                "another format"
+            )
+        if self.drop == "branches":
+            raise ValueError(
+                "llama.cpp keeps both branches of a block; with `format: gguf` give `drop: blocks`"
+            )
+        return self
 
     @field_validator("levels", mode="before")
     @classmethod

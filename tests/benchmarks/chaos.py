@@ -126,7 +126,8 @@ class Chaos:
     def _start(self, config: Path, cwd: Path, workers: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "paretopress", "search", str(config), "--workers", workers]
         if workers == "ray":
-            command += ["--set", "workers.cpus=1", "--set", "workers.max_failures=1000", "--set", "workers.retries=20"]
+            for value in ("cpus=1", "max_failures=1000", "retries=20"):
+                command += ["--set", f"workers.{value}"]
         with (cwd / "log").open("ab") as log:
             return subprocess.Popen(command, cwd=cwd, env=self.environment, stdout=log, stderr=log)
 

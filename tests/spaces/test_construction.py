@@ -281,3 +281,18 @@ def test_levels_and_patterns_that_yaml_or_python_misread() -> None:
         lay_out(SpaceConfig(levels=("w3", "w4"), units=UnitsConfig(exclude=("*x",))))
     with pytest.raises(ValueError, match="size 'inf' is not a number with a unit"):
         parse_bytes("inf")
+
+
+def test_files_of_llama_cpp_hold_its_own_types_and_whole_blocks() -> None:
+    known = {"levels": ["q4_k", "dense"], "format": "gguf"}
+    SpaceConfig.model_validate(known | {"drop": "blocks"})
+    with pytest.raises(
+        ValueError, match=r"level 'w4' is no type of llama.cpp, .*; take levels such as q4_k, or"
+    ):
+        SpaceConfig.model_validate(known | {"levels": ["q4_k", "w4"]})
+    with pytest.raises(ValueError, match="a ladder's sparsity is no type of llama.cpp"):
+        SpaceConfig.model_validate(known | {"ladder": {"base": 50}})
+    with pytest.raises(
+        ValueError, match="keeps both branches of a block; with `format: gguf` give `drop: blocks`"
+    ):
+        SpaceConfig.model_validate(known | {"drop": "branches"})
