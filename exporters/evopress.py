@@ -1,4 +1,4 @@
-"""EvoPress's text formats: configurations found by it become profiles, and profiles become its files.
+"""EvoPress's text formats, and how configurations found by it become profiles.
 
 | kind | a line | label |
 | --- | --- | --- |
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..search.messages import nearest
-from ..spaces.labels import Unstructured, parse_label
+from ..spaces.labels import parse_label
 from ..spaces.structure import Structure
 from .profiles import ProfileFile, write_profile
 
@@ -97,7 +97,7 @@ class EvoPressConfiguration:
                     "the sparsity of level 0 is unknown; give it as base, or name the file ..._60.txt"
                 )
             offset = level * scale.step
-            label = f"s{base:g}" + (f"{offset:+d}" if offset else "")
+            label = f"s{base:.10g}" + (f"{offset:+d}" if offset else "")
         parse_label(label)
         return label
 
@@ -159,15 +159,16 @@ def import_file(
     step: int = 1_000_000,
     group: int | None = 128,
     symmetric: bool = False,
+    kind: Kind | None = None,
 ) -> str:
-    """Turn one of EvoPress's files into a profile file; the arguments are those of `Scale`.
+    """Turn one of EvoPress's files into a profile file; the arguments are those of `Scale` and `read_evopress`.
 
     Returns:
         A sentence that says what was read and written.
     """
     if step < 1 or (group is not None and group < 1):
         raise ValueError(f"step {step} and group {group} must be at least 1")
-    configuration = read_evopress(file)
+    configuration = read_evopress(file, kind)
     write_profile(output, configuration.profile(Scale(group, symmetric, base, step)))
     what = {"quantization": "bit widths", "sparsity": "sparsity levels", "drop": "blocks"}[configuration.kind]
     return (
@@ -233,48 +234,3 @@ def _kind_of(source: str, levels: Iterable[int]) -> Kind:
         f"{source} has levels {min(found)} to {max(found)}, neither bits (2 to 8) nor sparsity levels around 0; "
         "name the kind"
     )
-
-
-def from_units(units: Mapping[str, str], step: int = 1_000_000) -> EvoPressConfiguration:
-    """The configuration that says in EvoPress's words what `units` says; the reverse of `units()`.
-
-    Raises:
-        ValueError: a label that its formats cannot name, or labels of different kinds.
-    """
-    if any(label in ("keep", "drop") for label in units.values()):
-        return _from_branches(units)
-    levels: dict[str, int] = {}
-    bases: set[float | None] = set()
-    for name, label in units.items():
-        scheme = parse_label(label)
-        if scheme.grid is not None and scheme.sparsity is None:
-            bases.add(None)
-            levels[name] = scheme.grid.bits
-        elif isinstance(scheme.sparsity, Unstructured) and scheme.grid is None:
-            if scheme.sparsity.offset % step:
-                raise ValueError(f"level {label!r} of {name} is not a whole number of steps of {step} zeros")
-            bases.add(round(100 * scheme.sparsity.fraction, 10))
-            levels[name] = scheme.sparsity.offset // step
-        else:
-            raise ValueError(
-                f"level {label!r} of {name} has no name in EvoPress's files; they know bits or sparsity"
-            )
-    if len(bases) != 1:
-        raise ValueError("levels of different kinds or base sparsities do not fit one EvoPress file")
-    base = bases.pop()
-    return EvoPressConfiguration("quantization" if base is None else "sparsity", levels, base=base)
-
-
-def _from_branches(units: Mapping[str, str]) -> EvoPressConfiguration:
-    removed: dict[int, set[str]] = {}
-    for name, label in units.items():
-        match = re.fullmatch(r"blocks\.(\d+)(?:\.(attention|mlp))?", name)
-        if match is None or label not in ("keep", "drop"):
-            raise ValueError(
-                f"{name}: {label} does not fit an EvoPress drop list; it knows only kept and dropped branches"
-            )
-        branches = (match[2],) if match[2] else ("attention", "mlp")
-        removed.setdefault(int(match[1]), set()).update(branches if label == "drop" else ())
-    if sorted(removed) != list(range(len(removed))):
-        raise ValueError("an EvoPress drop list needs every block; some are missing from the units")
-    return EvoPressConfiguration("drop", {}, tuple(tuple(sorted(removed[i])) for i in range(len(removed))))

@@ -1,10 +1,13 @@
 """From a run to a folder in some format: choose the winner, settle fused layers, write."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ..search.messages import nearest
 from .formats import FORMATS
 from .fusing import check_fused, mixed_groups, raised, refuse_mixed
+from .heldout import heldout_check
 from .winner import Winner, Winners
 
 
@@ -13,31 +16,42 @@ def export_run(
     output: Path,
     *,
     budget: str | None = None,
+    point: int | None = None,
+    size: str | None = None,
     profile: Path | None = None,
     form: str = "hf",
     fused: str | None = None,
     overwrite: bool = False,
+    measure: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Export a point of a run's front, or a profile file with the run's levels.
 
-    A profile whose refit was kept is written with the refitted levels.
+    A profile whose refit was kept is written with the refitted levels. Exactly one of budget, point, size and
+    profile says which.
 
     Args:
         run: a run's folder; its level database lies beside it, in `databases/`.
         output: the folder to make.
         budget: which point: the budget's name or its last word (`bits 3.25` or `3.25`).
+        point: its number instead, from 1, in order of cost.
+        size: instead, the best point that takes no more bytes, embeddings and head included (`4.2GB`, `900MiB`).
         profile: a profile file instead.
         form: a name of `exporters/formats.py`.
         fused: what to do with layers that engines fuse and that differ: `refuse` (if None), `raise` or `keep`.
         overwrite: replace an earlier export at `output`.
+        measure: where the run has held-out figures of these weights and the format holds a model, measure what was
+            written too and refuse it if they differ; two passes over the held-out text.
+        say: is told what takes long.
 
     Returns:
         Lines that say what was written.
 
     Raises:
-        ValueError: neither or both of budget and profile are given, the front has no such point, the profile is of
-            another model, or the format cannot hold it.
+        ValueError: not exactly one choice is given, the front has no such point, the profile is of another model, or
+            the format cannot hold it.
         FileNotFoundError: the run has no front, or its levels are gone.
+        OSError: what was written and read back is not what was meant, or not what was measured.
     """
     if form not in FORMATS:
         raise ValueError(f"format {form!r} is unknown; {nearest(form, FORMATS)}")
@@ -48,7 +62,7 @@ def export_run(
         )
     mode = check_fused(fused or "refuse")
     winners = Winners(run)
-    winner = winners.choose(budget, profile)
+    winner = winners.choose(budget, profile, point=point, size=size)
     lines: list[str] = []
     if chosen.fused and mode != "keep":
         groups = mixed_groups(winner.structure, winner.assignment)
@@ -56,6 +70,8 @@ def export_run(
             winner, lines = _raise(winners, winner, groups)
         else:
             refuse_mixed(winner.assignment, groups)
+    if measure:
+        winner = replace(winner, inspect=heldout_check(winner.config, winner.measured, say))
     return [*lines, *chosen.write(winner, output, overwrite)]
 
 

@@ -34,14 +34,14 @@ class Format:
         """What writes it.
 
         Raises:
-            ModuleNotFoundError: a package is missing, which the extra of the format's name brings.
+            ModuleNotFoundError: a package is missing.
         """
         file, function = self.place
         try:
             found: Writer = getattr(import_module(f".{file}", __package__), function)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"the format {self.name!r} needs the package {error.name}; pip install 'paretopress[{self.name}]'",
+                f"the format {self.name!r} needs the package {error.name}; pip install {error.name}",
                 name=error.name,
             ) from error
         return found
@@ -62,7 +62,16 @@ _ALL = (
         False,
     ),
     Format("gguf", "llama.cpp's types, as they were searched", ("gguf", "export_gguf"), False),
+    Format(
+        "llama-quantize",
+        "a recipe without weights, for llama.cpp's own program",
+        ("llama_quantize", "export_llama_quantize"),
+        False,
+    ),
     Format("llm-compressor", "a recipe without weights", ("llm_compressor", "export_recipe"), True),
+    Format(
+        "evopress", "EvoPress's text file, without weights", ("evopress_writing", "export_evopress"), False
+    ),
 )
 FORMATS = {form.name: form for form in _ALL}
 """Name to format."""

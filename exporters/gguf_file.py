@@ -1,6 +1,6 @@
 """GGUF files: tensors in llama.cpp's types and names, written one after the other and compared when read back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,19 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import (
-    MODEL_ARCH_NAMES,
-    GGMLQuantizationType,
-    GGUFReader,
-    GGUFWriter,
-    TensorNameMap,
-    get_tensor_name_map,
-)
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from torch import Tensor
 
 from ..spaces.labels import parse_label
 from .compression import Compression
 from .gguf_metadata import add_metadata, architecture, rotary_factors, row_order
+from .gguf_names import tensor_names
 from .gguf_tokenizer import add_tokenizer
 from .tensor_files import PlannedTensor
 
@@ -82,9 +76,7 @@ def typed(tensors: Iterable[PlannedTensor], compression: Compression, config: An
     Raises:
         ValueError: llama.cpp has no tensor of the name.
     """
-    name = architecture(config)
-    kind = next(kind for kind, text in MODEL_ARCH_NAMES.items() if text == name)
-    names = get_tensor_name_map(kind, config.num_hidden_layers)
+    names = tensor_names(architecture(config), config.num_hidden_layers)
     found = [
         _typed(tensor, compression, config, names) for tensor in tensors if not _dispensable(tensor.name)
     ]
@@ -100,10 +92,10 @@ def _dispensable(name: str) -> bool:
     return name.endswith(".rotary_emb.inv_freq")
 
 
-def _typed(tensor: PlannedTensor, compression: Compression, config: Any, names: TensorNameMap) -> TypedTensor:
-    name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
-    if name is None:
-        raise ValueError(f"llama.cpp has no tensor for {tensor.name}; export with --format hf")
+def _typed(
+    tensor: PlannedTensor, compression: Compression, config: Any, names: Callable[[str], str]
+) -> TypedTensor:
+    name = names(tensor.name)
     order = row_order(config, tensor.name)
     if tensor.dtype == "U8":
         blocks = parse_label(compression.levels[tensor.layer]).blocks

@@ -161,6 +161,8 @@ def write_model(
             "tensor_bytes": inside,
             "needs": dict(layout.needs),
         }
+        if winner.inspect is not None:
+            details |= winner.inspect(written)
         write_record(folder, layout.name, winner, details)
         write_card(folder, winner, layout.sentence, len(left.removed), left.zeroed, tuple(left.absent))
     return WrittenModel(output, size, inside, left.removed, left.zeroed, tuple(left.absent))

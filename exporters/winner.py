@@ -1,17 +1,18 @@
 """What every format writes: a model, its levels, and one profile with what is known of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..search.front import find_point, heldout_figures
+from ..search.front import heldout_figures
 from ..search.refitted import kept_point, kept_refit
 from ..search.runfolder import RunFolder
 from ..spaces.checkpoint import Checkpoint
 from ..spaces.database import LevelDatabase
 from ..spaces.files import read_json
 from ..spaces.structure import Structure, find_structure
+from .choosing import Choice, choose_point
 from .profiles import ProfileFile, layer_labels, read_profile
 
 
@@ -28,6 +29,8 @@ class Winner:
         config: the run's resolved configuration, as its file has it; empty without a run.
         refitted: whether the levels are those of a refit.
         trust_remote_code: allow Python code that comes with the checkpoint (it is copied along).
+        measured: held-out figures that its own run has of these very weights; empty if it has none.
+        inspect: looks at a written model before it appears, and gives what its record shall say; raises to refuse it.
     """
 
     checkpoint: Checkpoint
@@ -38,6 +41,8 @@ class Winner:
     config: Mapping[str, Any] = field(default_factory=dict)
     refitted: bool = False
     trust_remote_code: bool = False
+    measured: Mapping[str, float] = field(default_factory=dict)
+    inspect: Callable[[Checkpoint], Mapping[str, Any]] | None = None
 
 
 class Winners:
@@ -59,17 +64,24 @@ class Winners:
         self._front = front
         self._config = config
 
-    def choose(self, budget: str | None, profile: Path | None) -> Winner:
-        """The point of a budget, by its name or its last word, or a profile file's.
+    def choose(
+        self,
+        budget: str | None = None,
+        profile: Path | None = None,
+        *,
+        point: int | None = None,
+        size: str | None = None,
+    ) -> Winner:
+        """A point of the front, or a profile file's; the arguments are those of `Choice`.
 
         A profile whose refit was kept comes with the refitted levels.
 
         Raises:
-            ValueError: neither or both are given, the front has no such point, or the profile is of another
-                model.
+            ValueError: not exactly one way to choose is given, the front has no such point, or the profile is of
+                another model.
             FileNotFoundError: the levels are gone.
         """
-        known = self._chosen(budget, profile)
+        known = self._chosen(Choice(budget, point, size, profile))
         config = self._config
         checkpoint = Checkpoint(config["model"], trust_remote_code=config["trust_remote_code"])
         if known.fingerprint not in (None, checkpoint.fingerprint):
@@ -85,6 +97,7 @@ class Winners:
         if database is not None:
             database.verify()
             known = replace(known, heldout=heldout_figures(kept_point(self._front, known.units) or {}))
+        point = next((point for point in self._front["points"] if point["profile"] == known.units), None)
         return Winner(
             checkpoint,
             structure,
@@ -94,16 +107,15 @@ class Winners:
             self._config,
             refitted=database is not None,
             trust_remote_code=bool(self._config["trust_remote_code"]),
+            measured=_finite(heldout_figures(point)) if point else {},
         )
 
-    def _chosen(self, budget: str | None, profile: Path | None) -> ProfileFile:
+    def _chosen(self, choice: Choice) -> ProfileFile:
         front = self._front
-        if (budget is None) == (profile is None):
-            names = ", ".join(point["budget"] for point in front["points"])
-            raise ValueError(f"give a budget of the run ({names}) or a profile file")
-        if profile is not None:
-            return read_profile(profile)
-        point = find_point(front, str(budget))
+        choice.check(front)
+        if choice.profile is not None:
+            return read_profile(choice.profile)
+        point = choose_point(front, choice)
         return ProfileFile(
             point["profile"],
             model=front["model"],
@@ -122,3 +134,7 @@ class Winners:
                 f"{path} does not exist; build the run's levels again with `paretopress build`"
             )
         return LevelDatabase(path, read_json(manifest)["recipe"])
+
+
+def _finite(figures: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if value is not None}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from . import console
-from .exporters.formats import FORMATS
+from .export_commands import Run, export, import_
 from .progress import progress
 from .runs import existing, front_of, holder, occupant, settle
 
@@ -29,7 +29,6 @@ Config = Annotated[Path, typer.Argument(help="configuration file (YAML); ready o
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set model=DIR")
 ]
-Run = Annotated[Path, typer.Argument(help="run folder, e.g. runs/quickstart")]
 Folder = Annotated[Path | None, typer.Option(help="run folder; default runs/NAME")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="forget what the run folder holds")]
 
@@ -251,54 +250,8 @@ def evaluate(
         console.console.print(task_table(scores))
 
 
-@app.command()
-def export(
-    run: Run,
-    output: Annotated[Path, typer.Option(help="folder to make; must not exist or be empty")],
-    budget: Annotated[str | None, typer.Option(help='a budget of the run, e.g. "bits 3.25" or 3.25')] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="a profile file instead of a point of the front")
-    ] = None,
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="; ".join(f"{form.name}: {form.writes}" for form in FORMATS.values()),
-        ),
-    ] = "hf",
-    fused: Annotated[
-        str | None,
-        typer.Option(
-            metavar="refuse|raise|keep",
-            help="what to do where q/k/v or gate/up differ, which vLLM fuses; default refuse",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is at the output")] = False,
-) -> None:
-    """Write a point of the front as a model or recipe that other programs load."""
-    from .exporters.export import export_run
-
-    lines = export_run(
-        existing(run), output, budget=budget, profile=profile, form=form, fused=fused, overwrite=overwrite
-    )
-    for line in lines:
-        console.say(line)
-
-
-@app.command("import")
-def import_(
-    file: Annotated[Path, typer.Argument(help="an EvoPress configuration: bits, sparsity levels or drops")],
-    output: Annotated[Path, typer.Option(help="profile file to write")],
-    base: Annotated[float | None, typer.Option(help="sparsity in percent that level 0 means")] = None,
-    step: Annotated[int, typer.Option(help="zeros per sparsity level")] = 1_000_000,
-    group: Annotated[int, typer.Option(help="group size of quantised levels")] = 128,
-    symmetric: Annotated[bool, typer.Option("--symmetric", help="symmetric quantised levels")] = False,
-) -> None:
-    """Turn an EvoPress configuration into a profile file."""
-    from .exporters.evopress import import_file
-
-    console.say(import_file(file, output, base=base, step=step, group=group, symmetric=symmetric))
+app.command()(export)
+app.command("import")(import_)
 
 
 def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:

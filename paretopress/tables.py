@@ -19,7 +19,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
     """Baselines and front of a run, in order of budget, with the held-out figures of each."""
     dense = front["dense"]
     table = _table(
-        "→ what the search found; KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
+        "→ what the search found, in order the points 1, 2, ... of `export --point`; KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
         "p on validation text: against uniform, a refit's against the row above",
         f"{front['name']}: {front['model']} ({size(dense['bytes'])}, perplexity {dense['heldout_perplexity']:.3f})",
     )

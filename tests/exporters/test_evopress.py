@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from paretopress.exporters.evopress import (
     EvoPressConfiguration,
     Scale,
-    from_units,
     import_file,
     parse_evopress,
     read_evopress,
 )
+from paretopress.exporters.evopress_writing import from_units
 from paretopress.exporters.profiles import read_profile, write_profile
 from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.labels import kept, parse_label

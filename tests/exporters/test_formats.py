@@ -272,7 +272,7 @@ def test_the_command_writes_what_transformers_loads(
     pytest.importorskip("compressed_tensors")
     run = run_of(case, tmp_path, {"o_proj": "2:4+w4g32"})
     output = tmp_path / "model"
-    options = ("--budget", "4.5", "--format", "compressed-tensors", "--output", output)
+    options = ("--budget", "4.5", "--format", "compressed-tensors", "--output", output, "--no-measure")
     assert command(monkeypatch, "export", run, *options) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-1] == f"next: AutoModelForCausalLM.from_pretrained({str(output)!r})"

@@ -1,0 +1,75 @@
+"""Held-out figures of a model that was just written, beside those that its run has of it."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..search.configuration import RunConfig, parse_config
+from ..search.measure import measure_model
+from ..spaces.checkpoint import Checkpoint
+
+RELATIVE = 0.01
+ABSOLUTE = 0.001
+"""How far figures may lie apart, in nats per token: other kernels round otherwise, another model is further off."""
+
+
+def heldout_check(
+    config: Mapping[str, Any], measured: Mapping[str, float], say: Callable[[str], None]
+) -> Callable[[Checkpoint], Mapping[str, Any]]:
+    """What measures a written model and refuses one that its run knows otherwise.
+
+    It takes two passes over the held-out text, one of the dense model.
+
+    Args:
+        config: the run's, as its file has it.
+        measured: the run's held-out figures of this model, `kl` and `perplexity`; empty if it has none.
+        say: is told before measuring, since it may take long.
+
+    Returns:
+        What takes the written model and gives the record's entry; it raises OSError if the figures differ.
+    """
+
+    def check(written: Checkpoint) -> Mapping[str, Any]:
+        if not measured:
+            return {"heldout_measured": None}
+        settings = _settings(config)
+        say("measuring what was written on the held-out text; --no-measure skips it")
+        found = measure_model(settings, written, "heldout")
+        compare_figures(found, _comparable(settings, measured))
+        return {"heldout_measured": found}
+
+    return check
+
+
+def compare_figures(found: Mapping[str, float], known: Mapping[str, float]) -> None:
+    """Compare figures of what was written with those of a run, perplexity by its logarithm.
+
+    Raises:
+        OSError: they differ by more than 1 % and 0.001 nats per token together.
+    """
+    for name, value in known.items():
+        mine, theirs = _nats(name, found[name]), _nats(name, value)
+        if not abs(mine - theirs) <= RELATIVE * abs(theirs) + ABSOLUTE:
+            raise OSError(
+                f"the files have held-out {name} {found[name]:.6g}, the run has {value:.6g}; check that text, model and "
+                "releases are the run's, or export with --no-measure"
+            )
+
+
+def _comparable(settings: RunConfig, measured: Mapping[str, float]) -> dict[str, float]:
+    """Figures without that of a fitness which is no exact divergence."""
+    return {name: value for name, value in measured.items() if name != "kl" or settings.fitness.name == "kl"}
+
+
+def _nats(name: str, value: float) -> float:
+    return math.log(value) if name == "perplexity" else value
+
+
+def _settings(config: Mapping[str, Any]) -> RunConfig:
+    content = {key: value for key, value in config.items() if key != "format_version"}
+    try:
+        return parse_config(content, "the run's config.yaml")
+    except ValueError as error:
+        raise ValueError(
+            f"what was written cannot be measured: {error}; --no-measure exports without"
+        ) from error
