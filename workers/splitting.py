@@ -17,8 +17,8 @@ PARTS = 4
 GPU_INSTALL = 5e9
 """Multiply-accumulates in the time that a block's weights take to be put in place on a GPU, which waits for the host.
 
-Seen on an H200 with blocks of 1 M weights, where it is the time of 5,000 tokens; with blocks of 218 M it is that of
-23. On CPUs nothing of it is seen.
+Seen on an H200 with blocks of 1 M weights, where it is the time of 5,000 tokens; with blocks of 218 M, where it is that
+of 23, and on CPUs nothing of it can be seen.
 """
 
 Part = list[Trial]

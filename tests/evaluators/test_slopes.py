@@ -443,10 +443,11 @@ def test_what_slopes_cannot_be_of_is_refused(made: Make) -> None:
 
 @DEVICES
 @pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_same_bits_come_again(name: str, dtype: torch.dtype, device: str, made: Make) -> None:
+def test_the_same_bits_come_again(name: str, dtype: torch.dtype, ends: bool, device: str, made: Make) -> None:
     """Of one runner twice, and of another one."""
-    model = made(name)
+    model = made(name, ends=ends)
     profile = mixed_profile(model.space, ("blocks.1.attention",))
     runner, other = (make_runner(model.model, dtype, device) for _ in range(2))
     first, *again = (model.slopes(profile, runner=each) for each in (runner, runner, other))
@@ -505,9 +506,10 @@ def test_an_evaluators_parts_are_the_whole(made: Make) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("fitness", FITNESSES, ids=lambda fitness: fitness.name)
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_gpu_finds_the_same_slopes(name: str, fitness: FitnessConfig, made: Make) -> None:
-    model = made(name)
+def test_a_gpu_finds_the_same_slopes(name: str, ends: bool, fitness: FitnessConfig, made: Make) -> None:
+    model = made(name, ends=ends)
     profile = mixed_profile(model.space, ("blocks.0.attention", "blocks.2.attention", "blocks.2.mlp"))
     found = model.slopes(profile, fitness=fitness, runner=make_runner(model.model, device="cuda"))
     assert_close(found, model.slopes(profile, fitness=fitness), 1e-2)

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -138,11 +137,9 @@ def test_no_rounds_is_the_allocation_alone() -> None:
     assert searcher.best == evaluator.optimum(limits)[0]
 
 
-def test_units_without_slopes_are_measured_one_at_a_time() -> None:
+def test_drops_and_all_else_on_request_are_measured_one_at_a_time() -> None:
     space = bits_space(blocks=2)
-    outside = replace(space, units=(replace(space.units[0], block=-1, branch=""), *space.units[1:]))
     cases = [
-        (outside, bits_limits(space), small()),
         (space, bits_limits(space), small(sensitivities="measured")),
         (drop_space(), drop_limits(drop_space()), small()),
     ]
