@@ -12,6 +12,7 @@ from torch import Tensor
 from ..spaces.space import Space
 from .batches import Batch
 from .gradients import GradientRunner
+from .head import product
 from .weights import DENSE, BlockWeights
 
 Orders = tuple[float, float]
@@ -75,18 +76,16 @@ class EndMoves:
     def head(self, batch: Batch) -> "HeadSums":
         """What adds up the head's part over a micro-batch."""
         here = self.here.get(self._head, self._runner.dense_end(self._head))
-        changes = {
-            (unit, label): (self._weight(path, label).float() - here.float()).to(self._runner.dtype)
+        others = {
+            (unit, label): self._weight(path, label)
             for unit, label, path in self._moves
             if path == self._head
         }
-        return HeadSums(changes, batch.count * (batch.tokens_BT.shape[1] - 1))
+        return HeadSums(here, others, batch.count * (batch.tokens_BT.shape[1] - 1))
 
     def _embedded(self, tokens_BT: Tensor, ends: Mapping[str, Tensor]) -> Tensor:
-        self._runner.install_ends(ends)
-        found_BTD = self._runner.embed(tokens_BT.to(self._runner.device)).float()
-        self._runner.install_ends({})
-        return found_BTD
+        with self._runner.ends(ends):
+            return self._runner.embed(tokens_BT.to(self._runner.device)).float()
 
     def _weight(self, path: str, label: str) -> Tensor:
         if label == DENSE:
@@ -98,21 +97,25 @@ class HeadSums:
     """Sums over the positions of one micro-batch.
 
     Args:
-        changes: unit and label to the change (V, D) of the head's weight.
+        here: the head's weight (V, D).
+        others: unit and label to another weight.
         rows: positions that count, from the first on.
     """
 
-    def __init__(self, changes: Mapping[tuple[str, str], Tensor], rows: int) -> None:
+    def __init__(self, here: Tensor, others: Mapping[tuple[str, str], Tensor], rows: int) -> None:
         self.sums: dict[tuple[str, str], Orders] = defaultdict(lambda: (0.0, 0.0))
-        self._changes = changes
+        self._here = here
+        self._others = others
         self._left = rows
 
     def visit(self, inputs_PD: Tensor, fitness_PV: Tensor, likelihood_PV: Tensor) -> None:
         """Add the next positions, given the head's inputs and both gradients by its outputs."""
-        counted, self._left = min(len(inputs_PD), self._left), max(self._left - len(inputs_PD), 0)
-        for key, change_VD in self._changes.items():
-            difference_PV = (inputs_PD.to(change_VD.dtype) @ change_VD.T).float()
-            rows = slice(counted)
+        rows = slice(min(len(inputs_PD), self._left))
+        self._left -= len(inputs_PD[rows])
+        logits_PV = product(inputs_PD, self._here) if self._others else None
+        for key, weight_VD in self._others.items():
+            assert logits_PV is not None
+            difference_PV = product(inputs_PD, weight_VD) - logits_PV
             first, second = orders_of(
                 fitness_PV[rows].float(), likelihood_PV[rows].float(), difference_PV[rows]
             )

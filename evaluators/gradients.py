@@ -60,7 +60,6 @@ class GradientRunner(BlockRunner):
             found.append(by_states)
             if visit is not None:
                 visit(*by_head)
-        self.install_ends({})
         shape = (len(states_BTD), states_BTD.shape[1] - 1, self.hidden)
         fit_BTD, likely_BTD = (
             nn.functional.pad(torch.cat(each).float().view(shape), (0, 0, 0, 1))
@@ -81,11 +80,9 @@ class GradientRunner(BlockRunner):
         divergence = fitness_of(fitness)
         teacher = None
         if divergence is not None:
-            self.install_ends({})
             with torch.no_grad():
                 teacher = teacher_chunk(fitness, self._backward_logits(dense_PD, _BackwardHead(self._head)))
-        self.install_ends(ends)
-        with torch.enable_grad():
+        with self.ends(ends), torch.enable_grad():
             leaf_PD = states_PD.detach().requires_grad_()
             head = _BackwardHead(self._head)
             log_probs_PV = self._backward_logits(leaf_PD, head).log_softmax(-1)

@@ -19,10 +19,14 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of x (..., D): (..., V)."""
         flat_PD = x.reshape(-1, x.shape[-1])
-        if x.is_cuda and x.dtype != torch.float32:
-            logits_PV = torch.mm(flat_PD, self.weight.T, out_dtype=torch.float32)
-        else:
-            logits_PV = torch.mm(flat_PD.float(), self.weight.T.float())
+        logits_PV = product(flat_PD, self.weight)
         if self.bias is not None:
             logits_PV = logits_PV + self.bias.float()
         return logits_PV.view(*x.shape[:-1], -1)
+
+
+def product(x_PD: Tensor, weight_VD: Tensor) -> Tensor:
+    """Logits (P, V) in float32, accumulated in float32, of inputs and a weight of one dtype."""
+    if x_PD.is_cuda and x_PD.dtype != torch.float32:
+        return torch.mm(x_PD, weight_VD.T, out_dtype=torch.float32)
+    return torch.mm(x_PD.float(), weight_VD.T.float())

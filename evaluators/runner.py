@@ -174,6 +174,15 @@ class BlockRunner:
         for path, tensor in tensors.items():
             set_tensor(self._model, f"{path}.weight", tensor)
 
+    @contextmanager
+    def ends(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """`install_ends` for a while, then the dense ones."""
+        self.install_ends(weights)
+        try:
+            yield
+        finally:
+            self.install_ends({})
+
     def dense_end(self, path: str) -> Tensor:
         """The dense weight_VD of embedding or head."""
         return self._dense_ends[path]

@@ -68,7 +68,7 @@ def level_slopes(
     matrix.
 
     Time: `passes`, and the dense model's forward pass, which is the teacher's. Memory: in host memory the
-    hidden states before every block, of `together` micro-batches; on the device one block with its graph and its levels.
+    hidden states before every block, of `together` micro-batches; on the device one block with its graph and its levels, and those of the ends.
 
     Args:
         runner: of the dense model.
@@ -159,10 +159,8 @@ class _Around:
         return before, last, dense if self.assignment else last
 
     def _embedded(self, tokens: Sequence[Tensor], ends: Mapping[str, Tensor]) -> list[Tensor]:
-        self.runner.install_ends(ends)
-        found = [host_copy(self.runner.embed(tokens_BT.to(self.runner.device))) for tokens_BT in tokens]
-        self.runner.install_ends({})
-        return found
+        with self.runner.ends(ends):
+            return [host_copy(self.runner.embed(tokens_BT.to(self.runner.device))) for tokens_BT in tokens]
 
     def backward(
         self,

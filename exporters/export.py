@@ -64,10 +64,14 @@ def export_run(
     winners = Winners(run)
     winner = winners.choose(budget, profile, point=point, size=size)
     lines: list[str] = []
+    counted = winner.config.get("space", {}).get("format", "packed")
+    if size is not None and counted != form:
+        lines = [f"sizes are those of space.format {counted!r}; files of the format {form!r} may be larger"]
     if chosen.fused and mode != "keep":
         groups = mixed_groups(winner.structure, winner.assignment)
         if groups and mode == "raise":
-            winner, lines = _raise(winners, winner, groups)
+            winner, raised_lines = _raise(winners, winner, groups)
+            lines += raised_lines
         else:
             refuse_mixed(winner.assignment, groups)
     if measure:

@@ -22,12 +22,14 @@ class Format:
         writes: one line that says what it holds and who reads it.
         place: the file here and the function that writes it.
         fused: whether engines that read it fuse layers, which then need one scheme.
+        package: what pip installs if something is missing.
     """
 
     name: str
     writes: str
     place: tuple[str, str]
     fused: bool
+    package: str = ""
 
     @property
     def write(self) -> Writer:
@@ -41,7 +43,7 @@ class Format:
             found: Writer = getattr(import_module(f".{file}", __package__), function)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"the format {self.name!r} needs the package {error.name}; pip install {error.name}",
+                f"the format {self.name!r} needs the package {error.name}; pip install {self.package or error.name!r}",
                 name=error.name,
             ) from error
         return found
@@ -61,7 +63,13 @@ _ALL = (
         ("nemotron_nas", "export_nemotron_nas"),
         False,
     ),
-    Format("gguf", "llama.cpp's types, as they were searched", ("gguf", "export_gguf"), False),
+    Format(
+        "gguf",
+        "llama.cpp's types, as they were searched",
+        ("gguf", "export_gguf"),
+        False,
+        "paretopress[gguf]",
+    ),
     Format(
         "llama-quantize",
         "a recipe without weights, for llama.cpp's own program",

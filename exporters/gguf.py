@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from ..spaces.checkpoint import Checkpoint
+from ..spaces.ggml_quantizer import version
 from ..spaces.sizes import gguf
 from .appearing import appearing
 from .compression import Compression
-from .gguf_file import store_blocks, typed, verify_file, write_file
+from .gguf_file import ROTARY, store_blocks, typed, verify_file, write_file
 from .limits import byte_limit, check_limit, check_rule
 from .llama_cpp import FILE, opened
 from .model_card import write_card
@@ -41,6 +42,7 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
         OSError: what was read back differs from what was meant.
     """
+    version()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
@@ -54,11 +56,13 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     tensors = typed(plan_tensors(checkpoint, compression, left, store_blocks), compression, config)
     with appearing(output, checkpoint.path, overwrite) as folder:
         path = folder / FILE
-        lack = write_file(path, tensors, config, checkpoint.path)
+        name = str(winner.config.get("model", checkpoint.path.name))
+        lack = write_file(path, tensors, config, name, checkpoint.path)
         inside = verify_file(path, tensors)
         bits = torch.finfo(checkpoint.dtype).bits
         check_rule([tensor.planned for tensor in tensors], compression, gguf, bits, inside)
-        check_limit(inside, byte_limit(winner, "gguf"), left.zeroed)
+        searched = sum(tensor.planned.bytes for tensor in tensors if tensor.planned.name != ROTARY)
+        check_limit(searched, byte_limit(winner, "gguf"), left.zeroed)
         divergence = _divergence(path, checkpoint, compression, device)
         size = path.stat().st_size
         details = {

@@ -20,6 +20,9 @@ from .tensor_files import PlannedTensor
 
 _PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F32"}
 """Types of safetensors to those that llama.cpp has."""
+_COMPUTED = ".rotary_emb.inv_freq"
+"""Ends the names of buffers that old checkpoints hold."""
+ROTARY = "rope_freqs.weight"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -77,19 +80,18 @@ def typed(tensors: Iterable[PlannedTensor], compression: Compression, config: An
         ValueError: llama.cpp has no tensor of the name.
     """
     names = tensor_names(architecture(config), config.num_hidden_layers)
+    ends = compression.structure.ends
+    needless = {f"{ends.head.path}.weight"} if ends.tied else set()
     found = [
-        _typed(tensor, compression, config, names) for tensor in tensors if not _dispensable(tensor.name)
+        _typed(tensor, compression, config, names)
+        for tensor in tensors
+        if not (tensor.name in needless or tensor.name.endswith(_COMPUTED))
     ]
     factors = rotary_factors(config)
     if factors is not None:
-        planned = PlannedTensor("rope_freqs.weight", "F32", tuple(factors.shape), lambda: factors)
+        planned = PlannedTensor(ROTARY, "F32", tuple(factors.shape), lambda: factors)
         found.append(TypedTensor(planned, GGMLQuantizationType.F32))
     return found
-
-
-def _dispensable(name: str) -> bool:
-    """Buffers that old checkpoints hold and that are computed."""
-    return name.endswith(".rotary_emb.inv_freq")
 
 
 def _typed(
@@ -107,14 +109,23 @@ def _typed(
     return TypedTensor(planned, GGMLQuantizationType[stored])
 
 
-def write_file(path: Path, tensors: Sequence[TypedTensor], config: Any, source: Path) -> str | None:
+def write_file(
+    path: Path, tensors: Sequence[TypedTensor], config: Any, name: str, source: Path
+) -> str | None:
     """Write metadata, tokenizer and tensors; no more than one tensor is in memory.
+
+    Args:
+        path: of the file.
+        tensors: in their order.
+        config: of the model that is written.
+        name: of the model.
+        source: folder that holds the tokenizer.
 
     Returns:
         Why there is no tokenizer, if there is none.
     """
     writer = GGUFWriter(path, architecture(config))
-    add_metadata(writer, config, source.name)
+    add_metadata(writer, config, name)
     lack = add_tokenizer(writer, source, config.vocab_size)
     for tensor in tensors:
         planned = tensor.planned
@@ -131,7 +142,7 @@ def write_file(path: Path, tensors: Sequence[TypedTensor], config: Any, source: 
 
 
 def verify_file(path: Path, tensors: Sequence[TypedTensor]) -> int:
-    """Compare every tensor's type, shape and bytes with what was meant.
+    """Compare every tensor's type and bytes with what was meant.
 
     Returns:
         Bytes of the tensors.

@@ -26,6 +26,8 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, vocabulary: int) -> str | No
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     split, lack = _split(content)
+    if not lack and _last_id(content) >= vocabulary:
+        lack = "the tokenizer has more tokens than the model"
     if lack:
         writer.add_tokenizer_model("no_vocab")
         return lack
@@ -47,17 +49,24 @@ def _split(content: dict[str, Any]) -> tuple[str, str]:
         return "", "the tokenizer is no byte-level BPE"
     parts = content.get("pre_tokenizer") or {}
     parts = parts.get("pretokenizers", [parts])
-    patterns = [part["pattern"].get("Regex", "") for part in parts if part.get("type") == "Split"]
-    if any(part.get("type") == "ByteLevel" and part.get("use_regex", True) for part in parts):
-        patterns.append(_GPT2)
-    if (
-        len(patterns) != 1
-        or patterns[0] not in _SPLITS
-        or len(parts) > 2
-        or (content.get("normalizer") or {}).get("type", "NFC") != "NFC"
-    ):
+    patterns = [pattern for part in parts for pattern in _patterns(part)]
+    normal = (content.get("normalizer") or {}).get("type", "NFC") == "NFC"
+    if not normal or len(patterns) != 1 or patterns[0] not in _SPLITS:
         return "", "llama.cpp has no name for how the tokenizer splits text"
     return _SPLITS[patterns[0]], ""
+
+
+def _patterns(part: dict[str, Any]) -> list[str]:
+    """What a step of splitting splits by; an empty pattern for what has no name."""
+    if part.get("type") == "ByteLevel" and not part.get("add_prefix_space"):
+        return [_GPT2] if part.get("use_regex", True) else []
+    isolated = part.get("behavior") == "Isolated" and not part.get("invert")
+    return [part["pattern"].get("Regex", "") if part.get("type") == "Split" and isolated else ""]
+
+
+def _last_id(content: dict[str, Any]) -> int:
+    added = (token["id"] for token in content.get("added_tokens", ()))
+    return max((*content["model"]["vocab"].values(), *added), default=-1)
 
 
 def _tokens(content: dict[str, Any], vocabulary: int) -> tuple[list[str], list[int]]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from ..search.configuration import RunConfig, parse_config
 from ..search.measure import measure_model
 from ..spaces.checkpoint import Checkpoint
@@ -34,7 +36,12 @@ def heldout_check(
             return {"heldout_measured": None}
         settings = _settings(config)
         say("measuring what was written on the held-out text; --no-measure skips it")
-        found = measure_model(settings, written, "heldout")
+        try:
+            found = measure_model(settings, written, "heldout")
+        except (ValueError, ModuleNotFoundError) as error:
+            raise ValueError(
+                f"what was written cannot be measured: {error}; --no-measure exports without"
+            ) from error
         compare_figures(found, _comparable(settings, measured))
         return {"heldout_measured": found}
 
@@ -67,6 +74,8 @@ def _nats(name: str, value: float) -> float:
 
 def _settings(config: Mapping[str, Any]) -> RunConfig:
     content = {key: value for key, value in config.items() if key != "format_version"}
+    if "cuda" in str(content.get("evaluation", {}).get("device")) and not torch.cuda.is_available():
+        content.pop("evaluation")  # of the machine that searched
     try:
         return parse_config(content, "the run's config.yaml")
     except ValueError as error:

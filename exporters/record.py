@@ -31,7 +31,7 @@ def write_record(folder: Path, name: str, winner: Winner, details: Mapping[str, 
 
 
 def _versions() -> dict[str, str]:
-    names = ("paretopress", "torch", "transformers", "safetensors")
+    names = ("paretopress", "torch", "transformers", "safetensors", "llama-cpp-python")
     found = {}
     for name in names:
         try:

@@ -103,7 +103,8 @@ class SpaceConfig(BaseModel):
     def _held_by_the_format(self) -> "SpaceConfig":
         if self.format != "gguf":
             return self
-        others = [label for label in self.levels if label != "dense" and label not in GGML_TYPES]
+        given = (*self.levels, *self.units.pin.values())
+        others = [label for label in given if label != "dense" and label not in GGML_TYPES]
         if others or self.ladder:
             which = f"level {others[0]!r}" if others else "a ladder's sparsity"
             raise ValueError(

@@ -231,7 +231,8 @@ class _Construction:
                     if not labels:
                         raise ValueError(f"no level of {group[0].path} is within {pattern!r}: {bound!r}")
         if not labels:
-            raise ValueError(f"no level fits {group[0].path} ({group[0].in_features} inputs); add `dense`")
+            remedy = "q4_0 or another type with blocks of 32" if self.config.format == "gguf" else "`dense`"
+            raise ValueError(f"no level fits {group[0].path} ({group[0].in_features} inputs); add {remedy}")
         return labels
 
     def _costs(self, group: Iterable[Linear], label: str) -> dict[str, int]:

@@ -16,6 +16,8 @@ from .ggml import Blocks
 
 _PACKAGE = "llama_cpp"
 _REMEDY = "install paretopress[gguf], which compiles llama.cpp"
+_LEAST = 1e-6
+"""Of the mean importance: llama.cpp makes zeros of blocks without any, but text of another kind may use their inputs."""
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
@@ -40,7 +42,7 @@ def quantize(weight_OI: Tensor, blocks: Blocks, importance_I: Tensor | None) -> 
     weight_OI = weight_OI.detach().float().contiguous()
     source, (rows, inputs) = weight_OI.cpu(), weight_OI.shape
     stored_OR = torch.empty((rows, blocks.row_bytes(inputs)), dtype=torch.uint8)
-    importance = None if importance_I is None else _normalised(importance_I)
+    importance = None if importance_I is None or not importance_I.any() else _normalised(importance_I)
     library.ggml_quantize_init(blocks.number)
     threads = torch.get_num_threads()
 
@@ -61,17 +63,24 @@ def quantize(weight_OI: Tensor, blocks: Blocks, importance_I: Tensor | None) -> 
     return stored_OR.to(weight_OI.device)
 
 
-def version() -> str | None:
-    """Of llama-cpp-python, whose quantisers may change; None if it is not installed."""
+def version() -> str:
+    """Of llama-cpp-python, whose quantisers may change.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
     try:
         return importlib.metadata.version("llama-cpp-python")
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"levels of llama.cpp's types need llama-cpp-python; {_REMEDY}", name=_PACKAGE
+        ) from error
 
 
 def _normalised(importance_I: Tensor) -> Tensor:
-    """Of mean one: sums over all calibration tokens would overflow where they are squared."""
+    """Of about mean one: sums over all calibration tokens would overflow where they are squared."""
     importance_I = importance_I.detach().double()
+    importance_I = importance_I.clamp(min=_LEAST * float(importance_I.mean()))
     return (
         (importance_I / importance_I.mean().clamp(min=torch.finfo(torch.float64).tiny))
         .float()

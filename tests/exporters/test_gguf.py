@@ -1,7 +1,9 @@
 """GGUF files: what llama.cpp makes of them, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,9 @@ from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import space_of
 from paretopress.spaces.ggml import GGML_TYPES
-from paretopress.spaces.ggml_quantizer import version
 from tests.exporters.cases import QUICKSTART, Case, finished_run, half_model
 
-pytestmark = pytest.mark.skipif(version() is None, reason="llama-cpp-python is not installed")
+pytestmark = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 
 TYPES = (
     "q2_k",
@@ -230,3 +231,32 @@ def test_held_out_figures_are_those_of_the_profile(quickstart: Case, tmp_path: P
     assert figures != meant
     with pytest.raises(ValueError, match="is run by llama.cpp, which takes no tasks here"):
         evaluate_target(config, tmp_path / "out" / FILE, tmp_path, "heldout", ["arc_easy"])
+
+
+@pytest.mark.parametrize(
+    ("change", "lack"),
+    [
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "has no name for how"),
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel", "add_prefix_space": False}],
+                }
+            },
+            "has no name for how",
+        ),
+        ({"normalizer": {"type": "Lowercase"}}, "has no name for how"),
+        ({"added_tokens": [{"id": 8192, "content": "<x>", "special": True}]}, "more tokens than the model"),
+    ],
+)
+def test_tokenizers_that_llama_cpp_would_get_wrong_are_left_out(
+    change: dict[str, Any], lack: str, tmp_path: Path
+) -> None:
+    shutil.copytree(QUICKSTART, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    case = Case(tmp_path / "model", tmp_path / "levels", ("q8_0",))
+    lines = export(case, {}, tmp_path / "out")
+    assert lack in lines[2]
+    assert "token ids alone" in lines[2]

@@ -290,6 +290,8 @@ def test_files_of_llama_cpp_hold_its_own_types_and_whole_blocks() -> None:
         ValueError, match=r"level 'w4' is no type of llama.cpp, .*; take levels such as q4_k, or"
     ):
         SpaceConfig.model_validate(known | {"levels": ["q4_k", "w4"]})
+    with pytest.raises(ValueError, match="level 'w8' is no type of llama.cpp"):
+        SpaceConfig.model_validate(known | {"units": {"pin": {"lm_head": "w8"}}})
     with pytest.raises(ValueError, match="a ladder's sparsity is no type of llama.cpp"):
         SpaceConfig.model_validate(known | {"ladder": {"base": 50}})
     with pytest.raises(

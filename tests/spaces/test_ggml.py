@@ -1,5 +1,7 @@
 """llama.cpp's storage types against the package `gguf`, and its quantiser against what it is for."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,15 @@ from hypothesis import strategies as st
 
 from paretopress.spaces.builders import BuilderConfig, build
 from paretopress.spaces.ggml import GGML_TYPES
-from paretopress.spaces.ggml_quantizer import version
 from paretopress.spaces.ggml_values import decode
 from paretopress.spaces.labels import Scheme, parse_label, stored_bits
 from paretopress.spaces.layer_error import layer_error
 from paretopress.spaces.packed import Packed
 from tests.spaces.test_builders import random_layer
 
-needs_llama_cpp = pytest.mark.skipif(version() is None, reason="llama-cpp-python is not installed")
+needs_llama_cpp = pytest.mark.skipif(
+    find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
+)
 RTN = BuilderConfig(quantizer="rtn")
 QUICK = [label for label in GGML_TYPES if label not in ("iq2_xxs", "iq2_s")]
 """Those whose tables llama.cpp does not take seconds to make."""
@@ -86,6 +89,16 @@ def test_importance_of_any_size_says_the_same() -> None:
     weight, hessian = random_layer(4, 256, seed=5, correlated=True)
     levels = [build(weight, hessian * scale, ["q3_k"])["q3_k"].tensors["blocks"] for scale in (1.0, 1e30)]
     assert torch.equal(*levels)
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("silent", [slice(0, 256), slice(None)], ids=["a block", "all"])
+def test_inputs_that_were_silent_are_rounded_nonetheless(silent: slice) -> None:
+    weight, hessian = random_layer(4, 512, seed=8, correlated=False)
+    hessian[silent] = hessian[:, silent] = 0
+    for label in ("q4_0", "q4_k", "q6_k", "iq4_xs"):
+        level = build(weight, hessian, [label], config=RTN)[label].dense()
+        assert layer_error(weight[:, :256], level[:, :256], None) < 0.02, label
 
 
 @needs_llama_cpp
