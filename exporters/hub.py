@@ -44,7 +44,8 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=not public, exist_ok=True)
-        exposed = not public and not api.model_info(repository).private
+        private = bool(api.model_info(repository).private)
+        exposed = not public and not private
         if not exposed:
             api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export of paretopress")
     except HfHubHTTPError as error:
@@ -55,7 +56,7 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
         raise _failed(folder, repository, public, fact) from error
     if exposed:
         raise _failed(folder, repository, True, f"{repository} is public already, and --public was not given")
-    return f"pushed: {api.endpoint}/{repository} ({'public' if public else 'private'})"
+    return f"pushed: {api.endpoint}/{repository} ({'private' if private else 'public'})"
 
 
 def _failed(folder: Path, repository: str, public: bool, fact: str) -> OSError:

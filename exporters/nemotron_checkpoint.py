@@ -50,9 +50,13 @@ class NemotronCheckpoint(Checkpoint):
         self.path = path
         self._trust = False
         self._record = read_json(path / "config.json")
-        plain, self._classes = next(
-            item for item in CLASSES.items() if item[1][1].__name__ == self._record["architectures"][0]
-        )
+        name = self._record["architectures"][0]
+        known = {classes[1].__name__: (plain, classes) for plain, classes in CLASSES.items()}
+        if name not in known:
+            raise ValueError(
+                f"{path} holds {name!r}, which is not one of {', '.join(known)}; export it again"
+            )
+        plain, self._classes = known[name]
         self.config = plain(**{key: value for key, value in self._record.items() if key not in _ADDED})
         self.absent = frozenset(
             (index, kind)
