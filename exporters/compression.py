@@ -7,8 +7,15 @@ from torch import Tensor
 
 from ..search.messages import nearest
 from ..spaces.database import LevelDatabase
+from ..spaces.ggml import Blocks
+from ..spaces.labels import parse_label
 from ..spaces.packed import Packed
 from ..spaces.structure import Linear, Structure
+
+
+def default_device(device: str | torch.device | None = None) -> torch.device:
+    """The device that was named; else a GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Compression:
@@ -66,6 +73,20 @@ class Compression:
                 "database of this model"
             )
         return found
+
+    def storage(self, path: str) -> Blocks:
+        """llama.cpp's storage type of a layer that has a level.
+
+        Raises:
+            ValueError: the level is none.
+        """
+        blocks = parse_label(self.levels[path]).blocks
+        if blocks is None:
+            raise ValueError(
+                f"{path} takes {self.levels[path]!r}, which is no type of llama.cpp; search over levels such as q4_k, or "
+                "export with --format hf"
+            )
+        return blocks
 
     def weight(self, path: str) -> Tensor | None:
         """The weight (out, in) of a layer at its level; None for a dense one."""

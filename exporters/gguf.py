@@ -10,7 +10,7 @@ from ..spaces.checkpoint import Checkpoint
 from ..spaces.ggml_quantizer import version
 from ..spaces.sizes import gguf
 from .appearing import appearing
-from .compression import Compression
+from .compression import Compression, default_device
 from .gguf_file import ROTARY, store_blocks, typed, verify_file, write_file
 from .limits import byte_limit, check_limit, check_rule
 from .llama_cpp import FILE, opened
@@ -43,15 +43,11 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         OSError: what was read back differs from what was meant.
     """
     version()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
     left = remains(checkpoint, compression, device, {})
-    if left.zeroed:
-        raise ValueError(
-            f"{left.zeroed[0]} is dropped alone, and llama.cpp's models keep both branches of a block; search with "
-            "space.drop=blocks, or export with --format nemotron-nas"
-        )
+    left.check_whole("llama.cpp's models keep both branches of a block")
     config = _config(checkpoint, left)
     tensors = typed(plan_tensors(checkpoint, compression, left, store_blocks), compression, config)
     with appearing(output, checkpoint.path, overwrite) as folder:

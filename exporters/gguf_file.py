@@ -11,7 +11,6 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from torch import Tensor
 
-from ..spaces.labels import parse_label
 from .compression import Compression
 from .gguf_metadata import add_metadata, architecture, rotary_factors, row_order
 from .gguf_names import tensor_names
@@ -50,15 +49,8 @@ def store_blocks(compression: Compression, dense: PlannedTensor) -> list[Planned
     Raises:
         ValueError: it is none of llama.cpp's types.
     """
-    label = compression.levels[dense.layer]
-    blocks = parse_label(label).blocks
-    if blocks is None:
-        raise ValueError(
-            f"{dense.layer} takes {label!r}, which is no type of llama.cpp; search over levels such as q4_k, or "
-            "export with --format hf"
-        )
     rows, inputs = dense.shape
-    shape = (rows, blocks.row_bytes(inputs))
+    shape = (rows, compression.storage(dense.layer).row_bytes(inputs))
     return [replace(dense, dtype="U8", shape=shape, make=partial(_blocks, compression, dense.layer))]
 
 
@@ -100,10 +92,8 @@ def _typed(
     name = names(tensor.name)
     order = row_order(config, tensor.name)
     if tensor.dtype == "U8":
-        blocks = parse_label(compression.levels[tensor.layer]).blocks
-        assert blocks is not None
         planned = replace(tensor, name=name, make=lambda: order(tensor.make()))
-        return TypedTensor(planned, GGMLQuantizationType(blocks.number))
+        return TypedTensor(planned, GGMLQuantizationType(compression.storage(tensor.layer).number))
     stored = "F32" if len(tensor.shape) == 1 else _PLAIN[tensor.dtype]
     planned = replace(tensor, name=name, dtype=stored, make=lambda: order(tensor.make().to(_DTYPES[stored])))
     return TypedTensor(planned, GGMLQuantizationType[stored])

@@ -13,9 +13,8 @@ import torch
 
 from ..search.messages import nearest
 from ..spaces.files import write_atomic
-from ..spaces.labels import parse_label
 from .appearing import appearing
-from .compression import Compression
+from .compression import Compression, default_device
 from .gguf_metadata import ARCHITECTURES
 from .gguf_names import tensor_names
 from .model_card import write_card
@@ -61,7 +60,7 @@ def export_llama_quantize(winner: Winner, output: Path, overwrite: bool) -> list
             that are no whole blocks, a single dropped branch, or blocks whose kind llama.cpp tells by their number.
         FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
     types = _types(winner, compression)
     left = remains(winner.checkpoint, compression, device, {})
@@ -95,15 +94,10 @@ def _types(winner: Winner, compression: Compression) -> dict[str, str]:
     found = {}
     for path, linear in compression.linears.items():
         label = compression.levels.get(path)
-        scheme = parse_label(label or "dense")
-        if label and scheme.blocks is None:
+        multiple = compression.storage(path).weights if label else 1
+        if linear.in_features % multiple:
             raise ValueError(
-                f"{path} takes {label!r}, which is no type of llama.cpp; search over levels such as q4_k, or export "
-                "with --format hf"
-            )
-        if linear.in_features % scheme.run:
-            raise ValueError(
-                f"{path} takes {label!r}, whose rows are multiples of {scheme.run}, but has {linear.in_features} inputs: "
+                f"{path} takes {label!r}, whose rows are multiples of {multiple}, but has {linear.in_features} inputs: "
                 "llama-quantize would take another type; use one with blocks of 32, such as q4_0"
             )
         found[path] = label or dense
@@ -111,11 +105,7 @@ def _types(winner: Winner, compression: Compression) -> dict[str, str]:
 
 
 def _check_blocks(winner: Winner, left: Remains) -> None:
-    if left.zeroed:
-        raise ValueError(
-            f"{left.zeroed[0]} is dropped alone, and llama-quantize prunes whole blocks; search with "
-            "space.drop=blocks, or export with --format nemotron-nas"
-        )
+    left.check_whole("llama-quantize prunes whole blocks")
     kinds: Sequence[str] = getattr(winner.checkpoint.config, "layer_types", None) or ()
     if kinds and [kinds[i] for i in left.kept] != list(kinds[: len(left.kept)]):
         raise ValueError(

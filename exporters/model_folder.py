@@ -13,7 +13,7 @@ from ..spaces.files import write_json
 from ..spaces.sizes import SizeRule
 from ..spaces.structure import Structure
 from .appearing import appearing, copy_companions
-from .compression import Compression
+from .compression import Compression, default_device
 from .limits import byte_limit, check_limit, check_rule
 from .model_card import write_card
 from .probe import compare_logits
@@ -130,7 +130,7 @@ def write_model(
         FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
         OSError: what was read back differs from what was meant.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = default_device(device)
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
     left = remains(checkpoint, compression, device, layout.left_out)

@@ -29,6 +29,18 @@ class Remains:
     zeroed: tuple[str, ...]
     absent: Mapping[str, tuple[str, ...]]
 
+    def check_whole(self, fact: str) -> None:
+        """Refuse branches that are dropped alone; `fact` says why.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if self.zeroed:
+            raise ValueError(
+                f"{self.zeroed[0]} is dropped alone, and {fact}; search with space.drop=blocks, or export with "
+                "--format nemotron-nas"
+            )
+
     def paths(self) -> dict[str, str]:
         """Path in the source to path in the written model, of every linear layer that is written."""
         blocks, list_path = self.structure.blocks, self.structure.blocks_path

@@ -271,10 +271,7 @@ def _build(known: Levels, recipe: Mapping[str, Any], site: LocalSite, say: Say) 
 def _sees(name: str, seconds: float, site: LocalSite, say: Say) -> bool:
     """Whether a new file shows within `seconds`."""
     del say
-    until = time.monotonic() + seconds
-    while not (seen := (site.assembly.databases / name).exists()) and time.monotonic() < until:
-        time.sleep(1.0)
-    return seen
+    return _waited((site.assembly.databases / name).exists, seconds)
 
 
 def _lacking(site: LocalSite, say: Say) -> int:
@@ -298,8 +295,18 @@ def _missing(assembly: Assembly) -> int:
 
 def _awaited(assembly: Assembly) -> int:
     """Layers that are missing still after a while: shared folders show late what another machine wrote."""
-    until = time.monotonic() + _LATE
-    while (missing := _missing(assembly)) and assembly.database.path.is_dir() and time.monotonic() < until:
-        time.sleep(1.0)
+
+    def settled() -> bool:
         assembly.database.refresh()
-    return missing
+        return not (_missing(assembly) and assembly.database.path.is_dir())
+
+    _waited(settled, _LATE)
+    return _missing(assembly)
+
+
+def _waited(done: Callable[[], bool], seconds: float) -> bool:
+    """Whether it is done within `seconds`."""
+    until = time.monotonic() + seconds
+    while not (found := done()) and time.monotonic() < until:
+        time.sleep(1.0)
+    return found

@@ -170,9 +170,9 @@ def _check(
         )
     inputs = weight.shape[1]
     for label, scheme in schemes.items():
-        if inputs % scheme.run:
+        if inputs % scheme.multiple:
             raise ValueError(
-                f"level {label!r} needs a multiple of {scheme.run} inputs, the layer has {inputs}; "
+                f"level {label!r} needs a multiple of {scheme.multiple} inputs, the layer has {inputs}; "
                 "leave the level out for this layer"
             )
         if hessian is None and config.needs_hessian(scheme):

@@ -291,4 +291,4 @@ def _add(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
 
 
 def _fits(label: str, linear: Linear) -> bool:
-    return linear.in_features % parse_label(label).run == 0
+    return linear.in_features % parse_label(label).multiple == 0

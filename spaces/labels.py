@@ -84,7 +84,7 @@ class Scheme:
         return self.grid is not None or self.blocks is not None
 
     @property
-    def run(self) -> int:
+    def multiple(self) -> int:
         """Inputs of which rows must be whole multiples."""
         if isinstance(self.sparsity, Pattern):
             return self.sparsity.of
