@@ -1,18 +1,22 @@
 """A population's work in parts that workers take one after the other."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from ..evaluators.passes import passes
 from ..evaluators.trial import Trial
 from ..spaces.space import Space
+from .sharing import Population, edges
 
 PARTS = 4
-"""Of values for each worker: the more, the less one waits for the slowest at a stage's end."""
+"""Of values for each worker at most: the more, the less one waits for the slowest at a stage's end."""
+
+UNEVEN = 0.125
+"""Of a part's time that workers wait for the last; up to that was seen on two H200s."""
 
 GPU_INSTALL = 5e9
 """Multiply-accumulates in the time that a block's weights take to be put in place on a GPU, which waits for the host.
@@ -24,16 +28,15 @@ of 23, and on CPUs nothing of it can be seen.
 Part = list[Trial]
 """Trials of one fidelity, or one that asks for slopes."""
 
-Floats = npt.NDArray[np.float64]
-
 
 def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, install: float = 0) -> list[Part]:
     """About `PARTS` parts of about equal work for each worker, the largest first; together they are all of `trials`.
 
-    Profiles that stay together share the blocks that they agree on, sequences that stay together share the
-    installation of every block: a stage is cut into runs of sequences times runs of neighbouring profiles such that
-    the least is done twice. Slopes come in one part for each worker, because every part makes all levels' weights
-    anew.
+    Profiles that stay together share the blocks that they agree on and the teacher, sequences that stay together
+    share the installation of every block: a stage is cut into runs of sequences times runs of neighbouring profiles.
+    Where installing takes time, there are as many runs of each, and as few parts, as end first: what is done twice
+    and what is waited for count. Slopes come in one part for each worker, because every part makes all levels'
+    weights anew.
 
     Args:
         trials: what to divide.
@@ -51,8 +54,8 @@ def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, insta
     install_tokens = install * blocks / max(space.weights, 1)
     parts: list[Part] = []
     for stage in stages.values():
-        wanted = workers * (1 if stage[0].slopes else PARTS)
-        parts += _divided(stage, grain, max(round(wanted * work(stage, space) / total), 1), install_tokens)
+        share = workers * work(stage, space) / total
+        parts += _divided(stage, space, grain, share, install_tokens)
     return sorted(parts, key=lambda part: -work(part, space))
 
 
@@ -62,51 +65,40 @@ def work(part: Part, space: Space) -> int:
     return len(part) * first.fidelity.tokens * (passes(space) if first.slopes else 1)
 
 
-def _divided(stage: Part, grain: int, wanted: int, install_tokens: float) -> Iterator[Part]:
+def _divided(stage: Part, space: Space, grain: int, workers: float, install_tokens: float) -> Iterator[Part]:
     fidelity = stage[0].fidelity
     micro_batches = range(fidelity.start // grain, -(-fidelity.stop // grain))
     ordered = sorted(stage, key=lambda trial: trial.profile)
-    new = _new_units(ordered)
-    runs = _runs_of_sequences(new, min(wanted, len(micro_batches)), wanted, install_tokens / fidelity.tokens)
-    for low, high in pairwise(_edges(np.ones(len(micro_batches)), runs)):
+    population = Population.of([trial.profile for trial in ordered], space, install_tokens / fidelity.tokens)
+    if stage[0].slopes or not install_tokens:
+        wanted = max(round(workers * (1 if stage[0].slopes else PARTS)), 1)
+        runs = min(wanted, len(micro_batches))
+    else:
+        wanted, runs = _soonest(population, len(micro_batches), workers)
+    for low, high in pairwise(edges(np.ones(len(micro_batches)), runs)):
         start = max(micro_batches[low] * grain, fidelity.start)
         own = replace(fidelity, start=start, stop=min(micro_batches[high - 1] * grain + grain, fidelity.stop))
-        for first, last in pairwise(_edges(new, -(-wanted // runs))):
+        for first, last in pairwise(population.edges(-(-wanted // runs), runs)):
             yield [replace(trial, fidelity=own) for trial in ordered[first:last]]
 
 
-def _runs_of_sequences(new: Floats, most: int, wanted: int, install: float) -> int:
-    """Into how many runs sequences are cut: `most`, or so often halved that the least is done twice.
+def _soonest(population: Population, micro_batches: int, workers: float) -> tuple[int, int]:
+    """Parts, and into how many runs sequences are cut, such that all are done first."""
 
-    Args:
-        new: of `_new_units`.
-        most: runs that there can be.
-        wanted: parts.
-        install: of a block's weights, in times that all sequences take.
-    """
-    if not install:
-        return most
+    def time(wanted: int, runs: int) -> float:
+        groups = population.edges(-(-wanted // runs), runs)
+        parts = runs * (len(groups) - 1)
+        work = population.work(groups, runs, min(math.ceil(workers), len(groups) - 1))
+        return work * (1 / min(workers, parts) + UNEVEN / parts)
 
-    def cost(runs: int) -> float:
-        first = _edges(new, -(-wanted // runs))[:-1]
-        return float(new.sum() + (new[0] - new[first]).sum()) * (runs * install + 1)
-
-    halved = [-(-most // 2**times) for times in range(most.bit_length())]
-    enough: list[int] = [runs for runs in halved if runs == most or -(-wanted // runs) <= len(new)]
-    return min(enough, key=cost)
+    cuts = [
+        (wanted, runs)
+        for wanted in (max(round(workers * each), 1) for each in _halved(PARTS))
+        for runs in _halved(min(wanted, micro_batches))
+    ]
+    return min(cuts, key=lambda cut: time(*cut))
 
 
-def _new_units(ordered: Part) -> Floats:
-    """Units of each profile, the dense model included, from the first on in which it differs from the one before, but at least one."""
-    units = max(len(trial.profile) for trial in ordered)
-    levels = np.array([trial.profile or (-1,) * units for trial in ordered])
-    same = np.logical_and.accumulate(levels[1:] == levels[:-1], axis=1).sum(axis=1)
-    new: Floats = np.maximum(levels.shape[1] - np.concatenate([[0.0], same]), 1)
-    return new
-
-
-def _edges(sizes: Floats, wanted: int) -> list[int]:
-    """Where at most `wanted` runs of neighbours of about equal size begin, and where the last one ends."""
-    middles, whole = np.cumsum(sizes) - sizes / 2, sizes.sum()
-    inner = np.searchsorted(middles, whole * np.arange(1, wanted) / wanted)
-    return sorted({0, *inner.tolist(), len(sizes)})
+def _halved(most: int) -> list[int]:
+    """`most`, and that again and again halved, rounded up, down to one."""
+    return [-(-most // 2**times) for times in range((most - 1).bit_length() + 1)]

@@ -81,17 +81,19 @@ def test_profiles_are_divided_where_installing_blocks_takes_longer_than_running_
     )
 
 
-@pytest.mark.parametrize(("installs", "sequences"), [(0.01, 4), (100.0, 8)])
-def test_profiles_that_share_all_but_one_unit_part_only_where_installing_is_all(
-    installs: float, sequences: int
-) -> None:
-    """`installs` is in tokens of a trial: at little of it, doing the shared units twice costs more."""
+def test_profiles_that_share_all_but_one_unit_stay_together_where_installing_takes_little() -> None:
     parent = random_profiles(SPACE, 1)[0]
     trials = [Trial(n, (*parent[:-1], n), at(0, 16)) for n in range(2)]
-    blocks = len({unit.block for unit in SPACE.units})
-    install = installs * trials[0].fidelity.tokens * SPACE.weights / blocks
-    parts = split(trials, SPACE, 1, 1, install)
-    assert {part[0].fidelity.sequences for part in parts} == {sequences}
+    install = 1e-4 * trials[0].fidelity.tokens * SPACE.weights
+    parts = split(trials, SPACE, 1, 2, install)
+    assert [(len(part), part[0].fidelity.sequences) for part in parts] == [(2, 16 // 2 // PARTS)] * 2 * PARTS
+
+
+def test_profiles_of_one_parent_are_not_cut_finely_where_installing_takes_long() -> None:
+    parent = random_profiles(SPACE, 1)[0]
+    trials = [Trial(n, (*parent[:-1], n), at(0, 16)) for n in range(4)]
+    assert len(split(trials, SPACE, 1, 2, install=1e9)) <= 2
+    assert len(split(trials, SPACE, 1, 2)) == 2 * PARTS
 
 
 def test_slopes_count_with_all_their_passes() -> None:
