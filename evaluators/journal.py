@@ -12,9 +12,11 @@ that is writing now) is no line yet, and is cut by this file's own next append.
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ..spaces.files import FORMAT_VERSION, digest, sync_folder
 from ..spaces.space import Profile, Space
@@ -22,6 +24,9 @@ from .journal_lines import Record, at_place, decode, encode, header, is_header, 
 from .trial import Evaluation, Fidelity, Trial
 
 _log = logging.getLogger(__name__)
+_HEX = re.compile("[0-9a-f]{32}")
+_RECENT = 256
+"""Lines that are kept in memory: more than a generation of offspring."""
 
 Known = list[tuple[float, float] | None]
 """For each position of a fidelity its value and cross-entropy, or None where it was not measured."""
@@ -45,6 +50,7 @@ class _Scan:
         self.damaged: list[int] = []
         # A single line, by far the commonest case, costs an int instead of a list.
         self._offsets: dict[bytes, int | list[int]] = {}
+        self._recent: dict[int, bytes] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -81,6 +87,13 @@ class _Scan:
             else:
                 self.foreign += 1
 
+    def keep(self, line: bytes) -> None:
+        """`take` a line that was just appended, and keep it at hand: its model is often asked for again."""
+        self._recent[self.end] = line
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
+        self.take(line)
+
     def _remember(self, key: bytes, offset: int) -> None:
         self.records += 1
         here = self._offsets.get(key)
@@ -94,17 +107,28 @@ class _Scan:
     def find(self, key: str, fidelity: Fidelity) -> Iterator[Record]:
         """The key's records over the order of sequences that `fidelity` belongs to, oldest first."""
         found = self._offsets.get(key.encode())
-        if found is None or not self.path.exists():
+        if found is None:
             return
         wanted = place(fidelity)
-        with self.path.open("rb") as file:
-            for offset in [found] if isinstance(found, int) else found:
-                file.seek(offset)
-                line = file.readline()
-                # Another run may have begun its journal anew since this one read it.
-                same = valid(line) and key_of(line) == (self.fingerprint, key.encode())
-                if same and at_place(line, wanted):
-                    yield decode(line)
+        for line in self._lines([found] if isinstance(found, int) else found):
+            # Another run may have begun its journal anew since this one read it.
+            same = valid(line) and key_of(line) == (self.fingerprint, key.encode())
+            if same and at_place(line, wanted):
+                yield decode(line)
+
+    def _lines(self, offsets: list[int]) -> list[bytes]:
+        """Lines by where they begin; none if the file is gone."""
+        lines = [self._recent[offset] for offset in offsets if offset in self._recent]
+        if len(lines) == len(offsets):
+            return lines
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            return [_line_at(file, offset) for offset in offsets]
+        return []
+
+
+def _line_at(file: BinaryIO, offset: int) -> bytes:
+    file.seek(offset)
+    return file.readline()
 
 
 class Journal:
@@ -174,7 +198,7 @@ class Journal:
         if self._descriptor is None:
             self._descriptor = self._open()
         self._write(self._descriptor, line)
-        self._own.take(line)
+        self._own.keep(line)
 
     def _open(self) -> int:
         self._own.refresh()
@@ -217,8 +241,9 @@ class Journal:
     def known(self, key: str, fidelity: Fidelity) -> Known:
         """What is known of each position of `fidelity`, in its order."""
         found: Known = [None] * fidelity.sequences
+        _hex(key, "key")
         for scan in self._scans:
-            for record in scan.find(_hex(key, "key"), fidelity):
+            for record in scan.find(key, fidelity):
                 first = record.fidelity.start - fidelity.start
                 for i, pair in enumerate(zip(record.values, record.cross_entropy, strict=True), first):
                     if 0 <= i < len(found) and found[i] is None:
@@ -229,15 +254,8 @@ class Journal:
 
     def missing(self, key: str, fidelity: Fidelity) -> list[Fidelity]:
         """The positions of `fidelity` that are not known, as the fewest ranges, in order."""
-        gaps: list[Fidelity] = []
-        for position, pair in enumerate(self.known(key, fidelity), fidelity.start):
-            if pair is not None:
-                continue
-            if gaps and gaps[-1].stop == position:
-                gaps[-1] = replace(gaps[-1], stop=position + 1)
-            else:
-                gaps.append(replace(fidelity, start=position, stop=position + 1))
-        return gaps
+        known = enumerate(self.known(key, fidelity), fidelity.start)
+        return fidelity.parts(position for position, pair in known if pair is None)
 
     def lookup(self, key: str, trial: Trial) -> Evaluation | None:
         """The answer to `trial` from what is known, at no seconds; None if any position is missing."""
@@ -258,7 +276,7 @@ class Journal:
 
 
 def _hex(text: str, what: str) -> str:
-    if len(text) != 32 or not set(text) <= set("0123456789abcdef"):
+    if not _HEX.fullmatch(text):
         raise ValueError(
             f"journal {what} {text!r} is not 32 hex digits; make it with `digest` or `Space.key`"
         )

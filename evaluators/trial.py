@@ -40,6 +40,16 @@ class Fidelity:
         """Tokens that go through the model for one profile."""
         return self.sequences * self.length
 
+    def parts(self, positions: Iterable[int]) -> "list[Fidelity]":
+        """Ascending positions of this order as the fewest ranges."""
+        bounds: list[list[int]] = []
+        for position in positions:
+            if bounds and bounds[-1][1] == position:
+                bounds[-1][1] = position + 1
+            else:
+                bounds.append([position, position + 1])
+        return [Fidelity(self.seed, start, stop, self.length, self.data) for start, stop in bounds]
+
     def rows(self, pool: int) -> np.ndarray:
         """Row numbers, in a pool of `pool` sequences, that this fidelity stands for."""
         if self.seed == 0:

@@ -49,6 +49,7 @@ def search(
     """Search, or go on where the same command stopped."""
     chosen = [f"workers={workers}"] if workers else []
     settings, folder = settle(config, [*chosen, *(overrides or [])], run)
+    _check_export(settings)
     if dry_run:
         _print_plan(settings, folder)
         return
@@ -252,6 +253,16 @@ def evaluate(
 
 app.command()(export)
 app.command("import")(import_)
+
+
+def _check_export(settings: "RunConfig") -> None:
+    """Refuse, before any work, a search for llama.cpp over a model that no GGUF file is written of."""
+    if settings.space.format != "gguf":
+        return
+    from .exporters.gguf_metadata import architecture
+    from .spaces.checkpoint import Checkpoint
+
+    architecture(Checkpoint(settings.model, trust_remote_code=settings.trust_remote_code).config)
 
 
 def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:

@@ -11,6 +11,7 @@ from ..spaces.space import Limits, Profile, Space
 from .budget import Pool, Workload
 from .moves import Bools, Ints, Moves, as_profile
 from .sensitivity import moved
+from .state import State
 from .turns import Request, Turns, read_fitness, starting_profiles, write_fitness
 
 
@@ -93,9 +94,10 @@ class GreedySearcher(Turns):
         """Each unit moved by its smallest step that goes the right way."""
         levels_U = np.array(self._current, np.int64)
         if up:
-            return self._smallest(self._moves.raises(levels_U))
+            return self._smallest(State.at(self._moves, levels_U).raises().T)
         near, far = (
-            self._moves.lowerings(levels_U, far=far) & self._keeping(levels_U) for far in (False, True)
+            State.at(self._moves, levels_U, far=far).lowerings().T & self._keeping(levels_U)
+            for far in (False, True)
         )
         return self._smallest(near) or self._smallest(far)
 

@@ -1,5 +1,6 @@
 """One whole run: from a configuration to the front, resumable at every moment."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from .event import Event, Listener
 from .fixed import FixedSearcher
 from .front import file_name, fingerprints, make_front, profile_record
 from .goals import Goal, make_goals, unit_errors
+from .left_out import left_out
 from .looks import Looks
 from .methods import legs, workload
 from .runfolder import RunFolder
@@ -26,6 +28,9 @@ from .settings import differences
 from .shared import journals
 from .site import Site, open_site
 from .study import Study
+
+_SELDOM = 20
+"""Times as long as a checkpoint takes, at least, until the next."""
 
 HARMLESS = ("evaluation.device", "evaluation.memory", "evaluation.host_memory", "workers", "stop", "name")
 """Configuration keys that may differ when a run goes on: no value changes, or the fingerprints tell."""
@@ -71,6 +76,8 @@ def _run(
     sanity = site.check()
     listen(Event("memory", 1, 1, site.description))
     listen(Event("check the dense model", 1, 1, _checked(assembly, sanity)))
+    for text in left_out(assembly):
+        listen(Event("levels", 1, 1, text))
     if (groups := assembly.data["validation"].groups) < FEWEST_DOCUMENTS:
         text = (
             f"{groups} validation documents: nothing can be claimed to beat uniform, give {FEWEST_DOCUMENTS}"
@@ -97,8 +104,9 @@ def _run(
                 total = min(total, assembly.config.stop.max_tokens)
             _tell(study, total, listen)
             study.on_answer = lambda tokens: _tell(study, total, listen, tokens)
-            study.run(lambda study: _after_step(study, folder, total, listen))
-            _checkpoint(study, folder)
+            checkpoints = Checkpoints(folder)
+            study.run(lambda study: _after_step(study, checkpoints, total, listen))
+            checkpoints.store(study)
             _tell(study, study.progress.tokens, listen)
             if study.stopped:
                 text = f"{study.stopped}, after {study.progress.steps} steps"
@@ -236,14 +244,32 @@ def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
     return work.add(opening, assembly.archive_fidelity)
 
 
-def _checkpoint(study: Study, folder: RunFolder) -> None:
-    """Store the state; the journal first, so that no power cut leaves a state whose values are lost."""
-    study.journal.sync()
-    folder.write_checkpoint(study.state_dict())
+class Checkpoints:
+    """A study's state on disk, stored after a step unless that would take more than a part of the time.
+
+    What a state that is not stored has beyond the last one is found out again from the journal.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._again = 0.0
+
+    def after_step(self, study: Study) -> None:
+        """Store the state if it is time."""
+        if time.monotonic() >= self._again:
+            self.store(study)
+
+    def store(self, study: Study) -> None:
+        """Store the state; the journal first, so that no power cut leaves a state whose values are lost."""
+        began = time.monotonic()
+        study.journal.sync()
+        self.folder.write_checkpoint(study.state_dict())
+        ended = time.monotonic()
+        self._again = ended + _SELDOM * (ended - began)
 
 
-def _after_step(study: Study, folder: RunFolder, total: int, listen: Listener) -> None:
-    _checkpoint(study, folder)
+def _after_step(study: Study, checkpoints: Checkpoints, total: int, listen: Listener) -> None:
+    checkpoints.after_step(study)
     _tell(study, total, listen)
 
 

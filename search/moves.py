@@ -1,10 +1,11 @@
-"""Moves of one unit to another level: what each costs, and using a budget up with them.
+"""Moves of one unit to another level: what each costs, in tables over all of them.
 
 Array names carry their axes: K cost kinds, U units, L levels (short ladders padded).
 """
 
 import math
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,23 @@ Bools = npt.NDArray[np.bool_]
 _NO_LIMIT = np.iinfo(np.int64).max // 4
 
 
+@dataclass(frozen=True)
+class Open:
+    """Which moves are open from each level to each, and what they change where no unit has a parent; 0 if not open.
+
+    Attributes:
+        open_ULL: of each unit, from a level and to a level.
+        delta_KULL: change of cost.
+        up_ULL: whether it goes up.
+        least_K: of each kind the least that a move up changes; no bound where a unit has a parent.
+    """
+
+    open_ULL: Bools
+    delta_KULL: Ints
+    up_ULL: Bools
+    least_K: list[int]
+
+
 class Moves:
     """Exact costs of all single-unit moves of a profile at once, O(units x levels) in numpy.
 
@@ -27,7 +45,7 @@ class Moves:
         self.space = space
         self.kinds = tuple(limits) or space.kinds[:1]
         self.limit_K = np.array([limits.get(kind, _NO_LIMIT) for kind in self.kinds], np.int64)
-        self._weight_K = 1.0 / np.maximum(self.limit_K, 1) if limits else np.ones(1)
+        self._weights = [1.0 / max(limit, 1) for limit in limits.values()] or [1.0]
         shape = (len(space.units), max(len(unit.levels) for unit in space.units))
         self.cost_KUL = np.zeros((len(self.kinds), *shape), np.int64)
         self.exists_UL = np.zeros(shape, np.bool_)
@@ -44,14 +62,20 @@ class Moves:
         self.fixed_K = np.array([space.fixed.get(kind, 0) for kind in self.kinds], np.int64)
         self._units_U = np.arange(shape[0])
         self.flat = bool((self.parent_U < 0).all())
+        self.relatives = [
+            space.children[u] if unit.parent is None else (unit.parent,) for u, unit in enumerate(space.units)
+        ]
+        self.most_lowerings = 2 * int(self.exists_UL.sum()) + 1
 
     def active(self, levels_U: Ints) -> Bools:
         """Which units count: those whose parent, if any, is not dropped."""
-        if self.flat:
-            return np.ones(len(levels_U), np.bool_)
-        dropped_U = self.drop_UL[self._units_U, levels_U]
-        active_U: Bools = (self.parent_U < 0) | ~dropped_U[self.parent_U]
-        return active_U
+        active_U: Bools = self.parent_U < 0
+        return active_U if self.flat else active_U | ~self.dropped(levels_U)[self.parent_U]
+
+    def dropped(self, levels_U: Ints) -> Bools:
+        """Which units are at a level `drop`."""
+        dropped_U: Bools = self.drop_UL[self._units_U, levels_U]
+        return dropped_U
 
     def total(self, levels_U: Ints) -> Ints:
         """Cost in each kind, shape (K,)."""
@@ -75,69 +99,31 @@ class Moves:
         child_U = self.parent_U >= 0
         inside_KU = np.zeros_like(here_KU)
         np.add.at(inside_KU.T, self.parent_U[child_U], here_KU.T[child_U])
-        now_U = self.drop_UL[self._units_U, levels_U].astype(np.int64)
+        now_U = self.dropped(levels_U).astype(np.int64)
         change_UL = now_U[:, None] - self.drop_UL
         found: Ints = delta_KUL + inside_KU[:, :, None] * change_UL
         return found
 
     def direction(self, delta_KUL: Ints) -> npt.NDArray[np.float64]:
-        """Sum of the cost changes relative to the limits, shape (U, L): above 0 is up."""
-        if len(self.kinds) == 1:
-            return np.asarray(self._weight_K[0] * delta_KUL[0], np.float64)
-        found: npt.NDArray[np.float64] = np.tensordot(self._weight_K, delta_KUL, axes=1)
-        return found
+        """Sum over the first axis of cost changes relative to the limits: above 0 is up."""
+        parts = [weight * delta for weight, delta in zip(self._weights, delta_KUL, strict=True)]
+        return reduce(np.add, parts)
 
-    def steps(self, levels_U: Ints) -> Bools:
-        """Shape (U, L): the levels one step from each unit's present one."""
-        found: Bools = self.step_ULL[self._units_U, levels_U]
-        return found
+    @cached_property
+    def near(self) -> Open:
+        """Single steps."""
+        return self._open(self.step_ULL)
 
-    def raises(self, levels_U: Ints, allowed_U: Bools | None = None) -> Bools:
-        """Shape (U, L): single steps up that keep within the limits."""
-        return _only(_State(self, levels_U).raises(), allowed_U)
+    @cached_property
+    def far(self) -> Open:
+        """Moves to any level."""
+        return self._open(np.broadcast_to(self.exists_UL[:, None], self.step_ULL.shape))
 
-    def lowerings(self, levels_U: Ints, allowed_U: Bools | None = None, *, far: bool = False) -> Bools:
-        """Shape (U, L): single steps (`far`: any moves) that lower what exceeds its limit.
-
-        Where nothing is exceeded, all that go down. No exceeded kind may rise.
-        """
-        return _only(_State(self, levels_U).lowerings(far)[0], allowed_U)
-
-    def lower(
-        self, levels_U: Ints, rng: np.random.Generator, allowed_U: Bools | None = None, *, far: bool = False
-    ) -> Ints | None:
-        """Lower random units until within the limits; None if no move is left or none leads there.
-
-        A move that is enough alone goes before those that are not, so few units change. Costs that oppose each
-        other could be traded for ever, so the number of moves is bounded.
-        """
-        state = _State(self, levels_U.copy())
-        for _ in range(2 * self.exists_UL.sum() + 1):
-            if (state.total_K <= self.limit_K).all():
-                return state.levels_U
-            moves_UL, enough_UL = (_only(moves, allowed_U) for moves in state.lowerings(far))
-            choice_UL = enough_UL if enough_UL.any() else moves_UL
-            if not choice_UL.any():
-                return None
-            state.move(choice_UL, rng)
-        return None
-
-    def fill(self, levels_U: Ints, rng: np.random.Generator, allowed_U: Bools | None = None) -> Ints:
-        """Raise random units by single steps while that keeps within the limits."""
-        state = _State(self, levels_U.copy())
-        while (moves_UL := _only(state.raises(), allowed_U)).any():
-            state.move(moves_UL, rng)
-        return state.levels_U
-
-    def sample(self, rng: np.random.Generator) -> Profile:
-        """A random profile within the limits: every unit uniform over its levels, lowered, then filled."""
-        counts_U = self.exists_UL.sum(axis=1)
-        lowered_U = self.lower(rng.integers(counts_U), rng, far=True)
-        if lowered_U is None:
-            lowered_U = np.array(
-                self.space.cheapest(dict(zip(self.kinds, self.limit_K.tolist(), strict=True)))
-            )
-        return as_profile(self.fill(lowered_U, rng))
+    def _open(self, open_ULL: Bools) -> Open:
+        delta_KULL = (self.cost_KUL[:, :, None] - self.cost_KUL[..., None]) * open_ULL
+        up_ULL = self.direction(delta_KULL) > 0
+        least_K = delta_KULL.min(axis=(1, 2, 3), where=up_ULL, initial=_NO_LIMIT).tolist()
+        return Open(open_ULL, delta_KULL, up_ULL, least_K if self.flat else [-_NO_LIMIT] * len(least_K))
 
     @cached_property
     def dearest(self) -> Profile:
@@ -177,61 +163,3 @@ def layer_type(space: Space, unit: int) -> str:
 def relative_cost(cost: int, reference: int) -> float:
     """log2 of a ratio of costs, finite for zeros."""
     return math.log2((cost + 1) / (reference + 1))
-
-
-def _only(open_UL: Bools, allowed_U: Bools | None) -> Bools:
-    return open_UL if allowed_U is None else open_UL & allowed_U[:, None]
-
-
-class _State:
-    """Levels, and what follows from them for all single moves; one move changes one row where no unit has a parent."""
-
-    def __init__(self, moves: Moves, levels_U: Ints) -> None:
-        self.moves = moves
-        self.levels_U = levels_U
-        self._settle()
-
-    def _settle(self) -> None:
-        self.total_K = self.moves.total(self.levels_U)
-        self.delta_KUL = self.moves.deltas(self.levels_U)
-        self.direction_UL = self.moves.direction(self.delta_KUL)
-        self.step_UL = self.moves.steps(self.levels_U)
-
-    def raises(self) -> Bools:
-        """Shape (U, L): single steps up that keep within the limits."""
-        room_K = self.moves.limit_K - self.total_K
-        open_UL = self.step_UL & (self.direction_UL > 0)
-        for delta_UL, room in zip(self.delta_KUL, room_K, strict=True):
-            open_UL &= delta_UL <= room
-        return open_UL
-
-    def lowerings(self, far: bool) -> tuple[Bools, Bools]:
-        """The lowering moves, and those of them that are enough alone."""
-        over_K = self.total_K - self.moves.limit_K
-        found_UL = (self.moves.exists_UL if far else self.step_UL).copy()
-        exceeded_K = over_K > 0
-        if exceeded_K.any():
-            change_KUL = self.delta_KUL[exceeded_K]
-            found_UL &= (change_KUL <= 0).all(axis=0) & (change_KUL < 0).any(axis=0)
-        else:
-            found_UL &= self.direction_UL < 0
-        enough_UL = found_UL
-        for delta_UL, over in zip(self.delta_KUL, over_K, strict=True):
-            enough_UL = enough_UL & (delta_UL <= -over)
-        return found_UL, enough_UL
-
-    def move(self, choice_UL: Bools, rng: np.random.Generator) -> None:
-        """Move a random unit, uniform over the units that can, to a random level of those open to it."""
-        units = np.flatnonzero(choice_UL.any(axis=1))
-        unit = units[rng.integers(len(units))]
-        options = np.flatnonzero(choice_UL[unit])
-        level = options[rng.integers(len(options))]
-        self.levels_U[unit] = level
-        if not self.moves.flat:
-            self._settle()
-            return
-        change_K = self.delta_KUL[:, unit, level].copy()
-        self.total_K = self.total_K + change_K
-        self.delta_KUL[:, unit] -= change_K[:, None]
-        self.direction_UL[unit] = self.moves.direction(self.delta_KUL[:, unit : unit + 1])[0]
-        self.step_UL[unit] = self.moves.step_ULL[unit, level]

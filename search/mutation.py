@@ -7,6 +7,7 @@ import numpy as np
 
 from ..spaces.space import Limits, Profile, Space
 from .moves import Bools, Ints, Moves, as_profile, layer_type
+from .state import State, pick, sample
 
 Groups = Literal["size", "name", "type", "none"]
 
@@ -58,6 +59,9 @@ class Mutation:
         self.balanced = balanced
         self.most = most
         self._droppable_U = self.moves.droppable_U
+        self._linear_U = ~self._droppable_U
+        self._linear = np.flatnonzero(self._linear_U)
+        self._has_drops = bool(self._droppable_U.any())
         self.only_drops = bool(self._droppable_U.all())
         self._group_U = self._numbered([self._group(u, groups) for u in range(len(space.units))])
         self._branch_U = self._numbered([unit.branch for unit in space.units])
@@ -80,80 +84,79 @@ class Mutation:
 
     def offspring(self, parent: Profile, wanted: int, rng: np.random.Generator) -> list[Profile]:
         """At most `wanted` different models that differ from the parent, all within the limits."""
-        return distinct(self.space, lambda: self.mutate(parent, rng), wanted, [parent])
+        state = State.at(self.moves, np.array(parent, np.int64))
+        return distinct(self.space, lambda: self._mutate(state.copy(), rng), wanted, [parent])
 
-    def mutate(self, parent: Profile, rng: np.random.Generator) -> Profile | None:
+    def _mutate(self, state: State, rng: np.random.Generator) -> Profile | None:
         """One mutant after min(U{1..most}, U{1..most}) moves; None where a move found no way."""
-        levels_U: Ints | None = np.array(parent, np.int64)
-        for _ in range(int(rng.integers(1, self.most + 1, size=2).min())):
-            if levels_U is None:
+        for _ in range(min(rng.integers(1, self.most + 1), rng.integers(1, self.most + 1))):
+            if not self._move(state, rng):
                 return None
-            levels_U = self._move(levels_U, rng)
-        return as_profile(levels_U) if levels_U is not None and self.moves.fits(levels_U) else None
+        return as_profile(state.levels_U) if state.fits else None
 
-    def _move(self, levels_U: Ints, rng: np.random.Generator) -> Ints | None:
+    def _move(self, state: State, rng: np.random.Generator) -> bool:
+        """Change the state by one move; False where it found no way, and then the state is of no use."""
         if self.only_drops:
-            return self._swap(levels_U, rng)
-        if self._droppable_U.any() and rng.random() < 0.5:
-            return self._restructure(levels_U, rng)
-        return self._switch(levels_U, rng)
+            return self._swap(state, rng)
+        if self._has_drops and rng.random() < 0.5:
+            return self._restructure(state, rng)
+        return self._switch(state, rng)
 
-    def _switch(self, levels_U: Ints, rng: np.random.Generator) -> Ints | None:
-        up_UL = self.moves.steps(levels_U) & (self.moves.direction(self.moves.deltas(levels_U)) > 0)
-        up_UL &= ~self._droppable_U[:, None]
-        open_units = np.flatnonzero(~self._droppable_U & self.moves.active(levels_U))
+    def _switch(self, state: State, rng: np.random.Generator) -> bool:
+        open_units = self._linear
+        if not self.moves.flat:
+            open_units = (self._linear_U & self.moves.active(state.levels_U)).nonzero()[0]
         if not len(open_units):
-            return None
-        group = self._group_U[open_units[rng.integers(len(open_units))]]
-        raisable = np.flatnonzero(up_UL.any(axis=1) & (self._group_U == group))
-        if not len(raisable):
-            return None
-        unit = int(raisable[rng.integers(len(raisable))])
-        raised_U = levels_U.copy()
-        options = np.flatnonzero(up_UL[unit])
-        raised_U[unit] = options[rng.integers(len(options))]
-        return self._rebalance(levels_U, raised_U, ~self._droppable_U & (self._group_U == group), rng)
+            return False
+        members_U = self._linear_U & (self._group_U == self._group_U[pick(open_units, rng)])
+        before_U = state.levels_U.copy()
+        if not state.move_one(state.up_LU, rng, members_U):
+            return False
+        return self._rebalance(state, before_U, members_U, rng)
 
-    def _rebalance(
-        self, before_U: Ints, after_U: Ints, allowed_U: Bools, rng: np.random.Generator
-    ) -> Ints | None:
+    def _rebalance(self, state: State, before_U: Ints, allowed_U: Bools, rng: np.random.Generator) -> bool:
         """Lower, then raise, allowed units that are as they were in `before_U`."""
-        lowered_U = self.moves.lower(after_U, rng, allowed_U & (before_U == after_U))
-        if lowered_U is None:
-            return None
-        return self.moves.fill(lowered_U, rng, allowed_U & (before_U == lowered_U))
+        if not state.lower(rng, allowed_U & (before_U == state.levels_U)):
+            return False
+        state.fill(rng, allowed_U & (before_U == state.levels_U))
+        return True
 
-    def _swap(self, levels_U: Ints, rng: np.random.Generator) -> Ints | None:
+    def _swap(self, state: State, rng: np.random.Generator) -> bool:
         """Revive one dropped branch and drop others for it, in a space of nothing but branches."""
-        pair = self._pair(levels_U, rng)
+        pair = self._pair(state.levels_U, rng)
         if pair is None:
-            return None
-        revived, dropped = pair
-        swapped_U = self._set(self._set(levels_U, revived, drop=False), dropped, drop=True)
-        if self.balanced:
-            return swapped_U
-        return self._rebalance(levels_U, swapped_U, self._droppable_U, rng)
+            return False
+        before_U = state.levels_U.copy()
+        self._exchange(state, *pair)
+        return self.balanced or self._rebalance(state, before_U, self._droppable_U, rng)
 
-    def _restructure(self, levels_U: Ints, rng: np.random.Generator) -> Ints | None:
+    def _restructure(self, state: State, rng: np.random.Generator) -> bool:
         """Drop, revive or swap branches in a joint space; linear units make up for the cost."""
-        is_dropped_U = self.moves.drop_UL[np.arange(len(levels_U)), levels_U]
+        is_dropped_U = self.moves.dropped(state.levels_U)
         dropped = np.flatnonzero(self._droppable_U & is_dropped_U)
         kept = np.flatnonzero(self._droppable_U & ~is_dropped_U)
-        pair = self._pair(levels_U, rng)
+        pair = self._pair(state.levels_U, rng)
         ways = ["drop"] * bool(len(kept)) + ["revive"] * bool(len(dropped)) + ["swap"] * (pair is not None)
         way = ways[rng.integers(len(ways))]
+        before_U = state.levels_U.copy()
         if way == "drop":
-            changed_U = self._set(levels_U, int(kept[rng.integers(len(kept))]), drop=True)
+            unit = pick(kept, rng)
+            state.move(unit, self._level(unit, drop=True))
         elif way == "revive":
-            changed_U = self._set(levels_U, int(dropped[rng.integers(len(dropped))]), drop=False)
+            unit = pick(dropped, rng)
+            state.move(unit, self._level(unit, drop=False))
         else:
             assert pair is not None
-            changed_U = self._set(self._set(levels_U, pair[0], drop=False), pair[1], drop=True)
-        return self._rebalance(levels_U, changed_U, ~self._droppable_U, rng)
+            self._exchange(state, *pair)
+        return self._rebalance(state, before_U, self._linear_U, rng)
+
+    def _exchange(self, state: State, revived: int, dropped: int) -> None:
+        state.move(revived, self._level(revived, drop=False))
+        state.move(dropped, self._level(dropped, drop=True))
 
     def _pair(self, levels_U: Ints, rng: np.random.Generator) -> tuple[int, int] | None:
         """A random dropped branch and a random kept one, of one type where drops are balanced."""
-        is_dropped_U = self.moves.drop_UL[np.arange(len(levels_U)), levels_U]
+        is_dropped_U = self.moves.dropped(levels_U)
         dropped_U, kept_U = self._droppable_U & is_dropped_U, self._droppable_U & ~is_dropped_U
         if self.balanced:
             branches = [b for b in self._types() if (dropped_U & b).any() and (kept_U & b).any()]
@@ -164,22 +167,19 @@ class Mutation:
         dropped, kept = np.flatnonzero(dropped_U), np.flatnonzero(kept_U)
         if not len(dropped) or not len(kept):
             return None
-        return int(dropped[rng.integers(len(dropped))]), int(kept[rng.integers(len(kept))])
+        return pick(dropped, rng), pick(kept, rng)
 
     def _types(self) -> list[Bools]:
         numbers = dict.fromkeys(self._branch_U[self._droppable_U].tolist())
         return [self._droppable_U & (self._branch_U == n) for n in numbers]
 
-    def _set(self, levels_U: Ints, unit: int, *, drop: bool) -> Ints:
-        """A copy with one branch dropped, or at its dearest level that is not `drop`."""
-        changed_U = levels_U.copy()
-        drops = np.flatnonzero(self.moves.drop_UL[unit])
-        changed_U[unit] = drops[0] if drop else self.moves.dearest[unit]
-        return changed_U
+    def _level(self, unit: int, *, drop: bool) -> int:
+        """Where a branch is dropped, or its dearest level that is not `drop`."""
+        return int(self.moves.drop_UL[unit].argmax()) if drop else self.moves.dearest[unit]
 
     def is_balanced(self, profile: Profile) -> bool:
         """Whether all branch types have equally many drops."""
-        is_dropped_U = self.moves.drop_UL[np.arange(len(profile)), np.array(profile)]
+        is_dropped_U = self.moves.dropped(np.array(profile))
         return len({int((is_dropped_U & type_U).sum()) for type_U in self._types()}) <= 1
 
     def balanced_drops(self) -> int | None:
@@ -188,11 +188,11 @@ class Mutation:
         gain_UL = self.moves.direction(self.moves.deltas(kept_U))
         gain_U = np.where(self.moves.drop_UL, gain_UL, 0.0).min(axis=1)
         for drops in range(min(int(t.sum()) for t in self._types()) + 1):
-            levels_U = kept_U
+            levels_U = kept_U.copy()
             for type_U in self._types():
                 units = np.flatnonzero(type_U)
                 for unit in units[np.argsort(gain_U[units], kind="stable")][:drops]:
-                    levels_U = self._set(levels_U, int(unit), drop=True)
+                    levels_U[unit] = self._level(unit, drop=True)
             if self.moves.fits(levels_U):
                 return drops
         return None
@@ -205,7 +205,7 @@ class Mutation:
         drops = self.balanced_drops() if self.balanced and self.only_drops else None
 
         def draw() -> Profile | None:
-            profile = self.moves.sample(rng) if drops is None else self._balanced_state(drops, rng)
+            profile = sample(self.moves, rng) if drops is None else self._balanced_state(drops, rng)
             return profile if self.moves.fits(np.array(profile, np.int64)) else None
 
         return distinct(self.space, draw, wanted)
@@ -214,5 +214,5 @@ class Mutation:
         levels_U = np.array(self.moves.dearest, np.int64)
         for type_U in self._types():
             for unit in rng.choice(np.flatnonzero(type_U), size=drops, replace=False):
-                levels_U = self._set(levels_U, int(unit), drop=True)
+                levels_U[unit] = self._level(unit, drop=True)
         return as_profile(levels_U)

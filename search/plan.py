@@ -9,6 +9,7 @@ from .configuration import RunConfig
 from .event import duration
 from .front import COST_UNITS
 from .job import search_pool
+from .left_out import left_out
 from .methods import workload
 from .site import open_site
 
@@ -39,6 +40,7 @@ def plan(config: RunConfig, databases: Path) -> list[str]:
         f"model: {config.model} ({assembly.structure.model_class}, {len(assembly.structure.blocks)} blocks), "
         f"dense perplexity {sanity.perplexity:.3f} on calibration text",
         f"space: {len(space.units)} units, {len(assembly.labels)} layers x levels = {levels} levels to build",
+        *(f"levels: {text}" for text in left_out(assembly)),
         f"budgets: {'; '.join(budget.name for budget, _ in assembly.limits)}; "
         f"{low:.9g} to {high:.9g} {COST_UNITS[kind]} can be reached",
         f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",

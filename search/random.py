@@ -10,6 +10,7 @@ from ..spaces.space import Limits, Profile, Space
 from .budget import Pool, Workload
 from .moves import Moves
 from .mutation import distinct
+from .state import sample
 from .turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 
 
@@ -82,7 +83,7 @@ class RandomSearcher(Turns):
 
     def _draw(self, count: int) -> list[Profile]:
         """At most `count` models not drawn before."""
-        return distinct(self.space, lambda: self._moves.sample(self.rng), count, self._sampled)
+        return distinct(self.space, lambda: sample(self._moves, self.rng), count, self._sampled)
 
     def _learn(self, profiles: list[Profile], fitness: list[float]) -> None:
         if not self._started:

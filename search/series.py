@@ -62,7 +62,7 @@ class SeriesSearcher:
             self._given = sorted(self._scored, key=lambda scored: scored[1])
             self._searcher = self._legs[self._leg](self._given)
             trials = self._searcher.ask()
-        numbered = [replace(trial, number=trial.number + self._offset) for trial in trials]
+        numbered = [_renumbered(trial, self._offset) for trial in trials]
         self._asked = max([self._asked, *(trial.number + 1 for trial in numbered)])
         return numbered
 
@@ -71,8 +71,7 @@ class SeriesSearcher:
         for e in evaluations:
             if e.trial.fidelity == self._archive and e.error is None and e.fitness < math.inf:
                 self._scored.append((e.trial.profile, e.fitness))
-        told = [replace(e, trial=replace(e.trial, number=e.trial.number - self._offset)) for e in evaluations]
-        self._searcher.tell(told)
+        self._searcher.tell([replace(e, trial=_renumbered(e.trial, -self._offset)) for e in evaluations])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next, as JSON values."""
@@ -91,6 +90,10 @@ class SeriesSearcher:
         self._scored, self._given = _read(state["scored"]), _read(state["given"])
         self._searcher = self._legs[self._leg](self._given)
         self._searcher.load_state_dict(state["searcher"])
+
+
+def _renumbered(trial: Trial, offset: int) -> Trial:
+    return Trial(trial.number + offset, trial.profile, trial.fidelity, trial.slopes)
 
 
 def _write(scored: Sequence[Scored]) -> list[Any]:

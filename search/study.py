@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ..evaluators.journal import Journal, key_of_values
@@ -204,31 +204,31 @@ class Study:
 
     def _missing(self, trials: Iterable[Trial], keys: Mapping[Profile, str]) -> list[Trial]:
         found: list[Trial] = []
-        planned: dict[tuple[str, Fidelity], set[int]] = {}
+        planned: dict[tuple[str, str, int, int], set[int]] = {}
         longest_first = sorted(trials, key=lambda trial: -trial.fidelity.sequences)
         for trial in longest_first:
-            key = keys[trial.profile]
-            taken = planned.setdefault((key, replace(trial.fidelity, start=0, stop=0)), set())
-            gaps = self.journal.missing(key, trial.fidelity)
-            borrowed = [self._borrow(key, replace(trial, fidelity=gap)) for gap in gaps]
-            if any(borrowed):
-                gaps = self.journal.missing(key, trial.fidelity)
+            key, fidelity = keys[trial.profile], trial.fidelity
+            taken = planned.setdefault((key, fidelity.data, fidelity.seed, fidelity.length), set())
+            gaps = self.journal.missing(key, fidelity)
+            if self.library is not None and self._borrow(self.library, key, trial, gaps):
+                gaps = self.journal.missing(key, fidelity)
             for gap in gaps:
                 rest = [i for i in range(gap.start, gap.stop) if i not in taken]
                 taken.update(rest)
-                found += [replace(trial, fidelity=part) for part in _ranges(gap, rest)]
+                found += [Trial(trial.number, trial.profile, part) for part in gap.parts(rest)]
         return found
 
-    def _borrow(self, key: str, trial: Trial) -> bool:
+    def _borrow(self, library: Journal, key: str, trial: Trial, gaps: Iterable[Fidelity]) -> bool:
         """Copy what other runs measured into this run's journal, so that it holds all that was used."""
-        if self.library is None:
-            return False
-        pairs = enumerate(self.library.known(key, trial.fidelity), trial.fidelity.start)
-        parts = _ranges(trial.fidelity, [i for i, pair in pairs if pair is not None])
-        for part in parts:
-            if (known := self.library.lookup(key, replace(trial, fidelity=part))) is not None:
-                self.journal.append(key, known)
-        return bool(parts)
+        borrowed = False
+        for gap in gaps:
+            pairs = enumerate(library.known(key, gap), gap.start)
+            for part in gap.parts(i for i, pair in pairs if pair is not None):
+                known = library.lookup(key, Trial(trial.number, trial.profile, part))
+                if known is not None:
+                    self.journal.append(key, known)
+                borrowed = True
+        return borrowed
 
     def _keys(self, trials: Iterable[Trial]) -> list[str]:
         """Of each trial; those of the last call are kept, because a step needs them again."""
@@ -262,12 +262,10 @@ class Study:
             positions = set(range(fidelity.start, fidelity.stop))
             place = (key, fidelity.seed)
             order = (fidelity.data, fidelity.seed)
-            tokens += fidelity.length * len(
-                positions - self._known.get(place, set()) - known.get(place, set())
-            )
-            teacher += fidelity.length * len(
-                positions - self._taught.get(order, set()) - taught.get(order, set())
-            )
+            asked = positions.difference(self._known.get(place, ()), known.get(place, ()))
+            unseen = positions.difference(self._taught.get(order, ()), taught.get(order, ()))
+            tokens += fidelity.length * len(asked)
+            teacher += fidelity.length * len(unseen)
             known.setdefault(place, set()).update(positions)
             taught.setdefault(order, set()).update(positions)
         return tokens, teacher
@@ -324,17 +322,6 @@ class Study:
             if looks := state.get("looks"):
                 self.looks.load_state_dict(looks)
         return True
-
-
-def _ranges(fidelity: Fidelity, positions: Sequence[int]) -> list[Fidelity]:
-    """Ascending positions of `fidelity`'s order as the fewest ranges."""
-    found: list[Fidelity] = []
-    for position in positions:
-        if found and found[-1].stop == position:
-            found[-1] = replace(found[-1], stop=position + 1)
-        else:
-            found.append(replace(fidelity, start=position, stop=position + 1))
-    return found
 
 
 def _note(known: _Positions, taught: _Positions, key: str, fidelity: Fidelity) -> int:

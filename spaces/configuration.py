@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from .ggml import GGML_TYPES
-from .labels import Unstructured
+from .labels import Unstructured, parse_label
 
 
 class UnitsConfig(BaseModel):
@@ -106,6 +106,8 @@ class SpaceConfig(BaseModel):
         given = (*self.levels, *self.units.pin.values())
         others = [label for label in given if label != "dense" and label not in GGML_TYPES]
         if others or self.ladder:
+            for label in others:
+                parse_label(label)
             which = f"level {others[0]!r}" if others else "a ladder's sparsity"
             raise ValueError(
                 f"{which} is no type of llama.cpp, which `format: gguf` asks for; take levels such as q4_k, or "
@@ -113,7 +115,8 @@ class SpaceConfig(BaseModel):
             )
         if self.drop == "branches":
             raise ValueError(
-                "llama.cpp keeps both branches of a block; with `format: gguf` give `drop: blocks`"
+                "a file of llama.cpp keeps zeros for some branches that are dropped alone, which no budget in bytes "
+                "counts; with `format: gguf` give `drop: blocks`"
             )
         return self
 

@@ -21,6 +21,7 @@ from .ggml import GGML_TYPES, Blocks
 _GRID = re.compile(r"w(?P<bits>[2-8])(?:g(?P<group>[1-9]\d*))?(?P<asymmetric>a?)")
 _SPARSE = re.compile(r"s(?P<percent>\d{1,2}(?:\.\d+)?)(?P<offset>[+-]\d+)?")
 _PATTERN = re.compile(r"(?P<keep>[1-9]\d*):(?P<of>[1-9]\d*)")
+_MIX = re.compile(r"(?P<type>q\d_k)_(?:s|m|l)")
 _GRAMMAR = "levels look like dense, w4g128, w4g128a, w8, s60, 2:4, 2:4+w4g128 or q4_k"
 
 
@@ -102,6 +103,7 @@ def parse_label(label: str) -> Scheme:
         return Scheme()
     if label in GGML_TYPES:
         return Scheme(blocks=GGML_TYPES[label])
+    _refuse_written_otherwise(label)
     head, w, tail = label.partition("w")
     if head and w and not head.endswith("+"):
         raise ValueError(f"level {label!r} is unknown; {_GRAMMAR}")
@@ -109,6 +111,18 @@ def parse_label(label: str) -> Scheme:
     grid = _parse_grid(grid_text, label) if grid_text else None
     sparsity = _parse_sparsity(sparse_text, label) if head or not w else None
     return Scheme(sparsity, grid)
+
+
+def _refuse_written_otherwise(label: str) -> None:
+    """Types in capitals and mixes such as `Q4_K_M`, as llama.cpp's users write them."""
+    name = label.lower()
+    if name in GGML_TYPES:
+        raise ValueError(f"level {label!r} is unknown; did you mean {name!r}?")
+    if (match := _MIX.fullmatch(name)) and match["type"] in GGML_TYPES:
+        raise ValueError(
+            f"level {label!r} is a mix of llama.cpp's types, mostly {match['type']}; "
+            f"give the types as levels, such as {match['type']} and q6_k, and the search mixes them"
+        )
 
 
 def _parse_grid(text: str, label: str) -> Grid:

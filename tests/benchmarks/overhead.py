@@ -7,8 +7,8 @@ Every row is a study of one method at its default settings on a simulated landsc
 `--seconds` or `--evaluations` and is given up after `--limit` seconds. An evaluation is one profile at a fidelity at
 which it was not known. Columns, in microseconds of processor time per evaluation: `ask` and `tell` of the searcher,
 `journal` (what is known, what is missing, appending), `archive`, `other` (keys, counting), their sum `driver`;
-`checkpoint`, which is written after every step as a run does; `pool`, what the simulation needs, which is no part of
-the driver. `open s` is what making the searcher takes, `memory` what the process grew by.
+`checkpoint`, the state, stored when a run does it; `pool`, what the simulation needs, which is no part of
+the driver. What counting itself takes is measured and left out. `open s` is what making the searcher takes, `memory` what the process grew by.
 
 A first table is of allocation alone: seconds for the front of all budgets and for the profiles at 100 of them, and by
 how much less another profile within the same budget could err, at most (0 where the front is proved): the median as a
@@ -21,6 +21,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -34,6 +35,7 @@ from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.allocation import allocate
 from paretopress.search.archive import ParetoArchive
 from paretopress.search.budget import Pool
+from paretopress.search.job import Checkpoints
 from paretopress.search.methods import MethodConfig, legs
 from paretopress.search.runfolder import RunFolder
 from paretopress.search.series import SeriesSearcher
@@ -117,9 +119,15 @@ def allocation(costs: str, units: int, budgets: int = 100) -> dict[str, Any]:
 
 @dataclass
 class Clock:
-    """Processor seconds spent under each name; what runs inside another is counted with the outer one only."""
+    """Processor seconds spent under each name; what runs inside another is counted with the outer one only.
+
+    Attributes:
+        seconds: by name, with what counting them took.
+        calls: by name, those that were counted.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
     _inside: bool = False
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,6 +137,7 @@ class Clock:
             if self._inside:
                 return call(*args, **kwargs)
             self._inside = True
+            self.calls[name] += 1
             began = time.thread_time()
             try:
                 return call(*args, **kwargs)
@@ -142,6 +151,17 @@ class Clock:
         """Count these methods of one object."""
         for method in methods:
             setattr(thing, method, self.timed(name, getattr(thing, method)))
+
+
+def counting() -> tuple[float, float]:
+    """What counting one call adds to the seconds under its name, and to those around it."""
+    clock, calls = Clock(), 20_000
+    empty = clock.timed("", lambda: None)
+    began = time.thread_time()
+    for _ in range(calls):
+        empty()
+    total = time.thread_time() - began
+    return clock.seconds[""] / calls, (total - clock.seconds[""]) / calls
 
 
 class WatchedPool:
@@ -190,11 +210,12 @@ def measure(job: Job) -> dict[str, Any]:
         began = time.thread_time()
         study = _study(job, folder, clock)
         opening = time.thread_time() - began
+        checkpoints = Checkpoints(folder)
         began, begun = time.thread_time(), time.perf_counter()
         while study.progress.evaluations < job.evaluations and time.perf_counter() - begun < job.seconds:
             if not study.step():
                 break
-            clock.timed("checkpoint", _checkpoint)(study, folder)
+            clock.timed("checkpoint", checkpoints.after_step)(study)
         total = time.thread_time() - began
         study.journal.close()
     return _figures(job, study, clock, opening, total, before)
@@ -229,17 +250,15 @@ def limits_of(space: Space, count: int) -> dict[str, dict[str, int]]:
     return {f"bits {cost / space.weights:.3g}": {"bits": cost} for cost in costs}
 
 
-def _checkpoint(study: Study, folder: RunFolder) -> None:
-    """As `search.job` does after each step."""
-    study.journal.sync()
-    folder.write_checkpoint(study.state_dict())
-
-
 def _figures(
     job: Job, study: Study, clock: Clock, opening: float, total: float, before: int
 ) -> dict[str, Any]:
-    spent = {name: clock.seconds.get(name, 0.0) for name in ("pool", "checkpoint", *PARTS)}
-    spent["other"] = total - sum(spent.values())
+    within, around = counting()
+    spent = {
+        name: clock.seconds.get(name, 0.0) - clock.calls[name] * within
+        for name in ("pool", "checkpoint", *PARTS)
+    }
+    spent["other"] = total - sum(spent.values()) - clock.calls.total() * (within + around)
     count = max(study.progress.evaluations, 1)
     each = {name: spent[name] / count * 1e6 for name in (*PARTS, "checkpoint")}
     return {

@@ -12,6 +12,7 @@ from tests.benchmarks.overhead import (
     Clock,
     Job,
     allocation,
+    counting,
     layered_space,
     main,
     measure,
@@ -38,6 +39,11 @@ def test_the_clock_counts_inner_calls_with_the_outer_one() -> None:
     inner()
     assert clock.seconds["outer"] == pytest.approx(0.02, rel=0.5)
     assert clock.seconds["inner"] == pytest.approx(0.01, rel=0.5)
+    assert clock.calls == {"outer": 1, "inner": 1}
+
+
+def test_counting_itself_takes_time() -> None:
+    assert min(counting()) > 0
 
 
 @pytest.mark.parametrize("method", METHODS)

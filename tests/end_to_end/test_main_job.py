@@ -206,6 +206,18 @@ def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytes
     assert snapshot(tmp_path) == before
 
 
+def test_levels_that_some_layers_do_not_take_are_told_before_any_work(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    answer = shell("search", config, "--dry-run", "--set", "space.levels=[w2,w3,w4,'3:7']")
+    assert answer.code == 0, answer.err
+    assert re.search(
+        r"levels: 3:7 left out for (\d+) of \1 layers, whose inputs are no multiples of 7", answer.out
+    )
+
+
 def test_a_dry_run_leaves_a_finished_run_alone(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(finished.folder)
     assert at(finished, monkeypatch, "search", finished.config, "--dry-run").code == 0

@@ -250,6 +250,20 @@ def test_the_first_value_stays(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_only_the_last_lines_are_kept_at_hand(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", PRINT)
+    keys = [digest(number) for number in range(300)]
+    for key in keys:
+        journal.append(key, measured(0, 1))
+    for key in (keys[0], keys[-1]):
+        journal.append(key, measured(1, 2))
+        assert journal.known(key, Fidelity(0, 0, 2, 16)) == [(0.0, 1.0), (1 / 7, 8 / 7)]
+    journal.path.unlink()
+    found = [journal.known(key, Fidelity(0, 0, 1, 16)) for key in keys]
+    assert found.index([(0.0, 1.0)]) == 300 - (256 - 2)
+    journal.close()
+
+
 def test_readers_are_never_written_and_may_be_missing(tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     torn = three_lines(other) + b"torn"

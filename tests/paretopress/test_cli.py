@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from transformers import OPTConfig
 
 from paretopress import cli, commands
 
@@ -91,3 +93,20 @@ def test_bad_input_is_told_and_bugs_are_shown(
         monkeypatch.setattr(sys, "argv", ["paretopress", "show", "runs/x"])
         with pytest.raises(type(error)):
             cli.main()
+
+
+def test_a_search_for_llama_cpp_over_a_model_it_cannot_hold_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gguf")
+    model, folder = tmp_path / "model", tmp_path / "run"
+    config = OPTConfig(
+        hidden_size=24, num_hidden_layers=1, vocab_size=8, ffn_dim=32, architectures=["OPTForCausalLM"]
+    )
+    config.save_pretrained(model)
+    (model / "model.safetensors").touch()
+    arguments = ("configs/gguf.yaml", "--set", f"model={model}", "--run", str(folder))
+    for more in ((), ("--dry-run",)):
+        assert run(monkeypatch, "search", *arguments, *more) == 2
+        assert "models of type 'opt' are not written as GGUF" in capsys.readouterr().err
+    assert not folder.exists()

@@ -295,6 +295,6 @@ def test_files_of_llama_cpp_hold_its_own_types_and_whole_blocks() -> None:
     with pytest.raises(ValueError, match="a ladder's sparsity is no type of llama.cpp"):
         SpaceConfig.model_validate(known | {"ladder": {"base": 50}})
     with pytest.raises(
-        ValueError, match="keeps both branches of a block; with `format: gguf` give `drop: blocks`"
+        ValueError, match="keeps zeros for some branches .*; with `format: gguf` give `drop: blocks`"
     ):
         SpaceConfig.model_validate(known | {"drop": "branches"})

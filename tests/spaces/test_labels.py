@@ -76,3 +76,17 @@ def test_zeros_and_kept_weights_add_up(percent: int, offset: int, numel: int) ->
     assert 0 <= zeros <= numel
     assert zeros == min(max(-(-percent * numel // 100) + offset, 0), numel)
     assert kept(Scheme(Unstructured(percent / 100, offset)), numel) == numel - zeros
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("Q4_K", "'Q4_K' is unknown; did you mean 'q4_k'"),
+        ("IQ3_XXS", "did you mean 'iq3_xxs'"),
+        ("q4_k_m", "'q4_k_m' is a mix of llama.cpp's types, mostly q4_k"),
+        ("Q3_K_S", "'Q3_K_S' is a mix of llama.cpp's types, mostly q3_k"),
+    ],
+)
+def test_names_of_llama_cpp_are_answered_with_the_types_to_give(label: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_label(label)
