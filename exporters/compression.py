@@ -1,6 +1,6 @@
 """A model and the levels of its layers: what an export writes down."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -93,10 +93,14 @@ class Compression:
         packed = self.packed(path)
         return None if packed is None else packed.dense()
 
-    def weights(self, linears: tuple[Linear, ...]) -> dict[str, Tensor]:
-        """The weights of those of `linears` that have a level."""
-        found = {linear.path: self.weight(linear.path) for linear in linears}
-        return {path: weight for path, weight in found.items() if weight is not None}
+    def weights(self, linears: Iterable[Linear], dtype: torch.dtype) -> dict[str, Tensor]:
+        """The weights of those of `linears` that have a level, in the type that they are computed with."""
+        found = {}
+        for linear in linears:
+            weight = self.weight(linear.path)
+            if weight is not None:
+                found[linear.path] = weight.to(dtype)
+        return found
 
     @property
     def empty(self) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """GGUF for llama.cpp: every layer in the type that was searched, as it was searched."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,13 +11,18 @@ from ..spaces.ggml_quantizer import version
 from ..spaces.sizes import gguf
 from .appearing import appearing
 from .compression import Compression, default_device
-from .gguf_file import ROTARY, store_blocks, typed, verify_file, write_file
+from .gguf_families import FAMILIES
+from .gguf_file import ROTARY, typed, verify_file, write_file
+from .gguf_metadata import architecture
+from .gguf_target import LACKING, Target
 from .limits import byte_limit, check_limit, check_rule
 from .llama_cpp import FILE, opened
 from .model_card import write_card
+from .nemotron_checkpoint import PARTS
 from .probe import searched_logits
 from .record import write_record
 from .remains import Remains, remains
+from .tensor_files import PlannedTensor
 from .tensor_plan import plan_tensors
 from .winner import Winner
 
@@ -36,8 +41,8 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     what was searched.
 
     Raises:
-        ValueError: an architecture that is not written, a level that is no type of llama.cpp, a single dropped branch, or
-            more bytes than the budget.
+        ValueError: an architecture that is not written, or of which it cannot be said that a branch is dropped alone; a
+            level that is no type of llama.cpp, or more bytes than the budget.
         ModuleNotFoundError: llama-cpp-python is not installed.
         FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
         OSError: what was read back differs from what was meant.
@@ -46,30 +51,34 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     device = default_device()
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
-    left = remains(checkpoint, compression, device, {})
-    left.check_whole("llama.cpp's models keep both branches of a block")
-    config = _config(checkpoint, left)
-    tensors = typed(plan_tensors(checkpoint, compression, left, store_blocks), compression, config)
+    left = remains(checkpoint, compression, device, _parts(checkpoint))
+    left.check_whole("llama.cpp keeps both branches of a block of this architecture")
+    target = _target(checkpoint, left)
+    tensors = typed(plan_tensors(checkpoint, compression, left, _dense), compression, left, target)
     with appearing(output, checkpoint.path, overwrite) as folder:
         path = folder / FILE
         name = str(winner.config.get("model", checkpoint.path.name))
-        lack = write_file(path, tensors, config, name, checkpoint.path)
+        lack = write_file(path, tensors, target, name, checkpoint.path)
         inside = verify_file(path, tensors)
         bits = torch.finfo(checkpoint.dtype).bits
         check_rule([tensor.planned for tensor in tensors], compression, gguf, bits, inside)
         searched = sum(tensor.planned.bytes for tensor in tensors if tensor.planned.name != ROTARY)
-        check_limit(searched, byte_limit(winner, "gguf"), left.zeroed)
+        zeroed = [f"blocks.{left.kept[block]}.{kind}" for block, kind in target.zeroed.items()]
+        check_limit(searched, byte_limit(winner, "gguf"), zeroed)
         divergence = _divergence(path, checkpoint, compression, device)
         size = path.stat().st_size
         details = {
             "removed_blocks": left.removed,
+            "absent_branches": tuple(left.absent),
             "bytes": size,
             "tensor_bytes": inside,
             "tokenizer": lack or "llama.cpp's",
             "kl_to_searched": divergence,
         }
+        if winner.inspect is not None:
+            details |= winner.inspect(path)
         write_record(folder, "gguf", winner, details)
-        write_card(folder, winner, _SENTENCE, len(left.removed))
+        write_card(folder, winner, _SENTENCE, len(left.removed), absent=tuple(left.absent))
     return [
         f"{output / FILE}: {size:,} bytes, {inside:,} of them tensors",
         f"what llama.cpp computes is {divergence:.2g} nats from what was searched, on random tokens",
@@ -78,10 +87,27 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     ]
 
 
-def _config(checkpoint: Checkpoint, left: Remains) -> Any:
+def _parts(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
+    """What goes with a branch that is dropped alone, if llama.cpp can do without."""
+    family = FAMILIES.get(checkpoint.config.model_type)
+    return PARTS if family is not None and family.lacking else {}
+
+
+def _target(checkpoint: Checkpoint, left: Remains) -> Target:
     config = copy.deepcopy(checkpoint.config)
     config.num_hidden_layers = len(left.kept)
-    return config
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = [kinds[i] for i in left.kept]
+    found = architecture(config)
+    units = (unit.split(".") for unit in left.absent)
+    lacking = {left.kept.index(int(index)): kind for _, index, kind in units}
+    return Target(config, LACKING if lacking else found, lacking)
+
+
+def _dense(compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
+    """Levels come with llama.cpp's names: a file may name a layer otherwise than the model (GPT-NeoX's head)."""
+    del compression
+    return [dense]
 
 
 def _divergence(path: Path, checkpoint: Checkpoint, compression: Compression, device: torch.device) -> float:

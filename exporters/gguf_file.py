@@ -4,23 +4,32 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from torch import Tensor
 
+from ..spaces.structure import Linear
 from .compression import Compression
-from .gguf_metadata import add_metadata, architecture, rotary_factors, row_order
+from .gguf_metadata import add_metadata
 from .gguf_names import tensor_names
+from .gguf_target import Target
 from .gguf_tokenizer import add_tokenizer
+from .gguf_values import as_llama_cpp, rotary_factors
+from .remains import Remains
 from .tensor_files import PlannedTensor
 
 _PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F32"}
 """Types of safetensors to those that llama.cpp has."""
-_COMPUTED = ".rotary_emb.inv_freq"
-"""Ends the names of buffers that old checkpoints hold."""
+_COMPUTED = (
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+)
+"""Ends of the names of buffers that old checkpoints hold."""
 ROTARY = "rope_freqs.weight"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -43,80 +52,94 @@ class TypedTensor:
         return tensor.view(torch.uint8).numpy()
 
 
-def store_blocks(compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
-    """A level in llama.cpp's own storage.
-
-    Raises:
-        ValueError: it is none of llama.cpp's types.
-    """
-    rows, inputs = dense.shape
-    shape = (rows, compression.storage(dense.layer).row_bytes(inputs))
-    return [replace(dense, dtype="U8", shape=shape, make=partial(_blocks, compression, dense.layer))]
-
-
-def _blocks(compression: Compression, layer: str) -> Tensor:
-    packed = compression.packed(layer)
-    assert packed is not None
-    return packed.tensors["blocks"].cpu()
-
-
-def typed(tensors: Iterable[PlannedTensor], compression: Compression, config: Any) -> list[TypedTensor]:
-    """Tensors under llama.cpp's names, rows in its order; vectors in float32.
+def typed(
+    tensors: Iterable[PlannedTensor], compression: Compression, left: Remains, target: Target
+) -> list[TypedTensor]:
+    """Tensors under llama.cpp's names, rows in its order; what is no linear layer's weight in float32.
 
     Args:
-        tensors: those of `transformers`, levels as `store_blocks` gives them.
-        compression: says which level a layer has.
-        config: of the model that is written.
+        tensors: those of `transformers`, dense.
+        compression: gives the levels, which are stored as llama.cpp does.
+        left: says where a layer is now.
+        target: the model that is written.
 
     Raises:
-        ValueError: llama.cpp has no tensor of the name.
+        ValueError: llama.cpp has no tensor of the name, or a level is none of its types.
     """
-    names = tensor_names(architecture(config), config.num_hidden_layers)
+    names = tensor_names(target.architecture, target.config.num_hidden_layers)
     ends = compression.structure.ends
     needless = {f"{ends.head.path}.weight"} if ends.tied else set()
-    found = [
-        _typed(tensor, compression, config, names)
-        for tensor in tensors
-        if not (tensor.name in needless or tensor.name.endswith(_COMPUTED))
-    ]
-    factors = rotary_factors(config)
+    linears = {
+        names(f"{written}.weight"): compression.linears[path]
+        for path, written in left.paths().items()
+        if f"{path}.weight" not in needless
+    }
+    found = []
+    for tensor in tensors:
+        if tensor.name not in needless and not tensor.name.endswith(_COMPUTED):
+            name = names(tensor.name)
+            change = as_llama_cpp(target, tensor.name)
+            found.append(_typed(replace(tensor, name=name), compression, linears.get(name), change))
+    added = target.zeros()
+    factors = rotary_factors(target.config)
     if factors is not None:
-        planned = PlannedTensor(ROTARY, "F32", tuple(factors.shape), lambda: factors)
-        found.append(TypedTensor(planned, GGMLQuantizationType.F32))
+        added.append(PlannedTensor(ROTARY, "F32", tuple(factors.shape), lambda: factors))
+    found += [TypedTensor(planned, GGMLQuantizationType[planned.dtype]) for planned in added]
     return found
 
 
 def _typed(
-    tensor: PlannedTensor, compression: Compression, config: Any, names: Callable[[str], str]
+    tensor: PlannedTensor, compression: Compression, linear: Linear | None, change: Callable[[Tensor], Tensor]
 ) -> TypedTensor:
-    name = names(tensor.name)
-    order = row_order(config, tensor.name)
-    if tensor.dtype == "U8":
-        planned = replace(tensor, name=name, make=lambda: order(tensor.make()))
-        return TypedTensor(planned, GGMLQuantizationType(compression.storage(tensor.layer).number))
-    stored = "F32" if len(tensor.shape) == 1 else _PLAIN[tensor.dtype]
-    planned = replace(tensor, name=name, dtype=stored, make=lambda: order(tensor.make().to(_DTYPES[stored])))
-    return TypedTensor(planned, GGMLQuantizationType[stored])
+    """A tensor under its name in llama.cpp; `linear` says whose weight it is."""
+    if linear is not None and linear.path in compression.levels:
+        blocks = compression.storage(linear.path)
+        planned = replace(
+            tensor,
+            dtype="U8",
+            shape=(linear.out_features, blocks.row_bytes(linear.in_features)),
+            make=partial(_blocks, compression, linear.path, change),
+            layer=linear.path,
+        )
+        return TypedTensor(planned, GGMLQuantizationType(blocks.number))
+    stored, shape = "F32", tensor.shape
+    if linear is not None:
+        stored, shape = _PLAIN[tensor.dtype], (linear.out_features, linear.in_features)
+    make = partial(_dense, tensor, _DTYPES[stored], linear, change)
+    return TypedTensor(replace(tensor, dtype=stored, shape=shape, make=make), GGMLQuantizationType[stored])
+
+
+def _blocks(compression: Compression, layer: str, change: Callable[[Tensor], Tensor]) -> Tensor:
+    packed = compression.packed(layer)
+    assert packed is not None
+    return change(packed.tensors["blocks"].cpu())
+
+
+def _dense(
+    tensor: PlannedTensor, dtype: torch.dtype, linear: Linear | None, change: Callable[[Tensor], Tensor]
+) -> Tensor:
+    values = tensor.make().to(dtype)
+    return change(values if linear is None else linear.turn(values))
 
 
 def write_file(
-    path: Path, tensors: Sequence[TypedTensor], config: Any, name: str, source: Path
+    path: Path, tensors: Sequence[TypedTensor], target: Target, name: str, source: Path
 ) -> str | None:
     """Write metadata, tokenizer and tensors; no more than one tensor is in memory.
 
     Args:
         path: of the file.
         tensors: in their order.
-        config: of the model that is written.
+        target: the model that is written.
         name: of the model.
         source: folder that holds the tokenizer.
 
     Returns:
         Why there is no tokenizer, if there is none.
     """
-    writer = GGUFWriter(path, architecture(config))
-    add_metadata(writer, config, name)
-    lack = add_tokenizer(writer, source, config.vocab_size)
+    writer = GGUFWriter(path, target.architecture)
+    add_metadata(writer, target, name)
+    lack = add_tokenizer(writer, source, target.config.vocab_size)
     for tensor in tensors:
         planned = tensor.planned
         bytes_each = _DTYPES[planned.dtype].itemsize if planned.dtype in _DTYPES else 1

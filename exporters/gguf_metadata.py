@@ -1,18 +1,12 @@
-"""What llama.cpp must know of an architecture, and how its tensors differ from those of `transformers`."""
+"""What llama.cpp must know of a model besides its tensors."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from gguf import GGUFWriter, RopeScalingType
-from torch import Tensor
 
 from ..search.messages import nearest
-
-_LLAMA = "llama"
-ARCHITECTURES = {"llama": _LLAMA, "mistral": _LLAMA, "qwen2": "qwen2", "qwen3": "qwen3"}
-"""`model_type` of transformers to llama.cpp's name."""
+from .gguf_families import FAMILIES, differences, head_size, rotary
+from .gguf_target import Target
 
 
 def architecture(config: Any) -> str:
@@ -22,74 +16,71 @@ def architecture(config: Any) -> str:
         ValueError: it is not one that is written here, or llama.cpp would compute something else.
     """
     kind = config.model_type
-    if kind not in ARCHITECTURES:
-        raise ValueError(f"models of type {kind!r} are not written as GGUF; {nearest(kind, ARCHITECTURES)}")
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True) and window < config.max_position_embeddings:
-        raise ValueError(
-            f"llama.cpp runs {kind} without the sliding window of {window} tokens; export with --format hf"
-        )
-    if config.hidden_act != "silu":
-        raise ValueError(f"llama.cpp runs {kind} with silu, not {config.hidden_act}; export with --format hf")
-    if (rope := _rope(config))["rope_type"] not in ("default", "linear", "llama3"):
-        raise ValueError(f"rotary type {rope['rope_type']!r} is not written as GGUF; export with --format hf")
-    return ARCHITECTURES[kind]
+    if kind not in FAMILIES:
+        raise ValueError(f"models of type {kind!r} are not written as GGUF; {nearest(kind, FAMILIES)}")
+    for difference in differences(config):
+        raise ValueError(f"llama.cpp runs {kind} {difference}; export with --format hf")
+    return FAMILIES[kind].name
 
 
-def add_metadata(writer: GGUFWriter, config: Any, name: str) -> None:
+def add_metadata(writer: GGUFWriter, target: Target, name: str) -> None:
     """Everything but tokenizer and tensors."""
-    size = _head_size(config)
+    config = target.config
+    size = head_size(config)
     writer.add_name(name)
     writer.add_quantization_version(2)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_feed_forward_length(target.widths(_width(config)))
+    writer.add_head_count(target.heads(config.num_attention_heads))
+    if FAMILIES[config.model_type].grouped:
+        writer.add_head_count_kv(target.heads(config.num_key_value_heads))
     writer.add_key_length(size)
     writer.add_value_length(size)
-    writer.add_rope_dimension_count(size)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    rope = _rope(config)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    if rope["rope_type"] == "linear":
-        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope["factor"])
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.layer_norm_epsilon)
+    if hasattr(config, "use_parallel_residual"):
+        writer.add_parallel_residual(config.use_parallel_residual)
+    _add_rotary(writer, config)
+    _add_windows(writer, config)
+    for key, add in (
+        ("attn_logit_softcapping", writer.add_attn_logit_softcapping),
+        ("final_logit_softcapping", writer.add_final_logit_softcapping),
+    ):
+        if value := getattr(config, key, None):
+            add(value)
 
 
-def rotary_factors(config: Any) -> Tensor | None:
-    """What the rotary wavelengths are multiplied by, float32 (head size / 2): Llama 3.1's stretching, or None.
-
-    References:
-        `transformers`, `_compute_llama3_parameters`.
-    """
-    rope = _rope(config)
-    if rope["rope_type"] != "llama3":
-        return None
-    size, context = _head_size(config), rope["original_max_position_embeddings"]
-    lengths = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    smooth = ((context / lengths - low) / (high - low)).clamp(0, 1)
-    factors: Tensor = 1 / ((1 - smooth) / rope["factor"] + smooth)
-    return factors.float()
+def _width(config: Any) -> int:
+    """Of an MLP."""
+    found = (
+        config.n_inner or 4 * config.hidden_size if config.model_type == "gpt2" else config.intermediate_size
+    )
+    return int(found)
 
 
-def row_order(config: Any, name: str) -> Callable[[Tensor], Tensor]:
-    """The order in which llama.cpp has the rows of a tensor: it pairs neighbours where others pair halves of heads."""
-    heads = {
-        "self_attn.q_proj": config.num_attention_heads,
-        "self_attn.k_proj": config.num_key_value_heads,
-    }.get(".".join(name.split(".")[-3:-1]))
-    if architecture(config) != _LLAMA or heads is None:
-        return lambda rows: rows
-    return lambda rows: rows.reshape(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+def _add_rotary(writer: GGUFWriter, config: Any) -> None:
+    for kind, rope in rotary(config).items():
+        if kind == "sliding_attention":
+            writer.add_rope_freq_base_swa(rope["rope_theta"])
+            continue
+        writer.add_rope_dimension_count(int(head_size(config) * rope.get("partial_rotary_factor", 1)))
+        writer.add_rope_freq_base(rope["rope_theta"])
+        if rope["rope_type"] == "linear":
+            writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(rope["factor"])
 
 
-def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-def _rope(config: Any) -> dict[str, Any]:
-    return {"rope_type": "default", **config.rope_parameters}
+def _add_windows(writer: GGUFWriter, config: Any) -> None:
+    """Sliding windows; which blocks have one is said where it is not every block but the last of a period."""
+    period = FAMILIES[config.model_type].period
+    if not period:
+        return
+    writer.add_sliding_window(config.sliding_window)
+    windows = [kind == "sliding_attention" for kind in config.layer_types]
+    if windows != [(i + 1) % period > 0 for i in range(len(windows))]:
+        writer.add_sliding_window_pattern(windows)

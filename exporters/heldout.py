@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,15 +10,20 @@ import torch
 from ..search.configuration import RunConfig, parse_config
 from ..search.measure import measure_model
 from ..spaces.checkpoint import Checkpoint
+from .llama_cpp import measure_file
 
 RELATIVE = 0.01
 ABSOLUTE = 0.001
 """How far figures may lie apart, in nats per token: other kernels round otherwise, another model is further off."""
 
+LLAMA_RELATIVE = 0.05
+LLAMA_ABSOLUTE = 0.02
+"""The same for llama.cpp, which rounds activations to 8 bits."""
+
 
 def heldout_check(
     config: Mapping[str, Any], measured: Mapping[str, float], say: Callable[[str], None]
-) -> Callable[[Checkpoint], Mapping[str, Any]]:
+) -> Callable[[Checkpoint | Path], Mapping[str, Any]]:
     """What measures a written model and refuses one that its run knows otherwise.
 
     It takes two passes over the held-out text, one of the dense model.
@@ -28,35 +34,44 @@ def heldout_check(
         say: is told before measuring, since it may take long.
 
     Returns:
-        What takes the written model and gives the record's entry; it raises OSError if the figures differ.
+        What takes the written model, or a GGUF file for llama.cpp, and gives the record's entry; it raises OSError if the
+        figures differ.
     """
 
-    def check(written: Checkpoint) -> Mapping[str, Any]:
+    def check(written: Checkpoint | Path) -> Mapping[str, Any]:
         if not measured:
             return {"heldout_measured": None}
         settings = _settings(config)
         say("measuring what was written on the held-out text; --no-measure skips it")
         try:
-            found = measure_model(settings, written, "heldout")
+            if isinstance(written, Path):
+                found, bounds = measure_file(settings, written, "heldout"), (LLAMA_RELATIVE, LLAMA_ABSOLUTE)
+            else:
+                found, bounds = measure_model(settings, written, "heldout"), (RELATIVE, ABSOLUTE)
         except (ValueError, ModuleNotFoundError) as error:
             raise ValueError(
                 f"what was written cannot be measured: {error}; --no-measure exports without"
             ) from error
-        compare_figures(found, _comparable(settings, measured))
+        compare_figures(found, _comparable(settings, measured), *bounds)
         return {"heldout_measured": found}
 
     return check
 
 
-def compare_figures(found: Mapping[str, float], known: Mapping[str, float]) -> None:
+def compare_figures(
+    found: Mapping[str, float],
+    known: Mapping[str, float],
+    relative: float = RELATIVE,
+    absolute: float = ABSOLUTE,
+) -> None:
     """Compare figures of what was written with those of a run, perplexity by its logarithm.
 
     Raises:
-        OSError: they differ by more than 1 % and 0.001 nats per token together.
+        OSError: they differ by more than `relative` and `absolute` nats per token together.
     """
     for name, value in known.items():
         mine, theirs = _nats(name, found[name]), _nats(name, value)
-        if not abs(mine - theirs) <= RELATIVE * abs(theirs) + ABSOLUTE:
+        if not abs(mine - theirs) <= relative * abs(theirs) + absolute:
             raise OSError(
                 f"the files have held-out {name} {found[name]:.6g}, the run has {value:.6g}; check that text, model and "
                 "releases are the run's, or export with --no-measure"

@@ -15,7 +15,7 @@ from ..search.messages import nearest
 from ..spaces.files import write_atomic
 from .appearing import appearing
 from .compression import Compression, default_device
-from .gguf_metadata import ARCHITECTURES
+from .gguf_families import FAMILIES
 from .gguf_names import tensor_names
 from .model_card import write_card
 from .record import write_record
@@ -23,17 +23,6 @@ from .remains import Remains, remains
 from .winner import Winner
 
 SCRIPT, TYPES = "quantize.sh", "tensor-types.txt"
-
-_CONVERTED = {
-    **ARCHITECTURES,
-    "gemma": "gemma",
-    "gemma2": "gemma2",
-    "gemma3_text": "gemma3",
-    "phi3": "phi3",
-    "gpt2": "gpt2",
-    "gpt_neox": "gptneox",
-}
-"""`model_type` to llama.cpp's name, where its converter keeps the linear layers one for one."""
 
 _DENSE = {torch.float16: "f16", torch.bfloat16: "bf16"}
 
@@ -117,9 +106,9 @@ def _check_blocks(winner: Winner, left: Remains) -> None:
 def _layers(winner: Winner, left: Remains, types: Mapping[str, str]) -> dict[str, str]:
     """llama.cpp's name of every linear layer in the blocks that are kept, as they are numbered then, to its type."""
     kind = winner.checkpoint.config.model_type
-    if kind not in _CONVERTED:
-        raise ValueError(f"recipes for models of type {kind!r} are not written; {nearest(kind, _CONVERTED)}")
-    named = tensor_names(_CONVERTED[kind], len(left.kept))
+    if kind not in FAMILIES:
+        raise ValueError(f"recipes for models of type {kind!r} are not written; {nearest(kind, FAMILIES)}")
+    named = tensor_names(FAMILIES[kind].name, len(left.kept))
     ends = {linear.path for linear in winner.structure.ends.linears}
     return {
         named(f"{written}.weight"): types[path] for path, written in left.paths().items() if path not in ends

@@ -3,14 +3,20 @@
 Legend: B sequences, T positions, D hidden, P positions, V vocabulary.
 """
 
+import gc
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from ..evaluators.runner import BlockRunner
 from ..spaces.checkpoint import Checkpoint
-from ..spaces.structure import Structure
+from ..spaces.structure import Block, Structure
 from .compression import Compression
 
+_Found = TypeVar("_Found")
 _LENGTH = 16
 _TOLERANCE = 1e-3
 """Relative to the largest logit: both sides do the same arithmetic, so this is generous."""
@@ -18,11 +24,14 @@ _TOLERANCE = 1e-3
 
 def passes_unchanged(checkpoint: Checkpoint, structure: Structure, block: int, device: torch.device) -> bool:
     """Whether a block without its branches returns exactly what it is given."""
-    runner = _runner(checkpoint, structure, device)
-    states_BTD = runner.embed(_tokens(checkpoint, structure))
-    with runner.block(block) as loaded:
-        loaded.install({}, [branch.kind for branch in structure.blocks[block].branches])
-        return torch.equal(loaded(states_BTD), states_BTD)
+
+    def unchanged(runner: BlockRunner) -> bool:
+        states_BTD = runner.embed(_tokens(checkpoint, structure))
+        with runner.block(block, dense=False) as loaded:
+            loaded.install({}, [branch.kind for branch in structure.blocks[block].branches])
+            return torch.equal(loaded(states_BTD), states_BTD)
+
+    return _with_runner(checkpoint, structure, device, unchanged)
 
 
 def compare_logits(
@@ -40,8 +49,7 @@ def compare_logits(
         ValueError: the logits differ; the message says what to do.
     """
     tokens_BT, meant_PV = searched_logits(checkpoint, compression, device)
-    nothing = Compression(shorter, None, {}, device)
-    found_PV = _logits(_runner(written, shorter, device), tokens_BT, nothing)
+    found_PV = _logits(written, tokens_BT, Compression(shorter, None, {}, device), device)
     limit = _TOLERANCE * float(meant_PV.abs().max())
     if not torch.allclose(meant_PV, found_PV, rtol=0, atol=limit, equal_nan=True):
         raise ValueError(
@@ -55,18 +63,24 @@ def searched_logits(
 ) -> tuple[Tensor, Tensor]:
     """A few random tokens_BT, B being 1, and the logits_PV that were searched of them."""
     tokens_BT = _tokens(checkpoint, compression.structure)
-    return tokens_BT, _logits(_runner(checkpoint, compression.structure, device), tokens_BT, compression)
+    return tokens_BT, _logits(checkpoint, tokens_BT, compression, device)
 
 
-def _runner(checkpoint: Checkpoint, structure: Structure, device: torch.device) -> BlockRunner:
-    return BlockRunner(
-        checkpoint,
-        structure,
-        device=device,
-        dtype=checkpoint.dtype,
-        micro_batch=1,
-        length=_LENGTH,
+def _with_runner(
+    checkpoint: Checkpoint, structure: Structure, device: torch.device, use: Callable[[BlockRunner], _Found]
+) -> _Found:
+    """What `use` gives of a runner that is gone afterwards.
+
+    It holds embedding and head, gigabytes of a large model, and as it and its blocks refer to each other, they go only
+    when they are collected.
+    """
+    found = use(
+        BlockRunner(
+            checkpoint, structure, device=device, dtype=checkpoint.dtype, micro_batch=1, length=_LENGTH
+        )
     )
+    gc.collect()
+    return found
 
 
 def _tokens(checkpoint: Checkpoint, structure: Structure) -> Tensor:
@@ -79,12 +93,26 @@ def _tokens(checkpoint: Checkpoint, structure: Structure) -> Tensor:
     )
 
 
+def _logits(
+    checkpoint: Checkpoint, tokens_BT: Tensor, compression: Compression, device: torch.device
+) -> Tensor:
+    run = partial(_run, tokens_BT=tokens_BT, compression=compression)
+    return _with_runner(checkpoint, compression.structure, device, run)
+
+
 @torch.no_grad()
-def _logits(runner: BlockRunner, tokens_BT: Tensor, compression: Compression) -> Tensor:
-    runner.install_ends(compression.weights(runner.structure.ends.linears))
+def _run(runner: BlockRunner, tokens_BT: Tensor, compression: Compression) -> Tensor:
+    runner.install_ends(compression.weights(runner.structure.ends.linears, runner.dtype))
     states_BTD = runner.embed(tokens_BT)
     for block in runner.structure.blocks:
-        with runner.block(block.index) as loaded:
-            loaded.install(compression.weights(block.linears), compression.dropped.get(block.index, ()))
-            states_BTD = loaded(states_BTD)
+        states_BTD = _through(runner, block, states_BTD, compression)
     return runner.logits(states_BTD[0])
+
+
+def _through(runner: BlockRunner, block: Block, states_BTD: Tensor, compression: Compression) -> Tensor:
+    dropped = compression.dropped.get(block.index, ())
+    used = [linear for branch in block.branches if branch.kind not in dropped for linear in branch.linears]
+    weights = compression.weights(used, runner.dtype)
+    with runner.block(block.index, dense=len(weights) < len(used)) as loaded:
+        loaded.install(weights, dropped)
+        return loaded(states_BTD)

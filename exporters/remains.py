@@ -38,7 +38,7 @@ class Remains:
         if self.zeroed:
             raise ValueError(
                 f"{self.zeroed[0]} is dropped alone, and {fact}; search with space.drop=blocks, or export with "
-                "--format nemotron-nas"
+                "--format nemotron-nas or hf"
             )
 
     def paths(self) -> dict[str, str]:

@@ -23,12 +23,11 @@ class StoredNames:
     """Files may name a tensor with or without the base model's prefix, and a tied one by either name."""
 
     def __init__(self, checkpoint: Checkpoint, structure: Structure) -> None:
-        model = checkpoint.skeleton()
-        self._prefix = f"{model.base_model_prefix}."
-        self._known = set(model.state_dict())
+        prefix = f"{checkpoint.skeleton().base_model_prefix}."
         path = structure.blocks_path
         self._blocks_path = path
-        self._spellings = (path, path.removeprefix(self._prefix), self._prefix + path)
+        self._spellings = (path, path.removeprefix(prefix), prefix + path)
+        self._names = checkpoint.model_names
 
     def block(self, stored: str) -> BlockName | None:
         """The block that a stored tensor belongs to, or None."""
@@ -42,5 +41,4 @@ class StoredNames:
         """The model's name of a stored tensor; of a tensor that the model lacks, its stored name."""
         if inside := self.block(stored):
             return f"{self._blocks_path}.{inside.index}.{inside.rest}"
-        spellings = (stored, self._prefix + stored, stored.removeprefix(self._prefix))
-        return next((name for name in spellings if name in self._known), stored)
+        return self._names.get(stored, stored)

@@ -30,7 +30,7 @@ class Winner:
         refitted: whether the levels are those of a refit.
         trust_remote_code: allow Python code that comes with the checkpoint (it is copied along).
         measured: held-out figures that its own run has of these very weights; empty if it has none.
-        inspect: looks at a written model before it appears, and gives what its record shall say; raises to refuse it.
+        inspect: looks at a written model, or GGUF file, before it appears, and gives what its record shall say; raises to refuse it.
     """
 
     checkpoint: Checkpoint
@@ -42,7 +42,7 @@ class Winner:
     refitted: bool = False
     trust_remote_code: bool = False
     measured: Mapping[str, float] = field(default_factory=dict)
-    inspect: Callable[[Checkpoint], Mapping[str, Any]] | None = None
+    inspect: Callable[[Checkpoint | Path], Mapping[str, Any]] | None = None
 
 
 class Winners:

@@ -137,17 +137,22 @@ class Checkpoint:
         return found
 
     @cached_property
-    def _stored(self) -> dict[str, str]:
-        """The model's name of a tensor to the file's, as `from_pretrained` would match them."""
+    def model_names(self) -> dict[str, str]:
+        """The files' name of every tensor to the model's."""
         model = self.skeleton()
-        empty = model.state_dict(keep_vars=True)
+        names = model.state_dict(keep_vars=True)
         renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
-        stored = {
-            rename_source_key(key, renamings, [], model.base_model_prefix, empty)[0]: key
+        return {
+            key: rename_source_key(key, renamings, [], model.base_model_prefix, names)[0]
             for key in sorted(self._locations)
         }
+
+    @cached_property
+    def _stored(self) -> dict[str, str]:
+        """The model's name of a tensor to the file's, as `from_pretrained` would match them."""
+        stored = {name: key for key, name in self.model_names.items()}
         tied: dict[int, list[str]] = {}
-        for name, tensor in empty.items():
+        for name, tensor in self.skeleton().state_dict(keep_vars=True).items():
             tied.setdefault(id(tensor), []).append(name)
         for names in tied.values():
             present = [name for name in names if name in stored]

@@ -11,15 +11,13 @@ which count the whole model. Figures are on held-out text: KL from the dense mod
 
 import argparse
 import ctypes
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
-import psutil
 import torch
 from gguf import GGUFReader
 
@@ -33,6 +31,7 @@ from paretopress.search.assembly import Assembly, assemble
 from paretopress.search.configuration import RunConfig, load_config
 from paretopress.search.job import run as search
 
+from .memory import measured
 from .tables import show
 
 Importance = Mapping[str, np.ndarray]
@@ -104,31 +103,9 @@ def searched(args: argparse.Namespace, sizes: Mapping[str, int]) -> list[Made]:
     for name, size in sizes.items():
         budget = next(point["budget"] for point in front["points"] if point["budget"] == f"bytes {size}")
         winner, output = Winners(run).choose(budget, None), args.folder / name.replace(" ", "-")
-        seconds, peak = measured(lambda w=winner, o=output: export_gguf(w, o, overwrite=True))  # type: ignore[misc]
-        found.append(Made(f"searched, {name}", output / FILE, seconds, peak))
+        cost = measured(lambda w=winner, o=output: export_gguf(w, o, overwrite=True))  # type: ignore[misc]
+        found.append(Made(f"searched, {name}", output / FILE, cost.seconds, cost.resident))
     return found
-
-
-def measured(action: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and how many GB the process grew by at most, looked at every 20 ms."""
-    process, over = psutil.Process(), threading.Event()
-    before = peak = process.memory_info().rss
-
-    def watch() -> None:
-        nonlocal peak
-        while not over.wait(0.02):
-            peak = max(peak, process.memory_info().rss)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    began = time.perf_counter()
-    try:
-        action()
-    finally:
-        seconds = time.perf_counter() - began
-        over.set()
-        thread.join()
-    return seconds, (peak - before) / 1e9
 
 
 def importance(assembly: Assembly) -> Importance:

@@ -1,4 +1,4 @@
-"""GGUF files: what llama.cpp makes of them, and what is refused."""
+"""GGUF files: what is in them, and what is refused."""
 
 import json
 import shutil
@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
-from torch import Tensor
 from transformers import AutoTokenizer
 
-from paretopress.exporters import gguf
 from paretopress.exporters.evaluate import evaluate_target
 from paretopress.exporters.export import export_run
+from paretopress.exporters.heldout import LLAMA_ABSOLUTE, LLAMA_RELATIVE, compare_figures, heldout_check
 from paretopress.exporters.llama_cpp import FILE, opened
-from paretopress.exporters.winner import Winner
 from paretopress.search.configuration import load_config
 from paretopress.search.measure import measure_model
 from paretopress.spaces.checkpoint import Checkpoint
@@ -25,85 +23,17 @@ from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import space_of
 from paretopress.spaces.ggml import GGML_TYPES
 from tests.exporters.cases import QUICKSTART, Case, finished_run, half_model
+from tests.exporters.gguf_cases import (
+    LEGACY,
+    export,
+)
 
 pytestmark = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
-
-TYPES = (
-    "q2_k",
-    "q3_k",
-    "q4_k",
-    "q5_k",
-    "q6_k",
-    "iq3_s",
-    "iq4_xs",
-    "q4_0",
-    "q4_1",
-    "q5_0",
-    "q5_1",
-    "q8_0",
-    "iq4_nl",
-)
-LEGACY = ("q4_0", "q5_1", "q8_0", "iq4_nl")
-WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
-STRETCHED = {
-    "rope_type": "llama3",
-    "rope_theta": 10_000.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-FAMILIES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
-    "llama": ("llama", torch.bfloat16, {"tie_word_embeddings": False, "attention_bias": True}),
-    "llama 3.1": ("llama", torch.float16, {"rope_parameters": STRETCHED}),
-    "llama, linear": (
-        "llama",
-        torch.float16,
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 3.0}},
-    ),
-    "mistral": ("mistral", torch.bfloat16, {"sliding_window": None}),
-    "qwen2": ("qwen2", torch.float16, {"tie_word_embeddings": True}),
-    "qwen3": ("qwen3", torch.bfloat16, {}),
-}
 
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(QUICKSTART, tmp_path_factory.mktemp("levels"), LEGACY)
-
-
-def export(case: Case, assignment: Mapping[str, str], output: Path, **known: Any) -> list[str]:
-    winner = Winner(case.checkpoint, case.structure, case.database, assignment, **known)
-    return gguf.export_gguf(winner, output, overwrite=False)
-
-
-def log_probs(path: Path, tokens: Tensor) -> Tensor:
-    with opened(path / FILE, tokens.shape[1]) as model:
-        return model.logits(tokens[0].tolist()).log_softmax(-1)
-
-
-def kl(meant: Tensor, found: Tensor) -> float:
-    return float((meant.exp() * (meant - found)).sum(-1).mean())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_llama_cpp_computes_what_transformers_does(family: str, tmp_path: Path) -> None:
-    name, dtype, changes = FAMILIES[family]
-    case = Case(
-        half_model(name, tmp_path / "model", dtype, **{**WIDE, **changes}), tmp_path / "levels", TYPES
-    )
-    assignment = case.assignment({1: ("attention", "mlp")})
-    assignment[case.structure.ends.embedding.path] = "q6_k"
-    lines = export(case, assignment, tmp_path / "out")
-    tokens = torch.from_numpy(
-        torch.randint(3, 128, (1, 60), generator=torch.Generator().manual_seed(1)).numpy()
-    )
-    with torch.inference_mode():
-        meant = case.edited(assignment)(input_ids=tokens).logits[0].float().log_softmax(-1)
-    found = log_probs(tmp_path / "out", tokens)
-    assert kl(meant, found) < 0.01
-    assert float((meant.exp() * meant).sum(-1).mean()) > -4.8, "the model says something of the tokens"
-    assert "so for token ids alone: the tokenizer is no byte-level BPE" in lines[2]
 
 
 def test_every_tensor_has_its_type_and_its_bytes(quickstart: Case, tmp_path: Path) -> None:
@@ -164,39 +94,36 @@ def test_bytes_are_those_of_the_search_and_no_more_than_the_budget(quickstart: C
             assert not output.exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        (
-            "gpt_neox",
-            {},
-            r"models of type 'gpt_neox' are not written as GGUF; .*llama, mistral, qwen2, qwen3",
-        ),
-        (
-            "mistral",
-            {"sliding_window": 8},
-            "runs mistral without the sliding window of 8 tokens; export with",
-        ),
-        ("llama", {"hidden_act": "gelu"}, "runs llama with silu, not gelu"),
-    ],
-)
-def test_models_that_llama_cpp_would_run_otherwise_are_refused(
-    name: str, changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    case = Case(
-        half_model(name, tmp_path / "model", torch.float16, **changes), tmp_path / "levels", ("q8_0",)
+def test_branches_of_zeros_count(quickstart: Case, tmp_path: Path) -> None:
+    sizes = []
+    for number, dropped in enumerate(({}, {2: ("attention",)}, {2: ("mlp",)})):
+        export(quickstart, quickstart.assignment(dropped), tmp_path / str(number))
+        sizes.append(json.loads((tmp_path / str(number) / "paretopress.json").read_text())["tensor_bytes"])
+    whole = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(tmp_path / "0" / FILE).tensors}
+    attention = sum(size for name, size in whole.items() if name.startswith("blk.2.attn"))
+    mlp = sum(size for name, size in whole.items() if name.startswith("blk.2.ffn") and "norm" not in name)
+    assert sizes[1] == sizes[0] - attention
+    assert sizes[2] == sizes[0] - mlp + 3 * 32 * 128 * 2
+    chosen = SpaceConfig(levels=LEGACY, format="gguf").model_dump(mode="json")
+    labels = quickstart.assignment({2: ("mlp",)})
+    units = {path: label for path, label in labels.items() if label != "drop"} | {"blocks.2.mlp": "drop"}
+    run = finished_run(
+        quickstart,
+        tmp_path,
+        units,
+        [f"bytes {sizes[2] - 1}"],
+        {"space": chosen, "budgets": [{"bytes": sizes[2] - 1}]},
     )
-    with pytest.raises(ValueError, match=message):
-        export(case, {}, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"of the budget: blocks.2.mlp are dropped but written as zeros"):
+        export_run(run, tmp_path / "out", budget=f"bytes {sizes[2] - 1}", form="gguf")
 
 
 def test_what_llama_cpp_has_no_room_for_is_refused(quickstart: Case, tmp_path: Path) -> None:
-    alone = quickstart.assignment({2: ("attention",)})
+    other = Case(half_model("qwen3", tmp_path / "model", torch.float16), tmp_path / "levels", LEGACY)
     with pytest.raises(
         ValueError, match=r"blocks.2.attention is dropped alone, .*; search with space.drop=blocks"
     ):
-        export(quickstart, alone, tmp_path / "out")
+        export(other, other.assignment({2: ("attention",)}), tmp_path / "out")
     integers = Case(QUICKSTART, tmp_path / "levels", ("w4g128",))
     with pytest.raises(
         ValueError, match=r"down_proj takes 'w4g128', which is no type of llama.cpp; search over levels"
@@ -208,7 +135,9 @@ def test_what_llama_cpp_has_no_room_for_is_refused(quickstart: Case, tmp_path: P
 def test_a_file_that_llama_cpp_computes_otherwise_does_not_appear(
     quickstart: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paretopress.exporters.gguf_file.row_order", lambda config, name: lambda rows: rows)
+    monkeypatch.setattr(
+        "paretopress.exporters.gguf_file.as_llama_cpp", lambda config, name: lambda rows: rows
+    )
     with pytest.raises(
         OSError, match=r"computes something else than was searched: .* nats apart, 0.02 are allowed"
     ):
@@ -231,6 +160,31 @@ def test_held_out_figures_are_those_of_the_profile(quickstart: Case, tmp_path: P
     assert figures != meant
     with pytest.raises(ValueError, match="is run by llama.cpp, which takes no tasks here"):
         evaluate_target(config, tmp_path / "out" / FILE, tmp_path, "heldout", ["arc_easy"])
+
+
+def test_held_out_figures_are_measured_before_a_file_appears(quickstart: Case, tmp_path: Path) -> None:
+    config = load_config(
+        QUICKSTART.parent / "quickstart.yaml", ["data.heldout.tokens=2048", "evaluation.threads=1"]
+    )
+    assignment = {linear.path: "q4_0" for linear in quickstart.structure.linears}
+    quickstart.export(assignment, tmp_path / "dense")
+    known = measure_model(config, Checkpoint(tmp_path / "dense"), "heldout")
+    said: list[str] = []
+
+    def inspect(figures: Mapping[str, float]) -> Any:
+        return heldout_check(config.model_dump(mode="json"), figures, said.append)
+
+    export(quickstart, assignment, tmp_path / "out", inspect=inspect(known))
+    record = json.loads((tmp_path / "out" / "paretopress.json").read_text())
+    found = record["heldout_measured"]
+    assert found != known
+    compare_figures(found, known, LLAMA_RELATIVE, LLAMA_ABSOLUTE)
+    assert said == ["measuring what was written on the held-out text; --no-measure skips it"]
+    with pytest.raises(
+        OSError, match=r"the files have held-out kl .*, the run has .*or export with --no-measure"
+    ):
+        export(quickstart, assignment, tmp_path / "other", inspect=inspect({"kl": known["kl"] + 0.05}))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
