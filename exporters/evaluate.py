@@ -37,9 +37,9 @@ class Compared:
 
     def record(self) -> dict[str, Any]:
         """The same as JSON values; a figure that is not finite is None."""
-        found = asdict(self.score) | {"value": _finite(self.score.value)}
+        found = asdict(self.score) | {"value": finite(self.score.value)}
         if self.dense is not None:
-            found |= {"dense": _finite(self.dense.value), "dense_error": self.dense.error}
+            found |= {"dense": finite(self.dense.value), "dense_error": self.dense.error}
         return found
 
 
@@ -156,5 +156,6 @@ def _free(device: torch.device) -> int:
     return free_memory(device) + kept
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A figure as JSON has it: None where it is not finite."""
     return value if math.isfinite(value) else None

@@ -4,17 +4,20 @@ Nothing is loaded from elsewhere; all text that comes from files is escaped.
 """
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
 from statistics import geometric_mean
+from typing import Any
 
 from ..spaces.files import write_atomic
 from .figures import change, cost_figure, duration, figure, percent, size, whole
 from .front import Front, Look, Point, read_front
 from .heatmap import HeatMaps
 from .plot import Mark, Series, chart
+from .scores import read_scores, scores_section
+from .section import section
 from .stylesheet import STYLE, selection_rules
 
 _SHAPES = (("first dashed", "square"), ("second dashed", "diamond"), ("third dashed", "square"))
@@ -32,15 +35,15 @@ def write_report(run: Path) -> Path:
 
     Raises:
         FileNotFoundError: the run has no front yet.
-        ValueError: `front.json` is damaged.
+        ValueError: `front.json` or a file of scores is damaged.
     """
     path = run / "report.html"
-    write_atomic(path, page(read_front(run), str(run)))
+    write_atomic(path, page(read_front(run), str(run), read_scores(run)))
     return path
 
 
-def page(front: Front, run: str) -> str:
-    """The whole page; `run` is the folder as commands should name it."""
+def page(front: Front, run: str, scores: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The whole page; `run` is the folder as commands should name it, `scores` what `read_scores` gives."""
     choices = [f"point-{i}" for i in range(len(front.points))]
     radios = "".join(
         f'<input class="choice" type="radio" name="point" id="{c}"{" checked" if c == choices[0] else ""}>'
@@ -52,6 +55,7 @@ def page(front: Front, run: str) -> str:
         _progress(front),
         _looks(front),
         _table(front),
+        scores_section(scores),
         _made(front),
         _next(front, run),
     )
@@ -93,10 +97,6 @@ def _summary(front: Front) -> str:
     return f'<p>{text}</p>\n<ul class="tiles">{items}</ul>'
 
 
-def _section(title: str, note: str, body: str) -> str:
-    return f'<section>\n<h2>{title}</h2>\n<p class="note">{note}</p>\n{body}\n</section>'
-
-
 def _front(front: Front) -> str:
     methods = sorted({b.method for b in front.baselines}, key=lambda m: (m != "uniform", m))
     series = [
@@ -110,10 +110,10 @@ def _front(front: Front) -> str:
     note = "Divergence from the dense model on held-out text against cost; lower and further left is better. "
     note += "Bars are confidence intervals. Choose a point to see its profile."
     if not series:
-        return _section("Front", "There are no held-out figures yet.", "")
+        return section("Front", "There are no held-out figures yet.", "")
     title = "held-out KL, nats per token (log)"
     drawn = chart(series, front.cost_unit, title, f"Held-out KL against {front.cost_unit}")
-    return _section("Front", note, f'<div class="scroll">{drawn}</div>')
+    return section("Front", note, f'<div class="scroll">{drawn}</div>')
 
 
 def _series(
@@ -152,7 +152,7 @@ def _profiles(front: Front) -> str:
     )
     body = f'<div class="tabs">{tabs}</div>{panels}<div class="legend">{maps.legend()}</div>'
     note = "The level of every unit: blocks across, kinds of layers downwards; darker stores more bits per weight."
-    return _section("Profiles", note, body)
+    return section("Profiles", note, body)
 
 
 def _progress(front: Front) -> str:
@@ -176,7 +176,7 @@ def _progress(front: Front) -> str:
     note = (
         "Fitness of the best profile so far, on calibration text. It is what the search saw, not the result."
     )
-    return _section("Progress", note, f'<div class="scroll">{drawn}</div>')
+    return section("Progress", note, f'<div class="scroll">{drawn}</div>')
 
 
 def _looks(front: Front) -> str:
@@ -196,7 +196,7 @@ def _looks(front: Front) -> str:
     if front.stopped == "looks":
         note += " The search was ended because validation no longer followed."
     drawn = chart(series, "tokens through the model", title, label)
-    return _section("Calibration and validation", note, f'<div class="scroll">{drawn}</div>')
+    return section("Calibration and validation", note, f'<div class="scroll">{drawn}</div>')
 
 
 def _shares(
@@ -238,7 +238,7 @@ def _table(front: Front) -> str:
     note += "interval; fitness is on calibration text, KL and perplexity on held-out text; p is of the paired test "
     note += "against uniform on validation text, for a refit against the point before."
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}{dense}</tbody></table></div>'
-    return _section("Figures", note, body)
+    return section("Figures", note, body)
 
 
 def _row(front: Front, point: Point, chosen: bool) -> str:
@@ -294,7 +294,7 @@ def _made(front: Front) -> str:
     ]
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in items)
     note = "Tokens are profiles times tokens, without any discount for shared work. Versions stand in environment.json."
-    return _section("How this was made", note, f"<dl>{rows}</dl>")
+    return section("How this was made", note, f"<dl>{rows}</dl>")
 
 
 def _next(front: Front, run: str) -> str:
@@ -305,6 +305,6 @@ def _next(front: Front, run: str) -> str:
         f"paretopress show {folder}",
     ]
     body = f"<pre>{escape(chr(10).join(lines))}</pre>"
-    return _section(
+    return section(
         "Next", "Write a point of the front as a model, or print this table in the terminal.", body
     )

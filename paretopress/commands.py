@@ -232,13 +232,20 @@ def evaluate(
     """Perplexity, KL divergence and task scores of a profile or of a model folder."""
     if not target.exists():
         raise FileNotFoundError(f"there is no {target}; give a model folder or a profile file")
+    reported = config is None
     if config is None:
         run = existing(run or holder(target))
         config = run / "config.yaml"
     from .exporters.evaluate import evaluate_target
+    from .exporters.report import write_report
+    from .exporters.scores import keep_scores
 
     settings, folder = settle(config, overrides, run)
     figures, scores = evaluate_target(settings, target, folder, data, tasks or [], dense=dense)
+    if scores and reported:
+        keep_scores(folder, target, data, figures, scores)
+        if reported := (folder / "front.json").exists():
+            write_report(folder)
     if as_json:
         record = {"figures": figures, "tasks": [row.record() for row in scores]}
         print(json.dumps(record, indent=1, allow_nan=False))
@@ -249,6 +256,8 @@ def evaluate(
         from .tables import task_table
 
         console.console.print(task_table(scores))
+        if reported:
+            console.say(f"report: {folder / 'report.html'}")
 
 
 app.command()(export)

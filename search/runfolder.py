@@ -7,6 +7,7 @@
 | checkpoint.json | the searcher's state |
 | front.json, profiles/*.yaml, report.html | what was found |
 | refits/BUDGET/ | the levels of a point, made anew for its profile |
+| scores/MODEL.json | what a model scores on tasks |
 | .lock | host and pid of the process that works on the run; empty when none does |
 """
 
@@ -31,6 +32,7 @@ from ..spaces.files import (
 from .runlock import RunLock
 from .settings import differences
 
+SCORES = "scores"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 
 
@@ -84,7 +86,8 @@ class RunFolder:
         files = (self._config, self._environment, self.journal, self._checkpoint, self._front, self._report)
         for path in (*files, *self._profiles.glob("*.yaml")):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self._refits, ignore_errors=True)
+        for folder in (self._refits, self.path / SCORES):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def settle_config(self, config: Mapping[str, Any], harmless: Collection[str] = ()) -> None:
         """Store the resolved configuration of a new run, or check that it is the stored one.

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from paretopress.exporters.evaluate import profile_checkpoint
 from paretopress.exporters.export import export_run
+from paretopress.exporters.scores import read_scores
 from paretopress.search.configuration import load_config
 from paretopress.search.refit import refit
 from paretopress.spaces.checkpoint import Checkpoint
@@ -100,6 +101,24 @@ def test_the_table_stands_below_the_figures(tasks: list[str | Path], found: dict
     alone = shell("evaluate", PROFILE, *tasks, "--no-dense").out.splitlines()
     (row,) = (line.split() for line in alone if line.startswith("names") and "acc " in line)
     assert row == ["names", "acc", "↑", str(figures["samples"]), *wanted[:2]]
+
+
+def test_the_report_shows_tasks_beside_figures(
+    finished: Finished, tasks: list[str | Path], found: dict[str, Any]
+) -> None:
+    run = finished.folder / "runs" / "tiny"
+    assert shell("evaluate", PROFILE, *tasks[:2], "--no-dense").code == 0
+    (record,) = (r for r in read_scores(run) if r["target"] == PROFILE)
+    assert {(row["task"], row["metric"]) for row in record["tasks"]} == found["tasks"].keys()
+    report = (run / "report.html").read_text()
+    figures = found["tasks"]["likelihood", "perplexity"]
+    for shown in (
+        "<h2>Tasks</h2>",
+        PROFILE,
+        f"<td>{found['figures']['kl']:.4g}</td>",
+        f"{figures['dense']:.4g}",
+    ):
+        assert shown in report
 
 
 def test_figures_without_tasks_as_json() -> None:
