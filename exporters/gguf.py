@@ -22,6 +22,7 @@ from .nemotron_checkpoint import PARTS
 from .probe import searched_logits
 from .record import write_record
 from .remains import Remains, remains
+from .stored_names import StoredNames
 from .tensor_files import PlannedTensor
 from .tensor_plan import plan_tensors
 from .winner import Winner
@@ -54,7 +55,13 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     left = remains(checkpoint, compression, device, _parts(checkpoint))
     left.check_whole("llama.cpp keeps both branches of a block of this architecture")
     target = _target(checkpoint, left)
-    tensors = typed(plan_tensors(checkpoint, compression, left, _dense), compression, left, target)
+    tensors = typed(
+        plan_tensors(checkpoint, compression, left, _dense),
+        StoredNames(checkpoint, winner.structure),
+        compression,
+        left,
+        target,
+    )
     with appearing(output, checkpoint.path, overwrite) as folder:
         path = folder / FILE
         name = str(winner.config.get("model", checkpoint.path.name))

@@ -29,7 +29,7 @@ class Family:
 
     name: str
     activations: tuple[str, ...] = ("silu",)
-    rotary: tuple[str, ...] = (*_LINEAR, "llama3")
+    rotary: tuple[str, ...] = _LINEAR
     scaled: int | None = None
     grouped: bool = True
     lacking: bool = False
@@ -37,17 +37,17 @@ class Family:
 
 
 FAMILIES = {
-    "llama": Family("llama", lacking=True),
-    "mistral": Family("llama", lacking=True),
+    "llama": Family("llama", rotary=(*_LINEAR, "llama3"), lacking=True),
+    "mistral": Family("llama", rotary=(*_LINEAR, "llama3"), lacking=True),
     "qwen2": Family("qwen2", lacking=True),
     "qwen3": Family("qwen3"),
-    "gemma": Family("gemma", _TANH, _LINEAR),
-    "gemma2": Family("gemma2", _TANH, _LINEAR, scaled=46, period=2),
-    "gemma3_text": Family("gemma3", _TANH, _LINEAR, scaled=62, period=6),
-    "phi3": Family("phi3", rotary=_LINEAR),
+    "gemma": Family("gemma", _TANH),
+    "gemma2": Family("gemma2", _TANH, scaled=46, period=2),
+    "gemma3_text": Family("gemma3", _TANH, scaled=62, period=6),
+    "phi3": Family("phi3"),
     "gpt2": Family("gpt2", _TANH, grouped=False),
     # llama.cpp's approximates the one that `transformers` computes: far less than what it rounds activations to
-    "gpt_neox": Family("gptneox", (*_TANH, "gelu"), _LINEAR, grouped=False),
+    "gpt_neox": Family("gptneox", (*_TANH, "gelu"), grouped=False),
 }
 """`model_type` of `transformers` to llama.cpp's architecture."""
 

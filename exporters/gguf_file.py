@@ -18,6 +18,7 @@ from .gguf_target import Target
 from .gguf_tokenizer import add_tokenizer
 from .gguf_values import as_llama_cpp, rotary_factors
 from .remains import Remains
+from .stored_names import StoredNames
 from .tensor_files import PlannedTensor
 
 _PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F32"}
@@ -53,12 +54,17 @@ class TypedTensor:
 
 
 def typed(
-    tensors: Iterable[PlannedTensor], compression: Compression, left: Remains, target: Target
+    tensors: Iterable[PlannedTensor],
+    stored: StoredNames,
+    compression: Compression,
+    left: Remains,
+    target: Target,
 ) -> list[TypedTensor]:
     """Tensors under llama.cpp's names, rows in its order; what is no linear layer's weight in float32.
 
     Args:
-        tensors: those of `transformers`, dense.
+        tensors: those of the source's files, dense.
+        stored: says how the model names them.
         compression: gives the levels, which are stored as llama.cpp does.
         left: says where a layer is now.
         target: the model that is written.
@@ -67,19 +73,21 @@ def typed(
         ValueError: llama.cpp has no tensor of the name, or a level is none of its types.
     """
     names = tensor_names(target.architecture, target.config.num_hidden_layers)
+    named = {stored.model_name(tensor.name): tensor for tensor in tensors}
+    written = {left_path: compression.linears[path] for path, left_path in left.paths().items()}
     ends = compression.structure.ends
-    needless = {f"{ends.head.path}.weight"} if ends.tied else set()
-    linears = {
-        names(f"{written}.weight"): compression.linears[path]
-        for path, written in left.paths().items()
-        if f"{path}.weight" not in needless
-    }
+    if ends.tied:
+        written.pop(ends.head.path, None)
+        if (head := named.pop(f"{ends.head.path}.weight", None)) is not None:
+            named.setdefault(f"{ends.embedding.path}.weight", head)
     found = []
-    for tensor in tensors:
-        if tensor.name not in needless and not tensor.name.endswith(_COMPUTED):
-            name = names(tensor.name)
-            change = as_llama_cpp(target, tensor.name)
-            found.append(_typed(replace(tensor, name=name), compression, linears.get(name), change))
+    for model_name, tensor in named.items():
+        if not model_name.endswith(_COMPUTED):
+            linear = (
+                written.get(model_name.removesuffix(".weight")) if model_name.endswith(".weight") else None
+            )
+            change = as_llama_cpp(target, model_name)
+            found.append(_typed(replace(tensor, name=names(model_name)), compression, linear, change))
     added = target.zeros()
     factors = rotary_factors(target.config)
     if factors is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..search.configuration import RunConfig
 from ..search.measure import Figures, measure_logits
+from ..spaces.ggml_quantizer import version
 
 FILE = "model.gguf"
 """Name of the file in an export's folder."""
@@ -38,9 +39,15 @@ class LlamaCpp:
                 "llama.cpp runs through llama-cpp-python; install paretopress[gguf], which compiles it",
                 name="llama_cpp",
             ) from error
-        self._model: Any = Llama(
-            str(path), n_ctx=length, n_batch=length, n_ubatch=length, logits_all=True, verbose=False
-        )
+        try:
+            self._model: Any = Llama(
+                str(path), n_ctx=length, n_batch=length, n_ubatch=length, logits_all=True, verbose=False
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"llama.cpp (llama-cpp-python {version()}) does not load {path.name}; check the file, or export with "
+                "--format hf"
+            ) from error
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """After every token of one sequence: float32 (T, V)."""

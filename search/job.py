@@ -247,16 +247,18 @@ def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
 class Checkpoints:
     """A study's state on disk, stored after a step unless that would take more than a part of the time.
 
-    What a state that is not stored has beyond the last one is found out again from the journal.
+    What a state that is not stored has beyond the last one is asked again, and the journal has the values; but not the
+    slopes, so a step with these is always stored.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self._again = 0.0
+        self._slope_tokens = 0
 
     def after_step(self, study: Study) -> None:
-        """Store the state if it is time."""
-        if time.monotonic() >= self._again:
+        """Store the state if it is time, or if there are new slopes."""
+        if time.monotonic() >= self._again or study.progress.slope_tokens > self._slope_tokens:
             self.store(study)
 
     def store(self, study: Study) -> None:
@@ -264,6 +266,7 @@ class Checkpoints:
         began = time.monotonic()
         study.journal.sync()
         self.folder.write_checkpoint(study.state_dict())
+        self._slope_tokens = study.progress.slope_tokens
         ended = time.monotonic()
         self._again = ended + _SELDOM * (ended - began)
 

@@ -70,6 +70,13 @@ FAMILIES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
         torch.bfloat16,
         _GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0},
     ),
+    "gemma2, other windows": (
+        "gemma2",
+        torch.bfloat16,
+        _GEMMA
+        | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 4.0}
+        | {"layer_types": ["sliding_attention"] * 2 + ["full_attention"] * 2},
+    ),
     "gemma3": (
         "gemma3_text",
         torch.bfloat16,

@@ -11,7 +11,7 @@ from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 
 from paretopress.exporters import gguf
-from paretopress.exporters.llama_cpp import FILE
+from paretopress.exporters.llama_cpp import FILE, LlamaCpp
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import space_of
 from tests.exporters.cases import Case, half_model
@@ -21,6 +21,7 @@ from tests.exporters.gguf_cases import (
     FAMILIES,
     LEGACY,
     SOFT,
+    STRETCHED,
     STRETCHED_LOCAL,
     TYPES,
     WIDE,
@@ -63,21 +64,43 @@ def test_llama_cpp_computes_what_transformers_does(family: str, tmp_path: Path) 
     assert "so for token ids alone: the tokenizer is no byte-level BPE" in lines[2]
 
 
-def test_files_may_name_tensors_otherwise_than_the_model(tmp_path: Path) -> None:
-    """GPT-NeoX's head is so named; GPT-2 files of old lack a prefix and hold masks."""
-    for name, mask in (("gpt2", "h.0.attn.bias"), ("gpt_neox", "gpt_neox.layers.0.attention.bias")):
-        path = half_model(name, tmp_path / name, torch.float16)
-        weights = load_file(path / "model.safetensors")
-        weights = {key.removeprefix("transformer."): weight for key, weight in weights.items()}
-        weights[mask] = torch.ones(1, 1, 64, 64, dtype=torch.float16)
-        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-        case = Case(path, tmp_path / "levels", ("q8_0",))
-        ends = case.structure.ends
-        end = ends.embedding if ends.tied else ends.head
-        assignment = case.assignment({}) | {end.path: "q8_0"}
-        export(case, assignment, tmp_path / f"{name} out")
-        types = {x.name: x.tensor_type.name for x in GGUFReader(tmp_path / f"{name} out" / FILE).tensors}
-        assert types["token_embd.weight" if ends.tied else "output.weight"] == "Q8_0"
+@pytest.mark.parametrize(
+    ("name", "said", "meant", "mask"),
+    [
+        ("gpt2", "", "transformer.", "h.0.attn.bias"),
+        ("gpt_neox", "gpt_neox.", "gpt_neox.", "gpt_neox.layers.0.attention.bias"),
+        ("gpt_neox", "", "gpt_neox.", "layers.0.attention.masked_bias"),
+        ("phi3", "", "model.", "layers.0.self_attn.rotary_emb.inv_freq"),
+        ("qwen2", "lm_head.", "model.embed_tokens.", "model.layers.0.self_attn.rotary_emb.inv_freq"),
+    ],
+)
+def test_files_may_name_tensors_otherwise_than_the_model(
+    name: str, said: str, meant: str, mask: str, tmp_path: Path
+) -> None:
+    """GPT-NeoX's head is so named; files lack a prefix, hold masks, or have a tied tensor by its other name."""
+    changes = {"tie_word_embeddings": True} if name == "qwen2" else {}
+    path = half_model(name, tmp_path / name, torch.float16, **changes)
+    weights = load_file(path / "model.safetensors")
+    weights = {
+        said + key.removeprefix(meant) if key.startswith(meant) else key: w for key, w in weights.items()
+    }
+    weights[mask] = torch.ones(1, 1, 64, 64, dtype=torch.float16)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    case = Case(path, tmp_path / "levels", ("q8_0",))
+    ends = case.structure.ends
+    end = ends.embedding if ends.tied else ends.head
+    assignment = case.assignment({}) | {end.path: "q8_0"}
+    export(case, assignment, tmp_path / "out")
+    types = {x.name: x.tensor_type.name for x in GGUFReader(tmp_path / "out" / FILE).tensors}
+    assert types["token_embd.weight" if ends.tied else "output.weight"] == "Q8_0"
+
+
+def test_a_file_that_llama_cpp_does_not_load_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(
+        ValueError, match=r"llama.cpp \(llama-cpp-python \S+\) does not load model.gguf; check"
+    ):
+        LlamaCpp(tmp_path / FILE, 8)
 
 
 @pytest.mark.parametrize("name", ["gemma3_text", "gpt2", "gpt_neox", "phi3"])
@@ -127,6 +150,8 @@ def test_bytes_of_other_families_are_those_of_the_search(name: str, tmp_path: Pa
         ("gemma3_text", SOFT | {"use_bidirectional_attention": True}, "with causal attention alone"),
         ("gemma3_text", SOFT | {"rope_parameters": STRETCHED_LOCAL}, "of the rotary type 'linear'"),
         ("qwen2", {"rope_parameters": DYNAMIC}, "of the rotary type 'dynamic'"),
+        ("qwen2", {"rope_parameters": STRETCHED}, "of the rotary type 'llama3'"),
+        ("qwen3", SOFT | {"rope_parameters": STRETCHED}, "of the rotary type 'llama3'"),
     ],
 )
 def test_models_that_llama_cpp_would_run_otherwise_are_refused(
