@@ -11,9 +11,8 @@ from ..spaces.ggml_quantizer import version
 from ..spaces.sizes import gguf
 from .appearing import appearing
 from .compression import Compression, default_device
-from .gguf_families import FAMILIES
+from .gguf_families import FAMILIES, architecture
 from .gguf_file import ROTARY, typed, verify_file, write_file
-from .gguf_metadata import architecture
 from .gguf_target import LACKING, Target
 from .limits import byte_limit, check_limit, check_rule
 from .llama_cpp import FILE, opened

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..search.messages import nearest
+
 _TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 _LINEAR = ("default", "linear")
 
@@ -50,6 +52,20 @@ FAMILIES = {
     "gpt_neox": Family("gptneox", (*_TANH, "gelu"), grouped=False),
 }
 """`model_type` of `transformers` to llama.cpp's architecture."""
+
+
+def architecture(config: Any) -> str:
+    """llama.cpp's name of a model's architecture.
+
+    Raises:
+        ValueError: it is not one that is written here, or llama.cpp would compute something else.
+    """
+    kind = config.model_type
+    if kind not in FAMILIES:
+        raise ValueError(f"models of type {kind!r} are not written as GGUF; {nearest(kind, FAMILIES)}")
+    for difference in differences(config):
+        raise ValueError(f"llama.cpp runs {kind} {difference}; export with --format hf")
+    return FAMILIES[kind].name
 
 
 def differences(config: Any) -> Iterator[str]:

@@ -4,23 +4,8 @@ from typing import Any
 
 from gguf import GGUFWriter, RopeScalingType
 
-from ..search.messages import nearest
-from .gguf_families import FAMILIES, differences, head_size, rotary
+from .gguf_families import FAMILIES, head_size, rotary
 from .gguf_target import Target
-
-
-def architecture(config: Any) -> str:
-    """llama.cpp's name of a model's architecture.
-
-    Raises:
-        ValueError: it is not one that is written here, or llama.cpp would compute something else.
-    """
-    kind = config.model_type
-    if kind not in FAMILIES:
-        raise ValueError(f"models of type {kind!r} are not written as GGUF; {nearest(kind, FAMILIES)}")
-    for difference in differences(config):
-        raise ValueError(f"llama.cpp runs {kind} {difference}; export with --format hf")
-    return FAMILIES[kind].name
 
 
 def add_metadata(writer: GGUFWriter, target: Target, name: str) -> None:

@@ -268,7 +268,7 @@ def _check_export(settings: "RunConfig") -> None:
     """Refuse, before any work, a search for llama.cpp over a model that no GGUF file is written of."""
     if settings.space.format != "gguf":
         return
-    from .exporters.gguf_metadata import architecture
+    from .exporters.gguf_families import architecture
     from .spaces.checkpoint import Checkpoint
 
     architecture(Checkpoint(settings.model, trust_remote_code=settings.trust_remote_code).config)

@@ -23,7 +23,7 @@ from gguf import GGUFReader
 
 from paretopress.evaluators.calibration import CalibrationStates
 from paretopress.exporters.gguf import export_gguf
-from paretopress.exporters.gguf_metadata import architecture
+from paretopress.exporters.gguf_families import architecture
 from paretopress.exporters.gguf_names import tensor_names
 from paretopress.exporters.llama_cpp import FILE, measure_file
 from paretopress.exporters.winner import Winner, Winners

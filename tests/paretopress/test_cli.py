@@ -98,7 +98,6 @@ def test_bad_input_is_told_and_bugs_are_shown(
 def test_a_search_for_llama_cpp_over_a_model_it_cannot_hold_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("gguf")
     model, folder = tmp_path / "model", tmp_path / "run"
     config = OPTConfig(
         hidden_size=24, num_hidden_layers=1, vocab_size=8, ffn_dim=32, architectures=["OPTForCausalLM"]
