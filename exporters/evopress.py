@@ -20,8 +20,9 @@ from typing import Literal
 
 from ..search.messages import nearest
 from ..spaces.labels import parse_label
+from ..spaces.ownership import check_output_file
 from ..spaces.structure import Structure
-from .profiles import ProfileFile, write_profile
+from .profiles import ProfileFile, read_profile, write_profile
 
 Kind = Literal["quantization", "sparsity", "drop"]
 _DROPS: dict[str, tuple[str, ...]] = {
@@ -160,16 +161,33 @@ def import_file(
     group: int | None = 128,
     symmetric: bool = False,
     kind: Kind | None = None,
+    overwrite: bool = False,
 ) -> str:
     """Turn one of EvoPress's files into a profile file; the arguments are those of `Scale` and `read_evopress`.
 
+    Args:
+        file: EvoPress's file.
+        output: the profile file to write.
+        base: percent of zeros at sparsity level 0.
+        step: zeros from one sparsity level to the next.
+        group: inputs that share a scale; None: one scale per output channel.
+        symmetric: whether quantised levels have no zero point.
+        kind: what the file holds; told by its content if None.
+        overwrite: replace an earlier profile file at `output`.
+
     Returns:
         A sentence that says what was read and written.
+
+    Raises:
+        ValueError: an option or a line of the file that makes no profile.
+        FileExistsError: `output` exists and is no profile file, or is one and `overwrite` is not set.
     """
     if step < 1 or (group is not None and group < 1):
         raise ValueError(f"step {step} and group {group} must be at least 1")
     configuration = read_evopress(file, kind)
-    write_profile(output, configuration.profile(Scale(group, symmetric, base, step)))
+    profile = configuration.profile(Scale(group, symmetric, base, step))
+    check_output_file(output, "profile file", read_profile, overwrite=overwrite)
+    write_profile(output, profile)
     what = {"quantization": "bit widths", "sparsity": "sparsity levels", "drop": "blocks"}[configuration.kind]
     return (
         f"{output}: a profile with {len(configuration.levels) or len(configuration.drops)} {what} from {file}"

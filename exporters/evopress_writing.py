@@ -41,16 +41,16 @@ def export_evopress(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     configuration = from_units(units, scale.step)
     configuration = replace(configuration, levels=configuration.modules)
     name = file_name(configuration)
-    with appearing(output, winner.checkpoint.path, overwrite) as folder:
+    with appearing(output, winner.sources, overwrite) as folder:
         write_atomic(folder / name, configuration.text())
         _verify(folder / name, configuration, scale)
+        write_card(folder, winner, _SENTENCE.format(name=name))
         write_record(
             folder,
             "evopress",
             winner,
             {"file": name, "kind": configuration.kind, **_said(configuration, scale)},
         )
-        write_card(folder, winner, _SENTENCE.format(name=name))
     path = output / name
     count = len(configuration.levels) or len(configuration.drops)
     what = {"quantization": "bit widths", "sparsity": "sparsity levels", "drop": "blocks"}[configuration.kind]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..search.messages import nearest
+from .appearing import check_output
 from .formats import FORMATS
 from .fusing import check_fused, mixed_groups, raised, refuse_mixed
 from .heldout import heldout_check
@@ -51,6 +52,7 @@ def export_run(
         ValueError: not exactly one choice is given, the front has no such point, the profile is of another model, or
             the format cannot hold it.
         FileNotFoundError: the run has no front, or its levels are gone.
+        FileExistsError: the output may not be written, as `check_output` says.
         OSError: what was written and read back is not what was meant, or not what was measured.
     """
     if form not in FORMATS:
@@ -63,6 +65,7 @@ def export_run(
     mode = check_fused(fused or "refuse")
     winners = Winners(run)
     winner = winners.choose(budget, profile, point=point, size=size)
+    check_output(output, winner.sources, overwrite)
     lines: list[str] = []
     counted = winner.config.get("space", {}).get("format", "packed")
     if size is not None and counted != form:

@@ -61,7 +61,7 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         left,
         target,
     )
-    with appearing(output, checkpoint.path, overwrite) as folder:
+    with appearing(output, winner.sources, overwrite) as folder:
         path = folder / FILE
         name = str(winner.config.get("model", checkpoint.path.name))
         lack = write_file(path, tensors, target, name, checkpoint.path)
@@ -83,8 +83,8 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         }
         if winner.inspect is not None:
             details |= winner.inspect(path)
-        write_record(folder, "gguf", winner, details)
         write_card(folder, winner, _SENTENCE, len(left.removed), absent=tuple(left.absent))
+        write_record(folder, "gguf", winner, details)
     return [
         f"{output / FILE}: {size:,} bytes, {inside:,} of them tensors",
         f"what llama.cpp computes is {divergence:.2g} nats from what was searched, on random tokens",

@@ -49,9 +49,7 @@ def heldout_check(
             else:
                 found, bounds = measure_model(settings, written, "heldout"), (RELATIVE, ABSOLUTE)
         except (ValueError, ModuleNotFoundError) as error:
-            raise ValueError(
-                f"what was written cannot be measured: {error}; --no-measure exports without"
-            ) from error
+            raise _unmeasured(error) from error
         compare_figures(found, _comparable(settings, measured), *bounds)
         return {"heldout_measured": found}
 
@@ -73,8 +71,8 @@ def compare_figures(
         mine, theirs = _nats(name, found[name]), _nats(name, value)
         if not abs(mine - theirs) <= relative * abs(theirs) + absolute:
             raise OSError(
-                f"the files have held-out {name} {found[name]:.6g}, the run has {value:.6g}; check that text, model and "
-                "releases are the run's, or export with --no-measure"
+                f"the files have held-out {name} {found[name]:.6g}, the run has {value:.6g}, so nothing was exported; "
+                "check that text, model, levels and releases are the run's"
             )
 
 
@@ -94,6 +92,8 @@ def _settings(config: Mapping[str, Any]) -> RunConfig:
     try:
         return parse_config(content, "the run's config.yaml")
     except ValueError as error:
-        raise ValueError(
-            f"what was written cannot be measured: {error}; --no-measure exports without"
-        ) from error
+        raise _unmeasured(error) from error
+
+
+def _unmeasured(error: Exception) -> ValueError:
+    return ValueError(f"what was written cannot be measured, so nothing was exported: {error}")

@@ -59,12 +59,12 @@ def export_llama_quantize(winner: Winner, output: Path, overwrite: bool) -> list
     options = [f"--token-embedding-type {types[ends.embedding.path]}"]
     options += [f"--output-tensor-type {types[ends.head.path]}"]
     options += [f"--prune-layers {','.join(map(str, left.removed))}"] if left.removed else []
-    with appearing(output, winner.checkpoint.path, overwrite) as folder:
+    with appearing(output, winner.sources, overwrite) as folder:
         lines = (f"^{re.escape(name)}$={kind}\n" for name, kind in layers.items())
         write_atomic(folder / TYPES, "".join(lines))
         write_atomic(folder / SCRIPT, _script(options))
-        write_record(folder, "llama-quantize", winner, {"removed_blocks": left.removed})
         write_card(folder, winner, _SENTENCE, len(left.removed))
+        write_record(folder, "llama-quantize", winner, {"removed_blocks": left.removed})
     without = sorted(set(_IMPORTANT) & set(types.values()))
     return [
         f"{output / SCRIPT}: llama-quantize's arguments for {len(layers)} layers, embeddings and head, "

@@ -32,10 +32,10 @@ def export_recipe(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     linears = (winner.structure.ends.head, *winner.structure.linears)
     ignore = [linear.path for linear in linears if linear.path not in grids]
     content = {"config_groups": config_groups(grids), "ignore": ignore}
-    with appearing(output, winner.checkpoint.path, overwrite) as folder:
+    with appearing(output, winner.sources, overwrite) as folder:
         write_yaml(folder / RECIPE, {"quant_stage": {"quant_modifiers": {modifier: content}}})
-        write_record(folder, "llm-compressor", winner, {"modifier": modifier})
         write_card(folder, winner, _SENTENCE)
+        write_record(folder, "llm-compressor", winner, {"modifier": modifier})
     return [
         f"{output / RECIPE}: a recipe with {modifier} for {len(grids)} layers",
         "its weights will be llm-compressor's own, not those that were measured",

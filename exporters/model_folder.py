@@ -137,7 +137,7 @@ def write_model(
     config = shortened_config(checkpoint, len(winner.structure.blocks), left.kept)
     config = layout.configure(config, compression, left)
     tensors = plan_tensors(checkpoint, compression, left, layout.store)
-    with appearing(output, checkpoint.path, overwrite) as folder:
+    with appearing(output, winner.sources, overwrite) as folder:
         copy_companions(checkpoint.path, folder)
         for path in layout.companions:
             shutil.copyfile(path, folder / path.name)
@@ -163,6 +163,6 @@ def write_model(
         }
         if winner.inspect is not None:
             details |= winner.inspect(written)
-        write_record(folder, layout.name, winner, details)
         write_card(folder, winner, layout.sentence, len(left.removed), left.zeroed, tuple(left.absent))
+        write_record(folder, layout.name, winner, details)
     return WrittenModel(output, size, inside, left.removed, left.zeroed, tuple(left.absent))

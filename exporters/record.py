@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ..spaces.files import write_json
-from .appearing import RECORD
+from .appearing import RECORD, written_files
 from .winner import Winner
 
 FORMAT_VERSION = 1
 
 
 def write_record(folder: Path, name: str, winner: Winner, details: Mapping[str, Any]) -> None:
-    """Write the record of an export in the format `name`; `details` are the format's own."""
+    """Write the record of an export in the format `name`, as its last file; `details` are the format's own."""
     database = winner.database
     record = {
         "format_version": FORMAT_VERSION,
         "format": name,
         "profile": winner.profile.record(),
+        "files": written_files(folder),
         "layers": dict(winner.assignment),
         **details,
         "fingerprints": {

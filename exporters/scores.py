@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..search.measure import Figures
-from ..search.runfolder import SCORES
+from ..search.runfolder import SCORES, RunFolder
 from ..spaces.files import FORMAT_VERSION, check_version, digest, read_json, write_json
 from .evaluate import Compared, finite
 from .figures import figure
@@ -42,7 +42,7 @@ def read_scores(run: Path) -> list[Mapping[str, Any]]:
     Raises:
         ValueError: a file is damaged.
     """
-    return [_read(path) for path in sorted((run / SCORES).glob("*.json"))]
+    return [_read(path) for path in RunFolder(run).task_scores()]
 
 
 def scores_section(scores: Sequence[Mapping[str, Any]]) -> str:

@@ -30,6 +30,7 @@ class Winner:
         refitted: whether the levels are those of a refit.
         trust_remote_code: allow Python code that comes with the checkpoint (it is copied along).
         measured: held-out figures that its own run has of these very weights; empty if it has none.
+        run: the folder of the run that it is from; None without one.
         inspect: looks at a written model, or GGUF file, before it appears, and gives what its record shall say; raises to refuse it.
     """
 
@@ -42,7 +43,19 @@ class Winner:
     refitted: bool = False
     trust_remote_code: bool = False
     measured: Mapping[str, float] = field(default_factory=dict)
+    run: Path | None = None
     inspect: Callable[[Checkpoint | Path], Mapping[str, Any]] | None = None
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """The folders that an export reads, by what they are called; an export never touches them."""
+        found = {"the model": self.checkpoint.path}
+        if self.database is not None:
+            found["the levels"] = self.database.path
+        if self.run is not None:
+            run = self.run.resolve()
+            found |= {"the run": run, "the level databases": run.parent / "databases"}
+        return found
 
 
 class Winners:
@@ -108,6 +121,7 @@ class Winners:
             refitted=database is not None,
             trust_remote_code=bool(self._config["trust_remote_code"]),
             measured=_finite(heldout_figures(point)) if point else {},
+            run=self._run,
         )
 
     def _chosen(self, choice: Choice) -> ProfileFile:

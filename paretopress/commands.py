@@ -163,7 +163,7 @@ def refit(
     with _resumable(f"{run} keeps what was refitted"), progress() as listen:
         front = refit_run(existing(run), budget, listen=listen, report=write_report)
     console.console.print(front_table(front))
-    _next("export", run, "--budget", budget or front["points"][-1]["budget"], "--output", run / "model")
+    _next_export(run, budget or front["points"][-1]["budget"])
 
 
 @app.command()
@@ -283,7 +283,7 @@ def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
         front = run_job(settings, folder, fresh=fresh, listen=listen, report=write_report)
     console.console.print(front_table(front))
     console.say(f"report: {folder / 'report.html'}")
-    _next("export", folder, "--budget", front["points"][-1]["budget"], "--output", folder / "model")
+    _next_export(folder, front["points"][-1]["budget"])
 
 
 @contextmanager
@@ -307,6 +307,12 @@ def _next(*command: str | Path) -> None:
     console.say(f"next: {shlex.join(['paretopress', *map(str, command)])}")
 
 
+def _next_export(run: Path, budget: str) -> None:
+    from .search.runfolder import file_name
+
+    _next("export", run, "--budget", budget, "--output", f"{run.resolve().name}-{file_name(budget)}")
+
+
 def _next_search(config: Path, overrides: list[str] | None, run: Path | None) -> None:
     """The search of the configuration and run folder that a command was given."""
     given = [part for value in overrides or [] for part in ("--set", value)]
@@ -316,5 +322,5 @@ def _next_search(config: Path, overrides: list[str] | None, run: Path | None) ->
 def _print_plan(settings: "RunConfig", folder: Path) -> None:
     from .search.plan import plan
 
-    for line in plan(settings, folder.parent / "databases"):
+    for line in plan(settings, folder):
         console.say(line)

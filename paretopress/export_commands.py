@@ -41,7 +41,9 @@ def export(
             help="what to do where q/k/v or gate/up differ, which vLLM fuses; default refuse",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is at the output")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the export that is at the output")
+    ] = False,
     measure: Annotated[
         bool, typer.Option(help="measure what was written on the held-out text, compare with the front")
     ] = True,
@@ -91,11 +93,21 @@ def import_(
         Literal["quantization", "sparsity", "drop"] | None,
         typer.Option(help="what the file holds; default told by its content"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the profile file that is at the output")
+    ] = False,
 ) -> None:
     """Turn an EvoPress configuration into a profile file."""
     from .exporters.evopress import import_file
 
     told = import_file(
-        file, output, base=base, step=step, group=group or None, symmetric=symmetric, kind=kind
+        file,
+        output,
+        base=base,
+        step=step,
+        group=group or None,
+        symmetric=symmetric,
+        kind=kind,
+        overwrite=overwrite,
     )
     console.say(told)

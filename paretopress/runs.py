@@ -27,10 +27,14 @@ def existing(run: Path) -> Path:
 
     Raises:
         FileNotFoundError: there is none; the message lists the runs here.
+        FileExistsError: the folder holds something else.
     """
+    from .search.runfolder import RunFolder
+
     if not run.is_dir():
         known = sorted(str(path.parent) for path in RUNS.glob("*/config.yaml"))
         raise FileNotFoundError(f"no run at {run}; runs here: {', '.join(known) or 'none'}")
+    RunFolder(run).check()
     return run
 
 

@@ -65,11 +65,6 @@ def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint:
     }
 
 
-def file_name(budget: str) -> str:
-    """A budget's name as the name of its profile file."""
-    return budget.replace(", ", "_").replace(" ", "-")
-
-
 def profile_record(point: dict[str, Any], front: dict[str, Any]) -> dict[str, Any]:
     """The content of a point's profile file."""
     return {

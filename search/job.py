@@ -16,12 +16,12 @@ from .budget import Pool, Workload
 from .configuration import RunConfig
 from .event import Event, Listener
 from .fixed import FixedSearcher
-from .front import file_name, fingerprints, make_front, profile_record
+from .front import fingerprints, make_front, profile_record
 from .goals import Goal, make_goals, unit_errors
 from .left_out import left_out
 from .looks import Looks
 from .methods import legs, workload
-from .runfolder import RunFolder
+from .runfolder import RunFolder, file_name
 from .selection import FEWEST_DOCUMENTS
 from .series import Leg, SeriesSearcher
 from .settings import differences
@@ -60,8 +60,10 @@ def run(
 
     Raises:
         ValueError: the configuration cannot work, or differs from the one that the folder was started with.
+        FileExistsError: the folder holds something else than a run.
         BlockingIOError: another process works on this run.
     """
+    RunFolder(path).check()
     listen(Event("open model and text", 0))
     with closing(open_site(config, databases or path.parent / "databases")) as site:
         return _run(site, path, fresh, listen, report)
@@ -85,8 +87,9 @@ def _run(
         listen(Event("check the validation text", 1, 1, text))
     with RunFolder(path) as folder:
         if fresh:
-            folder.clear()
-        folder.settle_config(_settings(assembly), HARMLESS)
+            folder.begin_anew(_settings(assembly))
+        else:
+            folder.settle_config(_settings(assembly), HARMLESS)
         folder.write_environment(_environment(site, sanity))
         assembly.database.verify()
         build_levels(site, len(assembly.structure.blocks), listen)

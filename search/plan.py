@@ -11,15 +11,25 @@ from .front import COST_UNITS
 from .job import search_pool
 from .left_out import left_out
 from .methods import workload
+from .runfolder import RunFolder
 from .site import open_site
 
 
-def plan(config: RunConfig, databases: Path) -> list[str]:
+def plan(config: RunConfig, run: Path) -> list[str]:
     """Lines for a person: units, levels, evaluations, tokens, time, memory and disk.
 
     The dense model is run on a few sequences for its perplexity and speed; nothing is written.
+
+    Args:
+        config: what would be searched.
+        run: the run's folder; level databases lie beside it.
+
+    Raises:
+        FileExistsError: the folder holds something else than a run.
+        ValueError: the configuration cannot work.
     """
-    with closing(open_site(config, databases)) as site:
+    RunFolder(run).check()
+    with closing(open_site(config, run.parent / "databases")) as site:
         assembly, sanity = site.assembly, site.check()
     pool = search_pool(assembly)
     limits = [limit for _, limit in assembly.limits]

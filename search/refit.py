@@ -16,11 +16,11 @@ from ..spaces.files import digest
 from .assembly import Assembly, assemble
 from .configuration import load_config
 from .event import Event, Listener
-from .front import file_name, find_point, fingerprints, profile_record
+from .front import find_point, fingerprints, profile_record
 from .measure import everything
 from .outcome import interval
 from .refitted import open_refit, refit_folder, refit_recipe
-from .runfolder import RunFolder
+from .runfolder import RunFolder, file_name
 from .selection import FEWEST_DOCUMENTS, LEVEL, document_means, sign_flip
 from .settings import differences
 

@@ -1,6 +1,5 @@
 """The refitted levels of a run's points: where they lie, what decides them, which of them are used."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 from ..evaluators.refitting import REVISION
 from ..spaces.database import LevelDatabase
 from ..spaces.files import digest, read_json
+from ..spaces.ownership import database_files
 from .assembly import Assembly
-from .front import file_name
-from .runfolder import RunFolder
+from .runfolder import RunFolder, file_name
 
 
 def refit_recipe(assembly: Assembly, assignment: Mapping[str, str]) -> dict[str, Any]:
@@ -19,10 +18,11 @@ def refit_recipe(assembly: Assembly, assignment: Mapping[str, str]) -> dict[str,
 
 
 def open_refit(folder: Path, recipe: Mapping[str, Any]) -> LevelDatabase:
-    """The refitted levels in `folder`, perhaps unfinished; what it holds of another recipe is deleted."""
+    """The refitted levels in `folder`, perhaps unfinished; levels of another recipe are deleted."""
     manifest = folder / "manifest.json"
     if manifest.exists() and read_json(manifest).get("fingerprint") != digest(dict(recipe)):
-        shutil.rmtree(folder)
+        for file in database_files(folder):
+            file.unlink()
     return LevelDatabase(folder, recipe)
 
 

@@ -13,7 +13,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ from typing import Any, Self
 from ..spaces.files import (
     FORMAT_VERSION,
     check_version,
+    is_leftover,
     read_json,
     read_yaml,
     remove_leftovers,
@@ -29,18 +29,22 @@ from ..spaces.files import (
     write_json,
     write_yaml,
 )
+from ..spaces.ownership import check_removable, database_files, is_own, kind_of
 from .runlock import RunLock
 from .settings import differences
 
 SCORES = "scores"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
+_SCORE = re.compile(r".+-[0-9a-f]{8}\.json")
+_BEGUN = {".lock", "profiles", "sensitivities", "inputs"}
+"""What a run may hold before its configuration is stored."""
 
 
 class RunFolder:
     """Files of one run, each written atomically and carrying `format_version`.
 
-    Reading needs nothing; a process that writes does so inside `with folder:`, which makes the folder and
-    keeps every other process out.
+    Reading needs nothing; a process that writes does so inside `with folder:`, which makes the folder,
+    keeps every other process out, and refuses a folder that holds something else than a run.
 
     Args:
         path: the folder; it may not exist yet.
@@ -60,15 +64,25 @@ class RunFolder:
         self._front = path / "front.json"
         self._profiles = path / "profiles"
         self._refits = path / "refits"
-        self._report = path / "report.html"
+        self._scores = path / SCORES
+        self._files = (
+            self._environment,
+            self.journal,
+            self._checkpoint,
+            self._front,
+            path / "report.html",
+        )
         self._lock = RunLock(path / ".lock")
 
     def __enter__(self) -> Self:
         """Make the folder and lock it.
 
         Raises:
+            FileExistsError: the folder is not a run's, or what should be a file of the run is a link or a folder.
             BlockingIOError: another process works on this run, or did on another host and did not say it ended.
         """
+        self.check()
+        self._check_own()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         self._profiles.mkdir(exist_ok=True)
@@ -81,13 +95,76 @@ class RunFolder:
     ) -> None:
         self._lock.release()
 
-    def clear(self) -> None:
-        """Delete what a run leaves, and nothing else that lies in the folder."""
-        files = (self._config, self._environment, self.journal, self._checkpoint, self._front, self._report)
-        for path in (*files, *self._profiles.glob("*.yaml")):
-            path.unlink(missing_ok=True)
-        for folder in (self._refits, self.path / SCORES):
-            shutil.rmtree(folder, ignore_errors=True)
+    def check(self) -> None:
+        """Refuse a folder that is neither empty nor a run's.
+
+        Raises:
+            FileExistsError: it holds something else; the message names it.
+        """
+        if (reason := self._foreign()) is not None:
+            raise FileExistsError(
+                f"folder {self.path} is not a run's: {reason}; give --run a new or an empty folder, or a run's own"
+            )
+
+    def _foreign(self) -> str | None:
+        """Why the folder is not a run's; None if it is one, is empty or is not there."""
+        names = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
+        if self._config.name in names:
+            try:
+                return None if "model" in (self.read_config() or {}) else f"{self._config} names no model"
+            except ValueError as error:
+                return str(error)
+        if not names or self._is_begun():
+            return None
+        other = next((name for name in names if name not in _BEGUN), names[-1])
+        return f"it holds {other} and no config.yaml"
+
+    def _is_begun(self) -> bool:
+        """Whether the folder is that of a run which stopped before its configuration was stored."""
+        names = {path.name for path in self.path.iterdir() if not is_leftover(path)}
+        profiles = self._profiles.iterdir() if self._profiles.is_dir() else ()
+        return names <= _BEGUN and self._lock.is_own() and all(map(is_leftover, profiles))
+
+    def _check_own(self) -> None:
+        """Refuse to write through links, or where folders and devices have the names of the run's files."""
+        for path in (self._config, *self._files, self._lock.path):
+            if (found := kind_of(path)) not in (None, "a file"):
+                raise FileExistsError(f"{path} is {found}, and a run needs a file there; move it away")
+        for name in ("profiles", "refits", SCORES, "sensitivities", "inputs"):
+            folder = self.path / name
+            if (found := kind_of(folder)) not in (None, "a folder"):
+                raise FileExistsError(f"{folder} is {found}, and a run needs a folder there; move it away")
+
+    def begin_anew(self, config: Mapping[str, Any]) -> None:
+        """Store the configuration of a search that starts over, and delete what earlier searches left here.
+
+        Scores of levels (`sensitivities/`), inputs of `submit` and files that are not the program's stay.
+
+        Raises:
+            PermissionError: something may not be deleted; then nothing was.
+        """
+        old = self._results()
+        check_removable(old)
+        for path in old:
+            path.unlink()
+        for folder in (*self._refit_folders(), self._refits, self._scores):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        # The old configuration stays until the new one replaces it: a folder without one is nobody's.
+        write_yaml(self._config, _versioned(config))
+
+    def _results(self) -> list[Path]:
+        """The files that searches, refits and task scores have left in the folder."""
+        profiles = [path for path in sorted(self._profiles.glob("*.yaml")) if _is_own_profile(path)]
+        levels = [file for folder in self._refit_folders() for file in database_files(folder)]
+        return [*(path for path in self._files if path.exists()), *profiles, *levels, *self.task_scores()]
+
+    def task_scores(self) -> list[Path]:
+        """The files that say what models score on tasks, in the order of their names."""
+        return [path for path in sorted(self._scores.glob("*.json")) if is_own(path, _SCORE)]
+
+    def _refit_folders(self) -> list[Path]:
+        return [path for path in sorted(self._refits.glob("*")) if kind_of(path) == "a folder"]
 
     def settle_config(self, config: Mapping[str, Any], harmless: Collection[str] = ()) -> None:
         """Store the resolved configuration of a new run, or check that it is the stored one.
@@ -166,7 +243,7 @@ class RunFolder:
         return self._refits / name
 
     def write_profiles(self, profiles: Mapping[str, Mapping[str, Any]]) -> None:
-        """Replace all profiles: name (without `.yaml`) to content.
+        """Write the profiles of the front: name (without `.yaml`) to content.
 
         Raises:
             ValueError: a name that is not a plain file name.
@@ -176,15 +253,28 @@ class RunFolder:
         self._profiles.mkdir(exist_ok=True)
         for name, profile in profiles.items():
             write_yaml(self._profiles / f"{name}.yaml", _versioned(profile))
-        for path in self._profiles.glob("*.yaml"):
-            if path.stem not in profiles:
-                path.unlink()
 
 
 def _with_refit(point: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if before is None or "refit" in point or before["profile"] != point["profile"]:
         return point
     return {**point, "refit": before["refit"]}
+
+
+def file_name(budget: str) -> str:
+    """A budget's name as the name of its profile file and of its folder of refitted levels."""
+    return budget.replace(", ", "_").replace(" ", "-")
+
+
+def _is_own_profile(path: Path) -> bool:
+    """Whether a search wrote this profile: its file has the name of the budget that stands in it."""
+    if kind_of(path) != "a file":
+        return False
+    try:
+        record = check_version(path, read_yaml(path))
+    except ValueError:
+        return False
+    return isinstance(budget := record.get("budget"), str) and path.stem == file_name(budget)
 
 
 def _check_name(name: str) -> None:

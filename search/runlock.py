@@ -21,6 +21,10 @@ class RunLock:
         self.path = path
         self._descriptor: int | None = None
 
+    def is_own(self) -> bool:
+        """Tell whether a process of ours made the file: it is empty, or names a holder, perhaps in part."""
+        return self.path.is_file() and self.path.read_bytes()[:1] in (b"", b"{")
+
     def acquire(self) -> None:
         """Take the lock at once or not at all; the lock of a dead process of this host is taken over.
 

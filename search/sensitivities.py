@@ -16,12 +16,12 @@ from .assembly import Assembly, assemble
 from .comparison import cheapest_within, predicted, rank_correlations
 from .configuration import RunConfig
 from .event import Event, Listener
-from .front import COST_UNITS, file_name
+from .front import COST_UNITS
 from .job import build_levels
 from .messages import nearest
 from .probing import MEASURED, Base, Probing
 from .proxies import PROXIES
-from .runfolder import RunFolder
+from .runfolder import RunFolder, file_name
 from .scores import Scored, stored_proxy
 from .sensitivity import Sensitivity
 
@@ -121,8 +121,10 @@ def sensitivities(
 
     Raises:
         ValueError: the configuration, a score or the bound cannot work.
+        FileExistsError: the folder holds something else than a run.
         BlockingIOError: another process works on this run.
     """
+    RunFolder(path).check()
     scores = check_scores(scores)
     if bound is not None and MEASURED not in scores:
         raise ValueError(f"a bound on fitness needs measured sensitivities; add {MEASURED} to the scores")

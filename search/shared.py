@@ -19,7 +19,8 @@ def journals(assembly: Assembly, path: Path, name: str, fingerprint: str) -> tup
     folder.mkdir(parents=True, exist_ok=True)
     own, link = path.resolve(), folder / f"{name}.jsonl"
     if not (link.is_symlink() and link.resolve() == own):
-        link.unlink(missing_ok=True)
+        if link.is_symlink():
+            link.unlink()
         link.symlink_to(own)
     others = [other for other in sorted(folder.glob("*.jsonl")) if other.resolve() != own]
     library = Journal(path.parent / ".no-journal", fingerprint, others)

@@ -47,6 +47,7 @@ class LevelDatabase:
         self.fingerprint = digest(self.recipe)
         self._records: dict[str, dict[str, Any]] = {}
         self._place: dict[str, str] = {}
+        self._verified: set[str] = set()
         self.refresh()
 
     def refresh(self) -> None:
@@ -72,6 +73,8 @@ class LevelDatabase:
         write_json(self._manifest, content)
 
     def _adopt(self, part: str, record: dict[str, Any]) -> None:
+        if self._records.get(part) != record:
+            self._verified.discard(part)
         self._records[part] = record
         self._place |= dict.fromkeys(record["errors"], part)
 
@@ -100,6 +103,7 @@ class LevelDatabase:
         }
         write_json(self._record(part), record)
         self._adopt(part, record)
+        self._verified.add(part)
 
     def _file(self, part: str) -> Path:
         return self.path / f"{part}.safetensors"
@@ -134,18 +138,30 @@ class LevelDatabase:
         Raises:
             ValueError: a file is missing or differs; the remedy is to remove it and build again.
         """
-        for part, record in self._records.items():
-            file = self._file(part)
-            if not file.exists() or sha256_file(file) != record["sha256"]:
-                raise ValueError(
-                    f"{file} does not match its checksum; remove it and {part}.safetensors.json, then build again"
-                )
+        for part in self._records:
+            self._verify(part)
+
+    def _verify(self, part: str) -> None:
+        file = self._file(part)
+        if not file.exists() or sha256_file(file) != self._records[part]["sha256"]:
+            raise ValueError(
+                f"{file} does not match its checksum; remove it and {part}.safetensors.json, then build again"
+            )
+        self._verified.add(part)
 
     def load(self, layer: str, label: str, device: torch.device) -> Packed:
-        """One level of one layer on `device`, still packed."""
+        """One level of one layer on `device`, still packed.
+
+        The layer's file is compared with its checksum when this object reads from it for the first time.
+
+        Raises:
+            ValueError: there is no such layer or level, or the file is damaged.
+        """
         part = self._place.get(layer)
         if part is None:
             raise ValueError(f"layer {layer!r} is not in the level database {self.path}")
+        if part not in self._verified:
+            self._verify(part)
         prefix = f"{layer}/{label}/"
         shape = self._records[part]["shapes"][layer]
         with safe_open(self._file(part), framework="pt", device=str(device)) as file:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 
 import yaml
 
+from .ownership import is_own
+
 FORMAT_VERSION = 1
 """Version of the files this release writes; newer ones are refused."""
 
-_LEFTOVER = ".*.part"
+_LEFTOVER = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
+"""The temporary names of `write_pieces`."""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -62,9 +66,15 @@ def visible_files(folder: Path) -> dict[Path, str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left of `write_atomic`; only for who has the folder to itself."""
-    for part in folder.glob(_LEFTOVER):
-        part.unlink(missing_ok=True)
+    """Delete what killed processes left of `write_atomic` in `folder`; only for a process that has it to itself."""
+    for part in folder.iterdir():
+        if is_leftover(part):
+            part.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Tell whether `path` is a temporary file of an atomic write."""
+    return is_own(path, _LEFTOVER)
 
 
 def write_json(path: Path, value: Any) -> None:

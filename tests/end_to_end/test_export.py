@@ -73,7 +73,7 @@ def test_what_was_written_is_measured_unless_told_otherwise(
 @pytest.mark.parametrize("name", ["kl", "perplexity"])
 def test_another_figure_than_the_front_is_refused(run: Path, tmp_path: Path, name: str) -> None:
     change_front(run, **{f"heldout_{name}": 123.4})
-    message = rf"the files have held-out {name} .*, the run has 123\.4; check .* or export with --no-measure"
+    message = rf"the files have held-out {name} .*, the run has 123\.4, so nothing was exported; check that text, model, "
     with pytest.raises(OSError, match=message):
         export_run(run, tmp_path / "out", point=1, measure=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]

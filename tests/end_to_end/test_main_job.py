@@ -110,7 +110,7 @@ def test_the_next_command_works(finished: Finished, tmp_path: Path, monkeypatch:
     command = shlex.split(finished.answer.out.splitlines()[-1].removeprefix("next: paretopress "))
     answer = shell(*command)
     assert answer.code == 0, answer.err
-    assert (tmp_path / "copy" / "runs" / "tiny" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "copy" / "tiny-bits-4.5" / "model.safetensors").is_file()
 
 
 def at(finished: Finished, monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Answer:

@@ -166,6 +166,7 @@ def test_other_settings_are_measured_anew(
     databases = folder / "runs" / "databases"
     here = tmp_path / "runs" / "tiny" / "sensitivities"
     here.mkdir(parents=True)
+    (here.parent / ".lock").touch()
     for score in SCORES:
         (here / f"{score}.json").write_bytes(
             (folder / "runs" / "tiny" / "sensitivities" / f"{score}.json").read_bytes()

@@ -76,7 +76,7 @@ def test_a_search_in_a_terminal(columns: int, driver: Driver, tiny: Tiny, tmp_pa
             table,
         )
     assert last.splitlines()[1:] == [
-        "next: paretopress export runs/tiny --budget 'bits 4.5' --output runs/tiny/model"
+        "next: paretopress export runs/tiny --budget 'bits 4.5' --output tiny-bits-4.5"
     ]
     for noise in ("Warning", "warning", "Loading", "it/s", "HiGHS", "Trial "):
         assert noise not in text

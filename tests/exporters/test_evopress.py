@@ -208,6 +208,6 @@ def test_import_writes_a_profile_and_says_so(tmp_path: Path) -> None:
     sentence = import_file(SAMPLES / "tiny_3bit.txt", output, group=32, symmetric=True)
     assert sentence == f"{output}: a profile with 8 bit widths from {SAMPLES / 'tiny_3bit.txt'}"
     assert read_profile(output).units["model.layers.0.self_attn.q_proj"] == "w2g32"
-    assert "4 blocks" in import_file(SAMPLES / "layer_drop_config.txt", output)
+    assert "4 blocks" in import_file(SAMPLES / "layer_drop_config.txt", output, overwrite=True)
     with pytest.raises(ValueError, match="step 0 and group 128 must be at least 1"):
         import_file(SAMPLES / "tiny_60.txt", output, step=0)

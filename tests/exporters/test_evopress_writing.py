@@ -46,6 +46,7 @@ def imported(found: Winner, folder: Path) -> dict[str, str]:
         group=group,
         symmetric=options.get("symmetric", False),
         kind=options.get("kind"),
+        overwrite=True,
     )
     return dict(read_profile(folder / options["output"]).units)
 

@@ -72,13 +72,16 @@ def test_levels_of_another_profile_make_room(tmp_path: Path) -> None:
     assert not open_refit(folder, {"a": 1}).has("block-000")
     written(folder, {"a": 1})
     assert open_refit(folder, {"a": 1}).has("block-000")
+    (folder / "notes.txt").write_text("mine")
     assert not open_refit(folder, {"a": 2}).has("block-000")
-    assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
 def test_only_kept_levels_of_the_very_profile_are_used(tmp_path: Path) -> None:
     units = {"a": "w3"}
     assert kept_refit(tmp_path / "none", units) is None
+    with RunFolder(tmp_path) as folder:
+        folder.settle_config({"model": "m"})
     database = written(refit_folder(tmp_path, "bits 3, bytes 2"), {"a": 1})
     record = {"kept": True, "database": database.fingerprint, "heldout_kl": 1.0, "heldout_perplexity": 2.0}
     point = {"budget": "bits 3, bytes 2", "profile": units, "heldout_kl": 3.0, "heldout_perplexity": 4.0}
