@@ -1,0 +1,1 @@
+"""Commands that measure: run one with `python -m benchmarks.FOLDER.NAME --help`."""

@@ -53,13 +53,18 @@ RUNS: dict[str, dict[str, Any]] = {
     "frontier": {"search": [_FRONTIER]},
     "evolution": {"search": [{"method": "evolution", "generations": 5, "offspring": 8, **_SHORT}]},
     "dp-kl": {"search": [{"method": "dp", "errors": "kl", "tokens": 256, "rounds": 2}]},
-    "dp-nmse": {"search": [{"method": "dp", "errors": "nmse"}], "builder": {"quantizer": "gptq", "tokens": 4096}},
+    "dp-nmse": {
+        "search": [{"method": "dp", "errors": "nmse"}],
+        "builder": {"quantizer": "gptq", "tokens": 4096},
+    },
     "cmaes": {"search": [{"method": "optuna", "sampler": "cmaes", "trials": 24}]},
     "tpe": {"search": [{"method": "optuna", "sampler": "tpe", "trials": 24}]},
     "nsga2": {"search": [{"method": "optuna", "sampler": "nsga2", "trials": 24}]},
     "greedy": {"search": [{"method": "greedy", "tokens": 256}], "budgets": [{"bits": 5.8}]},
     "random": {"search": [{"method": "random", "trials": 24}]},
-    "series": {"search": [{"method": "dp", "tokens": 256}, {"method": "evolution", "generations": 2, **_SHORT}]},
+    "series": {
+        "search": [{"method": "dp", "tokens": 256}, {"method": "evolution", "generations": 2, **_SHORT}]
+    },
     "sparse": {
         "space": {"levels": ["s40", "s60", "s80", "2:4"]},
         "builder": {"pruner": "sparsegpt", "tokens": 4096},
@@ -73,7 +78,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "search": [_FRONTIER],
     },
     "packed": {
-        "space": {"levels": ["w3g128", "w4g128", "w8g128"], "units": {"tie": "vllm"}, "format": "compressed-tensors"},
+        "space": {
+            "levels": ["w3g128", "w4g128", "w8g128"],
+            "units": {"tie": "vllm"},
+            "format": "compressed-tensors",
+        },
         "budgets": [{"bytes": 2_900_000}],
         "search": [_FRONTIER],
     },
@@ -151,7 +160,17 @@ def _command(checkout: Path, *arguments: str | Path) -> None:
 
 def _run_digests(run: Path) -> Iterator[tuple[str, str]]:
     front = json.loads((run / "front.json").read_text())
-    for key in ("points", "baselines", "progress", "looks", "dense", "fingerprints", "weights", "evaluations", "tokens"):
+    for key in (
+        "points",
+        "baselines",
+        "progress",
+        "looks",
+        "dense",
+        "fingerprints",
+        "weights",
+        "evaluations",
+        "tokens",
+    ):
         yield f"front {key}", _digest(_plain(front.get(key)))
     yield "checkpoint", _digest(_plain(json.loads((run / "checkpoint.json").read_text())))
     yield "journal", _digest([_line(line) for line in (run / "journal.jsonl").read_text().splitlines()])
@@ -160,7 +179,10 @@ def _run_digests(run: Path) -> Iterator[tuple[str, str]]:
         yield path.relative_to(run).as_posix(), _digest(text)
     for path in sorted((run / "sensitivities").glob("*.json")):
         yield path.relative_to(run).as_posix(), _digest(_plain(json.loads(path.read_text())))
-    for path in (*sorted(run.parent.rglob("databases/*/*.safetensors")), *sorted(run.rglob("refits/*/*.safetensors"))):
+    for path in (
+        *sorted(run.parent.rglob("databases/*/*.safetensors")),
+        *sorted(run.rglob("refits/*/*.safetensors")),
+    ):
         yield path.relative_to(run.parent).as_posix(), _file_digest(path)
 
 
@@ -170,7 +192,10 @@ def _export_digests(folder: Path) -> Iterator[tuple[str, str]]:
             yield path.name, _digest(_plain(json.loads(path.read_text())))
         elif path.name == "config.json":
             config = json.loads(path.read_text())
-            yield path.name, _digest({key: value for key, value in config.items() if key != "transformers_version"})
+            yield (
+                path.name,
+                _digest({key: value for key, value in config.items() if key != "transformers_version"}),
+            )
         elif path.suffix not in (".md", ".py"):
             yield path.name, _file_digest(path)
 

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from ..evaluators.numerics import EvaluationConfig
-from ..evaluators.whole_model import whole_model
-from ..search.configuration import RunConfig
-from ..search.harness import Harness, Score
-from ..search.machine import DTYPES, devices_of, free_memory, resolve
-from ..search.measure import Figures, measure_model, measure_profile, open_profile
-from ..spaces.checkpoint import Checkpoint
-from ..spaces.structure import find_structure
-from .compression import Compression
+from ..evaluators.runner.numerics import EvaluationConfig
+from ..evaluators.runner.whole_model import whole_model
+from ..evaluators.tasks.harness import Harness, Score
+from ..search.jobs.measure import Figures, measure_model, measure_profile, open_profile
+from ..search.run.configuration import RunConfig
+from ..search.run.machine import DTYPES, devices_of, free_memory, resolve
+from ..spaces.model.checkpoint import Checkpoint
+from ..spaces.model.structure import find_structure
+from .artifact.compression import Compression
+from .artifact.profiles import read_profile
+from .checkpoints.packed_checkpoint import open_model
 from .figures import size
-from .llama_cpp import FILE, measure_file
-from .packed_checkpoint import open_model
+from .gguf.llama_cpp import FILE, measure_file
 from .profiled_checkpoint import ProfiledCheckpoint
-from .profiles import read_profile
 
 
 @dataclass(frozen=True)

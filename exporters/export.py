@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..search.messages import nearest
-from .appearing import check_output
+from ..search.run.messages import nearest
+from .artifact.appearing import check_output
+from .artifact.fusing import check_fused, mixed_groups, raised, refuse_mixed
+from .artifact.winner import Winner, Winners
 from .formats import FORMATS
-from .fusing import check_fused, mixed_groups, raised, refuse_mixed
 from .heldout import heldout_check
-from .winner import Winner, Winners
 
 
 def export_run(

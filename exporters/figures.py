@@ -1,7 +1,5 @@
 """Numbers as the report writes them."""
 
-from .front import Point
-
 _SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 
 
@@ -36,13 +34,6 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
-
-
-def change(point: Point, reference: Point | None) -> float | None:
-    """Relative change of held-out KL from `reference` to `point`, where both are known and positive."""
-    if reference is None or point.heldout_kl is None or not reference.heldout_kl:
-        return None
-    return point.heldout_kl / reference.heldout_kl - 1
 
 
 def percent(value: float | None) -> str:

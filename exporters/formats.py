@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .winner import Winner
+    from .artifact.winner import Winner
 
 Writer = Callable[["Winner", Path, bool], list[str]]
 """Writes a winner into a folder, perhaps over an earlier export; gives lines for a person."""
@@ -50,35 +50,38 @@ class Format:
 
 
 _ALL = (
-    Format("hf", "dense weights with the compressed values", ("hf", "export_hf"), False),
+    Format("hf", "dense weights with the compressed values", ("checkpoints.hf", "export_hf"), False),
     Format(
         "compressed-tensors",
         "packed integers and scales, for transformers and vLLM",
-        ("compressed_tensors", "export_compressed_tensors"),
+        ("checkpoints.compressed_tensors", "export_compressed_tensors"),
         True,
     ),
     Format(
         "nemotron-nas",
         "dense weights without the branches that were dropped, and the code that reads them",
-        ("nemotron_nas", "export_nemotron_nas"),
+        ("checkpoints.nemotron_nas", "export_nemotron_nas"),
         False,
     ),
     Format(
         "gguf",
         "llama.cpp's types, as they were searched",
-        ("gguf", "export_gguf"),
+        ("gguf.gguf", "export_gguf"),
         False,
         "paretopress[gguf]",
     ),
     Format(
         "llama-quantize",
         "a recipe without weights, for llama.cpp's own program",
-        ("llama_quantize", "export_llama_quantize"),
+        ("recipes.llama_quantize", "export_llama_quantize"),
         False,
     ),
-    Format("llm-compressor", "a recipe without weights", ("llm_compressor", "export_recipe"), True),
+    Format("llm-compressor", "a recipe without weights", ("recipes.llm_compressor", "export_recipe"), True),
     Format(
-        "evopress", "EvoPress's text file, without weights", ("evopress_writing", "export_evopress"), False
+        "evopress",
+        "EvoPress's text file, without weights",
+        ("recipes.evopress_writing", "export_evopress"),
+        False,
     ),
 )
 FORMATS = {form.name: form for form in _ALL}

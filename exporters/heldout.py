@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..search.configuration import RunConfig, parse_config
-from ..search.measure import measure_model
-from ..spaces.checkpoint import Checkpoint
-from .llama_cpp import measure_file
+from ..search.jobs.measure import measure_model
+from ..search.run.configuration import RunConfig, parse_config
+from ..spaces.model.checkpoint import Checkpoint
+from .gguf.llama_cpp import measure_file
 
 RELATIVE = 0.01
 ABSOLUTE = 0.001

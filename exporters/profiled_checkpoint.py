@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..spaces.checkpoint import Checkpoint
-from .compression import Compression
+from ..spaces.model.checkpoint import Checkpoint
+from .artifact.compression import Compression
 
 
 class ProfiledCheckpoint(Checkpoint):

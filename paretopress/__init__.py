@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .exporters.export import export_run
-    from .search.configuration import RunConfig, load_config
-    from .search.job import run
+    from .search.jobs.job import run
+    from .search.run.configuration import RunConfig, load_config
     from .spaces.space import Profile, Space
 
 __all__ = ["Profile", "RunConfig", "Space", "export_run", "load_config", "run"]
 
 _PLACES = {
     "Profile": "spaces.space",
-    "RunConfig": "search.configuration",
+    "RunConfig": "search.run.configuration",
     "Space": "spaces.space",
     "export_run": "exporters.export",
-    "load_config": "search.configuration",
-    "run": "search.job",
+    "load_config": "search.run.configuration",
+    "run": "search.jobs.job",
 }
 
 

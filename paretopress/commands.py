@@ -16,7 +16,7 @@ from .progress import progress
 from .runs import existing, front_of, holder, occupant, settle
 
 if TYPE_CHECKING:
-    from .search.configuration import RunConfig
+    from .search.run.configuration import RunConfig
 
 app = typer.Typer(
     help="Find which layers of a language model to compress how much, and export the Pareto front.",
@@ -93,8 +93,8 @@ def build(
     run: Folder = None,
 ) -> None:
     """Build the level database only."""
-    from .search.job import build_levels
-    from .search.site import open_site
+    from .search.jobs.job import build_levels
+    from .search.site.site import open_site
 
     settings, folder = settle(config, overrides, run)
     with closing(open_site(settings, folder.parent / "databases")) as site:
@@ -126,8 +126,8 @@ def sensitivities(
     ] = None,
 ) -> None:
     """Score every level of every unit, compare the scores, allocate by each."""
-    from .search.sensitivities import SCORES, check_scores
-    from .search.sensitivities import sensitivities as compare_scores
+    from .search.sensitivities.sensitivities import SCORES, check_scores
+    from .search.sensitivities.sensitivities import sensitivities as compare_scores
     from .tables import allocation_table, score_table
 
     wanted = check_scores(SCORES if scores is None else scores.replace(",", " ").split())
@@ -156,8 +156,8 @@ def refit(
     budget: Annotated[str | None, typer.Option(help="a budget of the run; default all")] = None,
 ) -> None:
     """Rebuild the winners' weights behind their own compressed layers; keep what is better."""
-    from .exporters.report import write_report
-    from .search.refit import refit as refit_run
+    from .exporters.report.report import write_report
+    from .search.jobs.refit import refit as refit_run
     from .tables import front_table
 
     with _resumable(f"{run} keeps what was refitted"), progress() as listen:
@@ -169,7 +169,7 @@ def refit(
 @app.command()
 def status(run: Run) -> None:
     """How far a run is."""
-    from .search.runfolder import RunFolder
+    from .search.folder.runfolder import RunFolder
 
     folder = RunFolder(existing(run))
     checkpoint, front = folder.read_checkpoint(), folder.read_front()
@@ -237,8 +237,8 @@ def evaluate(
         run = existing(run or holder(target))
         config = run / "config.yaml"
     from .exporters.evaluate import evaluate_target
-    from .exporters.report import write_report
-    from .exporters.scores import keep_scores
+    from .exporters.report.report import write_report
+    from .exporters.report.task_scores import keep_scores
 
     settings, folder = settle(config, overrides, run)
     figures, scores = evaluate_target(settings, target, folder, data, tasks or [], dense=dense)
@@ -268,15 +268,15 @@ def _check_export(settings: "RunConfig") -> None:
     """Refuse, before any work, a search for llama.cpp over a model that no GGUF file is written of."""
     if settings.space.format != "gguf":
         return
-    from .exporters.gguf_families import architecture
-    from .spaces.checkpoint import Checkpoint
+    from .exporters.gguf.gguf_families import architecture
+    from .spaces.model.checkpoint import Checkpoint
 
     architecture(Checkpoint(settings.model, trust_remote_code=settings.trust_remote_code).config)
 
 
 def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
-    from .exporters.report import write_report
-    from .search.job import run as run_job
+    from .exporters.report.report import write_report
+    from .search.jobs.job import run as run_job
     from .tables import front_table
 
     with progress() as listen:
@@ -308,7 +308,7 @@ def _next(*command: str | Path) -> None:
 
 
 def _next_export(run: Path, budget: str) -> None:
-    from .search.runfolder import file_name
+    from .search.folder.runfolder import file_name
 
     _next("export", run, "--budget", budget, "--output", f"{run.resolve().name}-{file_name(budget)}")
 
@@ -320,7 +320,7 @@ def _next_search(config: Path, overrides: list[str] | None, run: Path | None) ->
 
 
 def _print_plan(settings: "RunConfig", folder: Path) -> None:
-    from .search.plan import plan
+    from .search.jobs.plan import plan
 
     for line in plan(settings, folder):
         console.say(line)

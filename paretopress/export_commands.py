@@ -98,7 +98,7 @@ def import_(
     ] = False,
 ) -> None:
     """Turn an EvoPress configuration into a profile file."""
-    from .exporters.evopress import import_file
+    from .exporters.recipes.evopress import import_file
 
     told = import_file(
         file,

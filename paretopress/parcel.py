@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .spaces.files import digest, read_yaml, sha256_file, visible_files, write_atomic, write_yaml
+from .spaces.storage.files import digest, read_yaml, sha256_file, visible_files, write_atomic, write_yaml
 
 if TYPE_CHECKING:
-    from .search.configuration import RunConfig
+    from .search.run.configuration import RunConfig
 
 _INPUTS = "inputs"
 _HUB = "hf:"

@@ -9,7 +9,7 @@ from rich.table import Column
 from rich.text import Text
 
 from . import console
-from .search.event import Event, Listener, duration
+from .search.run.event import Event, Listener, duration
 
 _UNITS = {"build levels": "blocks"} | dict.fromkeys(("search", "score kl", "check the allocations"), "tokens")
 _SILENCE = 10.0

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from .search.configuration import RunConfig
+    from .search.run.configuration import RunConfig
 
 RUNS = Path("runs")
 
 
 def settle(config: Path, overrides: list[str] | None, run: Path | None) -> tuple["RunConfig", Path]:
     """The configuration that a file and overrides give, and its run folder."""
-    from .search.configuration import load_config
+    from .search.run.configuration import load_config
 
     settings = load_config(config, overrides or [])
     return settings, run or RUNS / settings.name
@@ -29,7 +29,7 @@ def existing(run: Path) -> Path:
         FileNotFoundError: there is none; the message lists the runs here.
         FileExistsError: the folder holds something else.
     """
-    from .search.runfolder import RunFolder
+    from .search.folder.runfolder import RunFolder
 
     if not run.is_dir():
         known = sorted(str(path.parent) for path in RUNS.glob("*/config.yaml"))
@@ -56,7 +56,7 @@ def front_of(run: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such run, or it has none yet.
     """
-    from .search.runfolder import RunFolder
+    from .search.folder.runfolder import RunFolder
 
     front = RunFolder(existing(run)).read_front()
     if front is None:

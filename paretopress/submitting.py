@@ -11,8 +11,8 @@ from . import console
 from .parcel import copy_package, pack, unpack
 
 if TYPE_CHECKING:
-    from .search.configuration import RunConfig
-    from .workers.ray_jobs import Jobs
+    from .search.run.configuration import RunConfig
+    from .workers.cluster.ray_jobs import Jobs
 
 RUNS = "~/paretopress/runs"
 """Where a job keeps its runs unless told otherwise: not in its working directory, which Ray deletes."""
@@ -53,20 +53,20 @@ def arrive(config: Path, run: Path) -> tuple["RunConfig", Path]:
     Raises:
         BlockingIOError: another process works on this run.
     """
-    from .search.runfolder import RunFolder
+    from .search.folder.runfolder import RunFolder
 
     folder = run.expanduser()
     with RunFolder(folder):
         content = unpack(config, folder)
     # Loads PyTorch, which a job that is refused need not wait for.
-    from .search.configuration import parse_config
+    from .search.run.configuration import parse_config
 
     return parse_config(content, str(config)), folder
 
 
 def _connect(address: str) -> "Jobs":
     try:
-        from .workers.ray_jobs import Jobs
+        from .workers.cluster.ray_jobs import Jobs
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(f"submit needs {package}; pip install 'paretopress[ray]'") from error
@@ -88,7 +88,7 @@ def _elsewhere(run: str) -> str:
 
 def _send(jobs: "Jobs", job: str, settings: "RunConfig", run: str, fresh: bool, scratch: Path) -> None:
     """Say what will happen, and start it."""
-    from .workers.ray_jobs import PARCEL
+    from .workers.cluster.ray_jobs import PARCEL
 
     files = scratch / "files"
     files.mkdir()

@@ -10,9 +10,9 @@ from rich.table import Table
 from .exporters.figures import size
 
 if TYPE_CHECKING:
+    from .evaluators.tasks.harness import Score
     from .exporters.evaluate import Compared
-    from .search.harness import Score
-    from .search.sensitivities import Allocation, Comparison
+    from .search.sensitivities.sensitivities import Allocation, Comparison
 
 
 def front_table(front: Mapping[str, Any]) -> Table:

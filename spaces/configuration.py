@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from .ggml import GGML_TYPES
-from .labels import Unstructured, parse_label
+from .levels.ggml import GGML_TYPES
+from .levels.labels import Unstructured, parse_label
 
 
 class UnitsConfig(BaseModel):
@@ -81,7 +81,7 @@ class SpaceConfig(BaseModel):
     """What may vary.
 
     Attributes:
-        levels: labels that every searched layer may take (the table in `spaces/labels.py`).
+        levels: labels that every searched layer may take (the table in `spaces/levels/labels.py`).
         ladder: EvoPress's sparsity ladder, beside or instead of `levels`.
         drop: whether attention and MLP branches, or whole blocks, may be removed.
         units: which layers are searched.

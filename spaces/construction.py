@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from .configuration import SpaceConfig
-from .labels import kept, parse_label, stored_bits
 from .latency import Latency, nanoseconds, read_latency
+from .levels.labels import kept, parse_label, stored_bits
+from .levels.sizes import SIZE_RULES
 from .minimums import with_minimums
+from .model.structure import Block, Branch, Linear, Structure, fused_groups
 from .neighbours import link_neighbours
-from .sizes import SIZE_RULES
 from .space import Space
-from .structure import Block, Branch, Linear, Structure, fused_groups
 from .unit import Level, Unit
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from .structure import Linear
+from .model.structure import Linear
 
 Latency = Mapping[str, Mapping[str, float]]
 """Module path, `OUTxIN` or `attention`/`mlp` to label to microseconds."""

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from .labels import parse_label
+from .levels.labels import parse_label
 from .unit import Level
 
 

@@ -227,14 +227,33 @@ class Space:
         profile = self.extreme(kind)
         if self.fits(profile, limits):
             return profile
-        from .integer_program import minimise  # scipy is slow to import and rarely needed
-
         costs = [[float(level.costs[kind]) for level in unit.levels] for unit in self.units]
-        found = minimise(self, costs, limits)
+        found = self.minimise(costs, limits)
         if found is None:
             wanted = ", ".join(f"{limit} {kind}" for kind, limit in limits.items())
             raise ValueError(f"no profile is within all of {wanted}; raise one of them")
         return found
+
+    def minimise(self, values: Sequence[Sequence[float]], limits: Limits) -> Profile | None:
+        """The canonical profile within `limits` whose values, one per unit and level, have the smallest sum.
+
+        Infinite values exclude a level. None is returned if no profile within the limits was found.
+        """
+        from .integer_program import minimise  # scipy is slow to import and rarely needed
+
+        drops = {
+            u: (unit.parent, self.units[unit.parent].index["drop"])
+            for u, unit in enumerate(self.units)
+            if unit.parent is not None and "drop" in self.units[unit.parent].index
+        }
+        found = minimise(
+            values,
+            [[[level.costs[kind] for level in unit.levels] for unit in self.units] for kind in limits],
+            [limit - self.fixed.get(kind, 0) for kind, limit in limits.items()],
+            drops,
+            lambda levels: [self.cost(tuple(levels), kind) - limit for kind, limit in limits.items()],
+        )
+        return None if found is None else self.canonical(tuple(found))
 
     def labels(self, profile: Profile) -> tuple[str, ...]:
         """The label of every unit, whether or not it is active."""

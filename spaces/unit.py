@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from .labels import parse_label, stored_bits
+from .levels.labels import parse_label, stored_bits
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Level:
     """One stored way to compress a unit.
 
     Attributes:
-        label: its name in files (`spaces/labels.py` has the grammar).
+        label: its name in files (`spaces/levels/labels.py` has the grammar).
         costs: cost kind to this level's exact cost.
         neighbours: indices, in the unit's levels, of the levels one step away.
     """

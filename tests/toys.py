@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial
-from paretopress.search.budget import Pool
+from paretopress.search.asking.calibration_pool import Pool
 from paretopress.spaces.configuration import MinimumConfig
 from paretopress.spaces.minimums import with_minimums
 from paretopress.spaces.space import DENSE, Limits, Profile, Space

@@ -1,8 +1,8 @@
 """Where evaluations run."""
 
-from .landscape import Landscape
 from .pool import LocalPool, WorkerPool
-from .replay import Replay
-from .simulated import SimulatedPool
+from .simulation.journal_replay import Replay
+from .simulation.landscape import Landscape
+from .simulation.simulated import SimulatedPool
 
 __all__ = ["Landscape", "LocalPool", "Replay", "SimulatedPool", "WorkerPool"]

@@ -1,1 +1,1 @@
-"""Measurements that take minutes; commands, not tests: `python -m tests.benchmarks.methods --help`."""
+"""Measurements that take minutes; commands, not tests: `python -m benchmarks.methods.methods --help`."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.generation import Bench, Plan
-from tests.benchmarks.opening import Wanted
+from benchmarks.opening import Wanted
+from benchmarks.speed.generation import Bench, Plan
 
 PLAN = Plan(6, (4, 2, 1), (128, 256, 640))
 
@@ -13,7 +13,7 @@ PLAN = Plan(6, (4, 2, 1), (128, 256, 640))
 @pytest.fixture(autouse=True)
 def _short_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The matrix rate from products of milliseconds, for tests that do not look at it."""
-    monkeypatch.setattr("tests.benchmarks.floor.ENOUGH", 0.002)
+    monkeypatch.setattr("benchmarks.speed.floor.ENOUGH", 0.002)
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretopress.evaluators.population import Assignment, PopulationEvaluator
+from benchmarks.methods.drop import chosen, compare, plan
+from benchmarks.methods.drop_rows import Result, rows, table, tokens_by_seed
+from benchmarks.methods.drop_states import Measured, drops_of, feasible, is_equal, states
+from paretopress.evaluators.population.population import Assignment, PopulationEvaluator
 from paretopress.evaluators.trial import Fidelity
-from paretopress.search.configuration import load_config, parse_config
-from tests.benchmarks.drop import chosen, compare, plan
-from tests.benchmarks.drop_rows import Result, rows, table, tokens_by_seed
-from tests.benchmarks.drop_states import Measured, drops_of, feasible, is_equal, states
+from paretopress.search.run.configuration import load_config, parse_config
 from tests.end_to_end.tiny import LENGTH, save_tiny, tiny_config, write_text
 from tests.toys import drop_space, everything
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.export_memory import LEVELS, main
-from tests.benchmarks.memory import measured
+from benchmarks.exports.export_memory import LEVELS, main
+from benchmarks.memory import measured
 
 MEGABYTES = 200
 

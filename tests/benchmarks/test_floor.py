@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.spaces.structure import Block, Branch, Ends, Linear, Structure
-from tests.benchmarks.floor import Work, best_cpu_rate, matrix_rate, work_left
+from benchmarks.speed.floor import Work, best_cpu_rate, matrix_rate, work_left
+from paretopress.spaces.model.structure import Block, Branch, Ends, Linear, Structure
 
 WIDTH = 24
 
@@ -99,5 +99,5 @@ def test_the_matrix_rate_is_that_of_a_product(monkeypatch: pytest.MonkeyPatch) -
     rate, best = best_cpu_rate(torch.float32, 1)
     assert best == 1
     assert torch.get_num_threads() == threads
-    monkeypatch.setattr("tests.benchmarks.floor.ENOUGH", 0.02)
+    monkeypatch.setattr("benchmarks.speed.floor.ENOUGH", 0.02)
     assert 0.1 < rate / matrix_rate(torch.device("cpu"), torch.float32) < 10

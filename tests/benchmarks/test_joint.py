@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.search.configuration import load_config, parse_config
+from benchmarks.methods.joint import compare, refusal, stages
+from benchmarks.methods.joint_rows import JOINT, SEEDED, infeasible, table, verdicts
+from benchmarks.methods.joint_spaces import KINDS, Kind, as_joint, mix, only
+from paretopress.search.run.configuration import load_config, parse_config
 from paretopress.spaces.budget import BudgetConfig
-from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import build_space
+from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.structure import find_structure
 from paretopress.spaces.space import Space
-from paretopress.spaces.structure import find_structure
-from tests.benchmarks.joint import compare, refusal, stages
-from tests.benchmarks.joint_rows import JOINT, SEEDED, infeasible, table, verdicts
-from tests.benchmarks.joint_spaces import KINDS, Kind, as_joint, mix, only
 from tests.end_to_end.tiny import save_tiny, tiny_config, write_text
 
 CONFIG = Path("configs/benchmarks/joint.yaml")

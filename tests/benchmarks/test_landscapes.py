@@ -2,8 +2,8 @@
 
 import pytest
 
-from paretopress.search.frontier import FrontierConfig
-from tests.benchmarks.landscapes import config_of, main
+from benchmarks.methods.landscapes import config_of, main
+from paretopress.search.frontier.frontier import FrontierConfig
 
 
 def test_a_method_is_a_name_or_settings() -> None:

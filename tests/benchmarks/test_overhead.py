@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.benchmarks.overhead import (
+from benchmarks.speed.overhead import (
     COLUMNS,
     FIGURES,
     METHODS,

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.profiler import record_function
 
-from tests.benchmarks.company import arithmetic, compare, launches, require_equal, sensitivity
-from tests.benchmarks.floor import Work
-from tests.benchmarks.generation import Bench, Plan, Stage
-from tests.benchmarks.opening import Wanted
-from tests.benchmarks.parts import summary
-from tests.benchmarks.population import main
-from tests.benchmarks.profiling import IDLE, OTHER, StageProfiler, by_kind, kind_of
-from tests.benchmarks.scaling import CPU, scaling
-from tests.benchmarks.tables import table
+from benchmarks.opening import Wanted
+from benchmarks.speed.company import arithmetic, compare, launches, require_equal, sensitivity
+from benchmarks.speed.floor import Work
+from benchmarks.speed.generation import Bench, Plan, Stage
+from benchmarks.speed.parts import summary
+from benchmarks.speed.population import main
+from benchmarks.speed.profiling import IDLE, OTHER, StageProfiler, by_kind, kind_of
+from benchmarks.speed.scaling import CPU, scaling
+from benchmarks.tables import table
 
 SMALL = ["--offspring", "5", "--survivors", "2", "1", "--tokens", "128", "512"]
 

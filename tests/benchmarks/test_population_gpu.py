@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.population import main
+from benchmarks.speed.population import main
 
 pytestmark = pytest.mark.gpu
 STAGES = ["--offspring", "8", "--survivors", "4", "1", "--tokens", "64", "512"]

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.speed.generation import Bench
+from benchmarks.speed.published_loop import PublishedLoop, touch
 from paretopress.evaluators.trial import Fidelity
-from tests.benchmarks.generation import Bench
-from tests.benchmarks.published_loop import PublishedLoop, touch
 
 ROWS = 4
 

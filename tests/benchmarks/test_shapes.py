@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from paretopress.evaluators.sources import SourceConfig, documents
-from tests.benchmarks.shapes import SHAPES, Shape, prepare
+from benchmarks.shapes import SHAPES, Shape, prepare
+from paretopress.evaluators.text.sources import SourceConfig, documents
 
 FROM_CONFIG: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
 UNTIED = Shape(3, 64, 96, 4, 4, 100, tied=False, length=32)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from paretopress.evaluators.trial import Trial
-from paretopress.search.turns import Turns
+from paretopress.search.asking.turns import Turns
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.toys import POOL, SPACES, ToyEvaluator
 

@@ -15,7 +15,7 @@ import pytest
 
 from paretopress import cli
 from paretopress.evaluators.trial import Evaluation, Trial
-from paretopress.search import site
+from paretopress.search.site import site
 from paretopress.workers.pool import LocalPool
 from tests.end_to_end.tiny import (
     LENGTH,

@@ -259,6 +259,6 @@ def test_a_broken_model(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_bug_is_not_hidden(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("paretopress.search.configuration.parse_config", lambda content, where: 1 / 0)
+    monkeypatch.setattr("paretopress.search.run.configuration.parse_config", lambda content, where: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         shell("search", tiny.config(tmp_path))

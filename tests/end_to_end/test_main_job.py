@@ -16,13 +16,13 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from paretopress.exporters.front import read_front
-from paretopress.exporters.profiles import read_profile
-from paretopress.search.assembly import Assembly, assemble
-from paretopress.search.configuration import load_config
-from paretopress.search.measure import measure_model, measure_profile
-from paretopress.search.runfolder import RunFolder
-from paretopress.spaces.checkpoint import Checkpoint
+from paretopress.exporters.artifact.profiles import read_profile
+from paretopress.exporters.report.read_front import read_front
+from paretopress.search.folder.runfolder import RunFolder
+from paretopress.search.jobs.measure import measure_model, measure_profile
+from paretopress.search.run.assembly import Assembly, assemble
+from paretopress.search.run.configuration import load_config
+from paretopress.spaces.model.checkpoint import Checkpoint
 from tests.end_to_end.conftest import Answer, Finished, Tiny, shell
 from tests.end_to_end.tiny import ROOT, evolution, subprocess_environment
 

@@ -7,13 +7,13 @@ import pytest
 
 from paretopress.evaluators.trial import Trial
 from paretopress.exporters.export import export_run
-from paretopress.search import job
-from paretopress.search.assembly import assemble
-from paretopress.search.budget import slope_tokens
-from paretopress.search.configuration import RunConfig, load_config
-from paretopress.search.measure import measure_model
-from paretopress.search.runfolder import RunFolder
-from paretopress.spaces.checkpoint import Checkpoint
+from paretopress.search.asking.calibration_pool import slope_tokens
+from paretopress.search.folder.runfolder import RunFolder
+from paretopress.search.jobs import job
+from paretopress.search.jobs.measure import measure_model
+from paretopress.search.run.assembly import assemble
+from paretopress.search.run.configuration import RunConfig, load_config
+from paretopress.spaces.model.checkpoint import Checkpoint
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import FRONTIER, LENGTH, evolution
 

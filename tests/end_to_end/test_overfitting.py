@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.overfitting import HEADER, main
+from benchmarks.methods.overfitting import HEADER, main
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import LENGTH, evolution
 

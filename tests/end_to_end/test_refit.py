@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from paretopress.exporters.export import export_run
-from paretopress.exporters.report import write_report
-from paretopress.search import job
-from paretopress.search.configuration import load_config
-from paretopress.search.event import Event
-from paretopress.search.measure import measure_model, measure_profile
-from paretopress.search.refit import refit
-from paretopress.search.runfolder import RunFolder
-from paretopress.spaces.checkpoint import Checkpoint
+from paretopress.exporters.report.report import write_report
+from paretopress.search.folder.runfolder import RunFolder
+from paretopress.search.jobs import job
+from paretopress.search.jobs.measure import measure_model, measure_profile
+from paretopress.search.jobs.refit import refit
+from paretopress.search.run.configuration import load_config
+from paretopress.search.run.event import Event
+from paretopress.spaces.model.checkpoint import Checkpoint
 from tests.end_to_end.conftest import Finished
 
 PROFILE = "profiles/bits-3.5.yaml"

@@ -10,12 +10,15 @@ import pytest
 import yaml
 
 from paretopress.evaluators.trial import Trial
-from paretopress.search import job, probing, scores, site
-from paretopress.search.assembly import Assembly, assemble
-from paretopress.search.configuration import load_config
-from paretopress.search.event import Event
-from paretopress.search.sensitivities import SCORES, sensitivities
-from paretopress.search.sensitivity import Sensitivity
+from paretopress.search.allocation.sensitivity import Sensitivity
+from paretopress.search.jobs import job
+from paretopress.search.run.assembly import Assembly, assemble
+from paretopress.search.run.configuration import load_config
+from paretopress.search.run.event import Event
+from paretopress.search.sensitivities import level_scores as scores
+from paretopress.search.sensitivities import probing
+from paretopress.search.sensitivities.sensitivities import SCORES, sensitivities
+from paretopress.search.site import site
 from tests.end_to_end.conftest import Answer, RecordingPool, Tiny, shell
 from tests.end_to_end.test_bad_input import refused
 from tests.end_to_end.tiny import LENGTH

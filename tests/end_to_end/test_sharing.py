@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from paretopress.evaluators.trial import Trial
-from paretopress.search import job
-from paretopress.search.configuration import load_config
+from paretopress.search.jobs import job
+from paretopress.search.run.configuration import load_config
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import LENGTH, evolution
 

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 
 from paretopress.exporters.evaluate import profile_checkpoint
 from paretopress.exporters.export import export_run
-from paretopress.exporters.scores import read_scores
-from paretopress.search.configuration import load_config
-from paretopress.search.refit import refit
-from paretopress.spaces.checkpoint import Checkpoint
+from paretopress.exporters.report.task_scores import read_scores
+from paretopress.search.jobs.refit import refit
+from paretopress.search.run.configuration import load_config
+from paretopress.spaces.model.checkpoint import Checkpoint
 from tests.end_to_end.conftest import Finished, shell
 from tests.exporters.cases import load
 from tests.tasks import accuracies, cached_in, log_likelihoods, perplexity, write_likelihood, write_task

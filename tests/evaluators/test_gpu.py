@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from paretopress.evaluators.building import CalibratedBuilderConfig, build_database, labels_to_build
 from paretopress.evaluators.fitness import FitnessConfig
-from paretopress.evaluators.launch import Launcher, Pace
-from paretopress.evaluators.memory import MemoryPlan
-from paretopress.evaluators.packing import Sequences
-from paretopress.evaluators.population import PopulationEvaluator
-from paretopress.evaluators.runner import BlockRunner
+from paretopress.evaluators.levels.building import CalibratedBuilderConfig, build_database, labels_to_build
+from paretopress.evaluators.population.population import PopulationEvaluator
+from paretopress.evaluators.runner.block_weights import Residency
+from paretopress.evaluators.runner.launch import Launcher, Pace
+from paretopress.evaluators.runner.memory import MemoryPlan
+from paretopress.evaluators.runner.runner import BlockRunner
+from paretopress.evaluators.text.packing import Sequences
 from paretopress.evaluators.trial import Fidelity
-from paretopress.evaluators.weights import Residency
-from paretopress.spaces.checkpoint import Checkpoint
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import build_space
-from paretopress.spaces.database import LevelDatabase
-from paretopress.spaces.replay import Replays
-from paretopress.spaces.structure import find_structure
+from paretopress.spaces.levels.cuda_graphs import Replays
+from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.structure import find_structure
+from paretopress.spaces.storage.database import LevelDatabase
 from tests.architectures import ARCHITECTURES, LENGTH, random_tokens, save_model
-from tests.evaluators.test_runner import BATCH, divergence, rounded, run_blocks, run_plain
-from tests.spaces.test_checkpoint import QUICKSTART
+from tests.evaluators.runner.test_runner import BATCH, divergence, rounded, run_blocks, run_plain
+from tests.spaces.model.test_checkpoint import QUICKSTART
 
 pytestmark = pytest.mark.gpu
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from paretopress.exporters.hf import export_dense
-from paretopress.exporters.model_folder import WrittenModel
-from paretopress.search.runfolder import RunFolder
-from paretopress.spaces.builders import BuilderConfig, build
-from paretopress.spaces.checkpoint import Checkpoint
-from paretopress.spaces.database import LevelDatabase
-from paretopress.spaces.structure import Structure, find_structure
+from paretopress.exporters.checkpoints.hf import export_dense
+from paretopress.exporters.checkpoints.model_folder import WrittenModel
+from paretopress.search.folder.runfolder import RunFolder
+from paretopress.spaces.levels.builders import BuilderConfig, build
+from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.structure import Structure, find_structure
+from paretopress.spaces.storage.database import LevelDatabase
 from tests.architectures import make_config, random_model, random_tokens
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart-model"

@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from paretopress.evaluators.numerics import EvaluationConfig
-from paretopress.evaluators.whole_model import whole_model
-from paretopress.exporters.compression import Compression
+from paretopress.evaluators.runner.numerics import EvaluationConfig
+from paretopress.evaluators.runner.whole_model import whole_model
+from paretopress.evaluators.tasks.harness import Harness, Score
+from paretopress.exporters.artifact.compression import Compression
 from paretopress.exporters.evaluate import Compared, compare_scores, only_device
 from paretopress.exporters.profiled_checkpoint import ProfiledCheckpoint
-from paretopress.search.configuration import load_config
-from paretopress.search.harness import Harness, Score
-from paretopress.spaces.checkpoint import Checkpoint
+from paretopress.search.run.configuration import load_config
+from paretopress.spaces.model.checkpoint import Checkpoint
 from tests.architectures import random_tokens, save_model
 from tests.exporters.cases import QUICKSTART, Case, logits, reloaded
 from tests.tasks import accuracies, cached_in, log_likelihoods, perplexity, write_likelihood, write_task

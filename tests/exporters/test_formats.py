@@ -12,17 +12,17 @@ import torch
 import yaml
 
 from paretopress.cli import main
+from paretopress.exporters.artifact.fusing import mixed_groups
+from paretopress.exporters.artifact.limits import byte_limit
+from paretopress.exporters.artifact.profiles import ProfileFile, write_profile
+from paretopress.exporters.artifact.winner import Winners
 from paretopress.exporters.export import export_run
 from paretopress.exporters.formats import FORMATS
-from paretopress.exporters.fusing import mixed_groups
-from paretopress.exporters.limits import byte_limit
-from paretopress.exporters.profiles import ProfileFile, write_profile
-from paretopress.exporters.winner import Winners
-from paretopress.search.refitted import refit_folder
-from paretopress.search.runfolder import RunFolder
-from paretopress.spaces.builders import build
-from paretopress.spaces.database import LevelDatabase
-from paretopress.spaces.labels import parse_label
+from paretopress.search.folder.runfolder import RunFolder
+from paretopress.search.jobs.refitted import refit_folder
+from paretopress.spaces.levels.builders import build
+from paretopress.spaces.levels.labels import parse_label
+from paretopress.spaces.storage.database import LevelDatabase
 from tests.exporters.cases import ROUNDED, Case, finished_run, half_model, load, logits, reloaded
 
 LEVELS = ("w2g32", "w3g32", "w4g32", "w4g128", "2:4+w4g32", "w4g32a", "s50", "dense")

@@ -11,16 +11,16 @@ import pytest
 from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 
-from paretopress.exporters.compressed_tensors import PackedLayout
+from benchmarks.exports.export_memory import LEVELS, fixed, rounded
+from benchmarks.shapes import SHAPES, make_model
+from paretopress.exporters.artifact.winner import Winner
+from paretopress.exporters.checkpoints.compressed_tensors import PackedLayout
+from paretopress.exporters.checkpoints.hf import DenseLayout
+from paretopress.exporters.checkpoints.model_folder import Layout, write_model
+from paretopress.exporters.checkpoints.nemotron_nas import NemotronLayout
 from paretopress.exporters.formats import FORMATS
-from paretopress.exporters.hf import DenseLayout
-from paretopress.exporters.model_folder import Layout, write_model
-from paretopress.exporters.nemotron_nas import NemotronLayout
-from paretopress.exporters.winner import Winner
-from paretopress.spaces.checkpoint import Checkpoint
-from paretopress.spaces.structure import find_structure
-from tests.benchmarks.export_memory import LEVELS, fixed, rounded
-from tests.benchmarks.shapes import SHAPES, make_model
+from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.structure import find_structure
 from tests.exporters.cases import load
 
 LAYOUTS: dict[str, Callable[[Winner], Layout]] = {

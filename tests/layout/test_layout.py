@@ -15,19 +15,37 @@ ROOMS = ("spaces", "evaluators", "workers", "search", "exporters")
 
 
 def sources(room: str) -> list[Path]:
-    return sorted((ROOT / room).glob("*.py"))
+    return sorted((ROOT / room).rglob("*.py"))
 
 
-def imported_rooms(path: Path) -> Iterator[str]:
+def module_of(path: Path) -> str:
+    """The dotted name of a room's file, from the room on."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+ALL = {module_of(path): path for room in ROOMS for path in sources(room)}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules that a room's file imports, from the room on; `absolute` for what names the package."""
+    package = path.parent.relative_to(ROOT).parts
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
-            yield node.module.split(".")[0]
-        elif (
-            isinstance(node, ast.ImportFrom)
-            and node.level == 0
-            and (node.module or "").startswith("paretopress")
-        ) or (isinstance(node, ast.Import) and any(a.name.startswith("paretopress") for a in node.names)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) + 1 - node.level]
+            target = ".".join([*base, *((node.module or "").split(".") if node.module else [])])
+            inside = [f"{target}.{alias.name}" for alias in node.names]
+            yield from (name if name in ALL else target for name in inside)
+        elif (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paretopress")) or (
+            isinstance(node, ast.Import) and any(a.name.startswith("paretopress") for a in node.names)
+        ):
             yield "absolute"
+
+
+def group_of(module: str) -> str:
+    """The sub-room of a module; a file that lies in the room itself is one of its own."""
+    parts = module.split(".")
+    return ".".join(parts[:2])
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -39,9 +57,36 @@ def test_rooms_are_linked_relatively(room: str) -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_from_rooms_to_its_left(room: str) -> None:
-    allowed = set(ROOMS[: ROOMS.index(room)])
-    found = {str(path.name): set(imported_rooms(path)) - allowed for path in sources(room)}
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    found = {
+        path.name: {n for n in imports(path) if n.split(".")[0] not in allowed} for path in sources(room)
+    }
     assert not {name: bad for name, bad in found.items() if bad}
+
+
+def test_sub_rooms_have_no_circles() -> None:
+    arrows: dict[str, set[str]] = {}
+    for module, path in ALL.items():
+        arrows.setdefault(group_of(module), set()).update(group_of(name) for name in imports(path))
+    left = {group: targets - {group} for group, targets in arrows.items()}
+    while free := [group for group, targets in left.items() if not targets & left.keys()]:
+        for group in free:
+            del left[group]
+    assert not left
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.stem for path in (*ALL.values(), *(ROOT / "paretopress").glob("*.py"))]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice <= {"__init__", "configuration"}
+
+
+def test_a_folder_shows_about_fifteen_names() -> None:
+    folders = [ROOT / room for room in (*ROOMS, "benchmarks", "tests")]
+    folders += [path for folder in folders for path in folder.rglob("*") if path.is_dir()]
+    for folder in folders:
+        names = {path.name for path in folder.iterdir() if not path.name.startswith("_")}
+        assert len(names) <= 17, f"{folder} shows {len(names)} names"
 
 
 def needs_ray(path: Path) -> bool:
@@ -60,9 +105,7 @@ def test_ray_is_imported_only_where_the_name_says_so() -> None:
 
 
 def test_without_ray_all_else_is_there_and_ray_is_answered_with_its_remedy(tmp_path: Path) -> None:
-    names = [
-        f"paretopress.{room}.{path.stem}" for room in ROOMS for path in sources(room) if not needs_ray(path)
-    ]
+    names = [f"paretopress.{module}" for module, path in ALL.items() if not needs_ray(path)]
     configuration = str(ROOT / "configs" / "quickstart.yaml")
     program = (
         "import sys; from importlib import import_module; sys.modules['ray'] = None\n"
@@ -107,7 +150,7 @@ def test_a_wheel_holds_every_module(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {f"paretopress/{room}/{path.name}" for room in ROOMS for path in sources(room)}
+    wanted = {f"paretopress/{path.relative_to(ROOT).as_posix()}" for path in ALL.values()}
     wanted |= {f"paretopress/{path.name}" for path in (ROOT / "paretopress").glob("*.py")}
     assert wanted | {"paretopress/py.typed"} <= held
     assert not {name.split("/")[0] for name in held} & set(ROOMS)

@@ -37,7 +37,7 @@ def test_warnings_of_the_project_reach_the_person(stderr: Callable[[], str]) -> 
     try:
         console.settle_output()
         console.settle_output()
-        logging.getLogger("paretopress.evaluators.journal").warning("%d damaged lines", 3)
+        logging.getLogger("paretopress.evaluators.journal.journal").warning("%d damaged lines", 3)
     finally:
         log.handlers[:] = before
     assert stderr() == "paretopress: 3 damaged lines\n"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from paretopress.evaluators.sources import documents
+from paretopress.evaluators.text.sources import documents
 from paretopress.parcel import copy_package, pack, unpack
-from paretopress.search.configuration import RunConfig, parse_config
+from paretopress.search.run.configuration import RunConfig, parse_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from paretopress import console
 from paretopress.progress import Lines, progress
-from paretopress.search.event import Event
+from paretopress.search.run.event import Event
 
 
 class Clock:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from paretopress.runs import occupant
-from paretopress.search.runfolder import RunFolder
+from paretopress.search.folder.runfolder import RunFolder
 
 
 def test_a_run_tells_who_works_on_it(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from paretopress.evaluators.tasks.harness import Score
 from paretopress.exporters.evaluate import Compared
-from paretopress.search.harness import Score
 from paretopress.tables import front_table, task_table
 
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.spaces.builders import BuilderConfig, build, build_layers
-from paretopress.spaces.packed import Packed
-from paretopress.spaces.replay import Replays
-from tests.benchmarks.levels import OneByOne
-from tests.spaces.test_builders import random_layer
+from benchmarks.speed.levels import OneByOne
+from paretopress.spaces.levels.builders import BuilderConfig, build, build_layers
+from paretopress.spaces.levels.cuda_graphs import Replays
+from paretopress.spaces.levels.packed import Packed
+from tests.spaces.levels.test_builders import random_layer
 
 GRIDS = ("w2g8", "w3g8", "w6g8", "w8g8", "w3g8a", "w5g8a", "w4g24", "w4", "w5a", "w3g5", "w2g100")
 MASKS = ("s30", "s50", "s80-3", "2:4", "1:4", "4:8")
@@ -66,7 +66,7 @@ def test_walks_that_are_too_wide_are_split(monkeypatch: pytest.MonkeyPatch) -> N
     weight, hessian = random_layer(12, 40, 0, True)
     labels = ["w2g8", "w3g8", "w4g8", "s50"]
     whole = build(weight, hessian, labels)
-    monkeypatch.setattr("paretopress.spaces.solver._TOGETHER", 2 * weight.numel())
+    monkeypatch.setattr("paretopress.spaces.levels.solver._TOGETHER", 2 * weight.numel())
     split = build(weight, hessian, labels)
     assert list(split) == labels
     assert all(same(whole[label], split[label]) for label in labels)

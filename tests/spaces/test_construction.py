@@ -8,10 +8,10 @@ import pytest
 from paretopress.spaces.budget import BudgetConfig, in_units, parse_bytes
 from paretopress.spaces.configuration import LadderConfig, SpaceConfig, UnitsConfig
 from paretopress.spaces.construction import build_space
-from paretopress.spaces.labels import parse_label, stored_bits
-from paretopress.spaces.sizes import SIZE_RULES
+from paretopress.spaces.levels.labels import parse_label, stored_bits
+from paretopress.spaces.levels.sizes import SIZE_RULES
+from paretopress.spaces.model.structure import Block, Branch, Ends, Linear, Structure
 from paretopress.spaces.space import Space
-from paretopress.spaces.structure import Block, Branch, Ends, Linear, Structure
 
 HIDDEN, INNER, VOCABULARY = 128, 256, 50
 

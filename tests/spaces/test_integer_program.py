@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.spaces.integer_program import minimise
 from paretopress.spaces.space import Profile, Space
 from tests.toys import everything, joint_space, minimum_limits, minimum_space
 
@@ -27,7 +26,7 @@ def test_least_of_all_profiles_whose_levels_are_allowed(bits: int, macs: int, da
         row[0] = min(row[0], 10.0)
     limits = {"bits": 10 + bits, "macs": 5 + macs}
     allowed = [p for p in everything(space) if space.fits(p, limits) and total(space, values, p) < math.inf]
-    found = minimise(space, values, limits)
+    found = space.minimise(values, limits)
     if not allowed:
         assert found is None
         return
@@ -45,7 +44,7 @@ def test_limits_hold_to_the_last_unit() -> None:
     for less in (0, 1, 100, 101):
         tight = {**limits, "parameters": limits["parameters"] - less}
         values = [[1.0, 0.0] for _ in space.units]
-        found = minimise(space, values, tight)
+        found = space.minimise(values, tight)
         fitting = [p for p in everything(space) if space.fits(p, tight)]
         if not fitting:
             assert found is None

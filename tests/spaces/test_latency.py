@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from paretopress.spaces.latency import nanoseconds, read_latency
-from paretopress.spaces.structure import Linear
+from paretopress.spaces.model.structure import Linear
 
 LAYER = Linear("h.0.q", 64, 128)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from paretopress.search.allocation import allocate_limits
+from paretopress.search.allocation.allocation import allocate_limits
 from paretopress.spaces.budget import BudgetConfig
 from paretopress.spaces.configuration import MinimumConfig, SpaceConfig
 from paretopress.spaces.minimums import with_minimums

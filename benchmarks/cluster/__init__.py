@@ -1,0 +1,1 @@
+"""Measurements of Ray workers: speed-up, failures, equal results."""

@@ -1,0 +1,1 @@
+"""Measurements of exported models and of exporting."""

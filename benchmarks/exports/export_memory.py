@@ -1,0 +1,157 @@
+"""Memory of exporting a model of Llama-70B's dimensions: it must not grow with the number of blocks.
+
+    python -m benchmarks.exports.export_memory --folder /scratch/exports
+    python -m benchmarks.exports.export_memory --folder /scratch/exports --shape narrow --blocks 2 12
+
+Makes a checkpoint with random weights (11 GB of bfloat16 with 4 blocks), gives every linear layer a 4-bit level, that of
+the layer in the first block rounded, and exports that profile in each format; no search. `nemotron-nas` also drops the last attention. A row has the
+GB that were written, seconds, and the peak memory of the export over what the process held before: anonymous memory
+(`RssAnon`), which is what an export needs, and resident memory (`VmRSS`), which counts pages of mapped files too, as long
+as nothing else wants the memory. `of the model` is peak anonymous memory over the bytes of the dense model; `per block`
+is how much it grew with every block beyond the first row of the format. Everything made is removed.
+"""
+
+import argparse
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from paretopress.exporters.artifact.profiles import ProfileFile
+from paretopress.exporters.artifact.winner import Winner
+from paretopress.exporters.formats import FORMATS
+from paretopress.spaces.levels.builders import BuilderConfig, build
+from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.structure import Structure, find_structure
+from paretopress.spaces.storage.database import LevelDatabase
+
+from ..memory import Cost, measured
+from ..shapes import SHAPES, Shape, make_model
+from ..tables import show
+
+_SHAPES: Mapping[str, Shape] = {
+    **SHAPES,
+    "narrow": Shape(12, 512, 1536, 8, 4, 512, tied=False),
+    "llama-70b": Shape(80, 8192, 28_672, 64, 8, 128_256, tied=False),
+}
+LEVELS = {"hf": "w4g128", "compressed-tensors": "w4g128", "nemotron-nas": "w4g128", "gguf": "q4_0"}
+"""Format to the level of every linear layer."""
+_ROUNDED = BuilderConfig(quantizer="rtn", scales="minmax")
+_COLUMNS = (
+    "format",
+    "blocks",
+    "GB",
+    "seconds",
+    "GB/s",
+    "anonymous GB",
+    "resident GB",
+    "of the model",
+    "per block",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One export.
+
+    Attributes:
+        form: the format.
+        blocks: of the model.
+        model: bytes of the dense model.
+        written: bytes of the export's weights.
+        cost: what it took.
+    """
+
+    form: str
+    blocks: int
+    model: int
+    written: int
+    cost: Cost
+
+    def cells(self, first: "Row") -> list[object]:
+        """As the table has it, `first` being the format's first row."""
+        seconds, resident, anonymous = self.cost
+        grown = (
+            (anonymous - first.cost.anonymous) / (self.blocks - first.blocks) if self is not first else None
+        )
+        written = self.written / 1e9
+        return [
+            *(self.form, self.blocks, written, seconds, written / seconds),
+            *(anonymous, resident, 1e9 * anonymous / self.model, grown),
+        ]
+
+
+def main() -> None:
+    """Parse the command line, make, export, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="scratch folder, made here and removed")
+    parser.add_argument("--shape", choices=_SHAPES, default="llama-70b")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--formats", nargs="+", choices=LEVELS, default=list(LEVELS))
+    args = parser.parse_args()
+    for _ in exports(args.folder, replace(_SHAPES["tiny"], blocks=2), args.formats):
+        pass  # libraries are loaded now
+    rows = []
+    for blocks in args.blocks:
+        for row in exports(args.folder, replace(_SHAPES[args.shape], blocks=blocks), args.formats):
+            rows.append(row)
+            print(*row.cells(row), flush=True)
+    first = {row.form: row for row in reversed(rows)}
+    ordered = [row for form in args.formats for row in rows if row.form == form]
+    show(f"Exports of {args.shape}'s dimensions", _COLUMNS, [row.cells(first[row.form]) for row in ordered])
+
+
+def exports(folder: Path, shape: Shape, formats: Sequence[str]) -> Iterator[Row]:
+    """A model of some shape in every format, one after the other; `folder` is gone at the end.
+
+    Raises:
+        FileExistsError: `folder` exists.
+    """
+    folder.mkdir(parents=True)
+    try:
+        make_model(folder / "model", shape.config)
+        checkpoint = Checkpoint(folder / "model")
+        structure = find_structure(checkpoint.skeleton())
+        database = rounded(checkpoint, structure, folder / "levels", {LEVELS[form] for form in formats})
+        for form in formats:
+            output = folder / form
+            winner = fixed(checkpoint, structure, database, form)
+            cost = measured(lambda w=winner, f=form, o=output: FORMATS[f].write(w, o, False))  # type: ignore[misc]
+            yield Row(form, shape.blocks, _bytes(checkpoint.path), _bytes(output), cost)
+            shutil.rmtree(output)
+    finally:
+        shutil.rmtree(folder)
+
+
+def rounded(checkpoint: Checkpoint, structure: Structure, path: Path, labels: set[str]) -> LevelDatabase:
+    """Levels of all linear layers: those of the first block, for every block."""
+    first = {
+        linear.path.removeprefix(structure.blocks[0].path): build(
+            checkpoint.tensor(f"{linear.path}.weight"), None, sorted(labels), config=_ROUNDED
+        )
+        for linear in structure.blocks[0].linears
+    }
+    database = LevelDatabase(path, {"model": str(checkpoint.path)})
+    for block in structure.blocks:
+        levels = {block.path + layer: level for layer, level in first.items()}
+        database.write(f"block-{block.index:03d}", levels, {layer: {} for layer in levels})
+    return database
+
+
+def fixed(checkpoint: Checkpoint, structure: Structure, database: LevelDatabase, form: str) -> Winner:
+    """What is exported: every layer at the format's level, in `nemotron-nas` without the last attention."""
+    labels = {linear.path: LEVELS[form] for linear in structure.linears}
+    if form == "nemotron-nas":
+        attention = next(branch for branch in structure.blocks[-1].branches if branch.kind == "attention")
+        labels |= {linear.path: "drop" for linear in attention.linears}
+    return Winner(checkpoint, structure, database, labels, ProfileFile(labels))
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""Bits, sparsity and drops alone and together, at equal stored bits, and with a limit on multiply-accumulates too.
+
+    python -m benchmarks.methods.joint --model DIR --set data.source=TEXT.txt --bits 2 2.5 3.25 --macs 0.8
+    python -m benchmarks.methods.joint --model configs/quickstart-model --output runs/joint --bits 3.25 \\
+        --set data.length=128 --set data.calibration.tokens=4096 --set data.validation.tokens=4096 \\
+        --set data.heldout.tokens=4096 --set builder.tokens=4096 --set archive_tokens=1024 --set search.rounds=1
+
+Every space is searched by `frontier` over the same text, all budgets in one run: first within `--bits` (stored bits
+per linear weight, scales and masks included), then within each of them and `--macs` (a fraction of the dense model's
+multiply-accumulates).
+
+| space | levels |
+| --- | --- |
+| bits | those of the configuration that are only a grid, and dense |
+| sparsity | those that are only zeros, stored as a bitmask and 16 bits for each weight left, and dense |
+| drop | whole branches, the others dense |
+| joint | all levels of the configuration, mixtures and drops too |
+| joint, from the single kinds | the same, started from the winners of the three (their tokens are counted here) |
+
+The joint space contains the other three, so a run that starts from their winners has nothing worse on calibration
+text; the table says what is left of that on held-out text, and a budget that a space cannot meet is a row that says
+so. A bitmask costs 1 + 16 (1 - s) bits per weight, 2.6 at s = 0.9, so under bits alone zeros pay only beside a grid;
+bits alone never save a multiply-accumulate. `linear weights at` are shares of the linear weights, dropped ones too.
+
+In the end the last budget's joint winner is exported, and its held-out perplexity printed twice: as the front has
+it, and as `AutoModelForCausalLM` gives it from the exported folder in float32 over the same sequences. The command
+ends with an error if they differ by more than one part in a thousand. Finished runs are not done again; tables end
+in `results.md` and `results.json` in the output folder.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from paretopress.exporters.export import export_run
+from paretopress.search.folder.runfolder import RunFolder
+from paretopress.search.jobs.job import run
+from paretopress.search.run.assembly import Assembly, assemble
+from paretopress.search.run.configuration import RunConfig, load_config
+from paretopress.spaces.budget import BudgetConfig
+from paretopress.spaces.configuration import SpaceConfig
+from paretopress.spaces.construction import space_of
+from paretopress.spaces.space import Space
+
+from .joint_rows import JOINT, SEEDED, Row, infeasible, row_of, table, verdicts
+from .joint_spaces import KINDS, as_joint, only
+
+TOLERANCE = 1e-3
+
+
+def main() -> None:
+    """Parse the command line and compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--config", type=Path, default=Path("configs/benchmarks/joint.yaml"))
+    parser.add_argument("--bits", type=float, nargs="+", default=[2.0, 3.25], help="per linear weight")
+    parser.add_argument(
+        "--macs", type=float, default=0.8, help="the second limit, a fraction of the dense model's"
+    )
+    parser.add_argument("--only", choices=("bits", "bits-macs"), help="one limit, or two")
+    parser.add_argument("--output", type=Path, default=Path("runs/joint"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    args = parser.parse_args()
+    config = load_config(args.config, [f"model={args.model}", *args.overrides])
+    wanted = stages(args.bits, args.macs)
+    compare(config, {args.only: wanted[args.only]} if args.only else wanted, args.output)
+
+
+def compare(config: RunConfig, wanted: Mapping[str, list[BudgetConfig]], output: Path) -> list[Row]:
+    """Search every space within every budget of every stage, write and print the tables, check the last winner's export.
+
+    Raises:
+        SystemExit: the exported model is another one, or the joint space meets no budget.
+    """
+    rows: list[Row] = []
+    last: tuple[Path, str] | None = None
+    for name, budgets in wanted.items():
+        stage = Stage(config, output, name, budgets)
+        rows += stage.rows()
+        last = stage.last or last
+        text = "\n".join([table(rows), "", *verdicts(rows)])
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "results.md").write_text(text + "\n")
+        (output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(text)
+    if last is None:
+        raise SystemExit("no budget is feasible in the joint space; raise --bits or --macs")
+    check_export(config, *last, output)
+    return rows
+
+
+def stages(bits: Sequence[float], macs: float) -> dict[str, list[BudgetConfig]]:
+    """The budgets of each comparison: with one limit, then with two."""
+    return {
+        "bits": [BudgetConfig(bits=value) for value in bits],
+        "bits-macs": [BudgetConfig(bits=value, macs=macs) for value in bits],
+    }
+
+
+class Stage:
+    """All spaces under one set of budgets.
+
+    Args:
+        config: of the joint space.
+        output: folder of everything.
+        name: of the stage, with which its folders begin.
+        budgets: that all spaces are searched within.
+
+    Attributes:
+        last: the joint run that started from the others, and the name of its last budget; None without any.
+    """
+
+    def __init__(self, config: RunConfig, output: Path, name: str, budgets: Sequence[BudgetConfig]) -> None:
+        self.config = config
+        self.output = output
+        self.name = name
+        self.databases = output / "databases"
+        self.budgets = budgets
+        self.last: tuple[Path, str] | None = None
+        self._joint = assemble(with_space(config, config.space, [BudgetConfig(macs=1.0)]), self.databases)
+
+    def rows(self) -> list[Row]:
+        """Search every space; the rows in order of budgets."""
+        found: list[Row] = []
+        points: list[dict[str, Any]] = []
+        spent = 0
+        for kind in KINDS:
+            rows, front = self._search(kind, only(kind, self.config.space))
+            found += rows
+            if front is not None:
+                spent += front["tokens"] + front["teacher_tokens"]
+                points += front["points"]
+        found += self._search(JOINT, self.config.space)[0]
+        start = self._seeds(points) if points else None
+        rows, front = self._search(SEEDED, self.config.space, start, spent)
+        found += rows
+        if front is not None:
+            fitting = [row["budget"] for row in rows if row["feasible"]]
+            self.last = self._run_folder(SEEDED), fitting[-1]
+        order = [budget.name for budget in self.budgets]
+        return sorted(found, key=lambda row: order.index(row["budget"]))
+
+    def _run_folder(self, kind: str) -> Path:
+        return self.output / f"{self.name}-{kind.replace(', ', '-').replace(' ', '-')}"
+
+    def _search(
+        self, kind: str, space_config: SpaceConfig, start: Path | None = None, before: int = 0
+    ) -> tuple[list[Row], dict[str, Any] | None]:
+        """One run over the budgets that the space can meet, and a row for each budget."""
+        space = space_like(self._joint, space_config)
+        refused = {budget.name: why for budget in self.budgets if (why := refusal(budget, space))}
+        rows = [infeasible(name, kind, why) for name, why in refused.items()]
+        budgets = [budget for budget in self.budgets if budget.name not in refused]
+        if not budgets:
+            return rows, None
+        folder = self._run_folder(kind)
+        config = with_space(self.config, space_config, budgets, folder.name, start)
+        print(f"{self.name}: {kind}, {', '.join(budget.name for budget in budgets)}", flush=True)
+        front = run(config, folder, databases=self.databases)
+        rows += [row_of(front, budget.name, kind, space, before) for budget in budgets]
+        return rows, front
+
+    def _seeds(self, points: Sequence[Mapping[str, Any]]) -> Path:
+        """The winners of the single kinds as the front of a run of the joint space."""
+        path = self._run_folder("single kinds")
+        joint = self._joint.space
+        with RunFolder(path) as folder:
+            folder.write_front(
+                {
+                    "model": self.config.model,
+                    "fingerprints": {"model": self._joint.checkpoint.fingerprint},
+                    "points": [dict(p) | {"profile": as_joint(p["profile"], joint)} for p in points],
+                }
+            )
+        return path
+
+
+def with_space(
+    config: RunConfig,
+    space: SpaceConfig,
+    budgets: Sequence[BudgetConfig],
+    name: str | None = None,
+    start: Path | None = None,
+) -> RunConfig:
+    """The same configuration for another space and other budgets."""
+    return RunConfig.model_validate(
+        config.model_dump(mode="json")
+        | {
+            "name": name or config.name,
+            "space": space.model_dump(mode="json"),
+            "budgets": [budget.model_dump(exclude_none=True) for budget in budgets],
+            "start_from": None if start is None else str(start),
+        }
+    )
+
+
+def space_like(assembly: Assembly, config: SpaceConfig) -> Space:
+    """The space of other levels over the model of an assembly."""
+    checkpoint = assembly.checkpoint
+    return space_of(assembly.structure, config, checkpoint.skeleton(), checkpoint.dtype)
+
+
+def refusal(budget: BudgetConfig, space: Space) -> str:
+    """Why no profile of the space is within the budget; empty if one is."""
+    try:
+        budget.limits(space)
+    except ValueError as error:
+        return str(error).partition(";")[2].partition(":")[0].strip() or str(error)
+    return ""
+
+
+def check_export(config: RunConfig, run_folder: Path, budget: str, output: Path) -> None:
+    """Export one winner and compare its held-out perplexity with the front's.
+
+    Raises:
+        SystemExit: they differ.
+    """
+    for line in export_run(run_folder, output / "model", budget=budget, overwrite=True):
+        print(line)
+    front = RunFolder(run_folder).read_front()
+    assert front is not None
+    point = next(p for p in front["points"] if p["budget"] == budget)
+    single = with_space(config, config.space, [BudgetConfig(macs=1.0)])
+    data = assemble(single, output / "databases").data["heldout"]
+    exported = perplexity(output / "model", torch.from_numpy(data.tokens.astype("int64")))
+    print(f"front: {point['heldout_perplexity']:.6f}; exported, by transformers: {exported:.6f}")
+    if abs(exported / point["heldout_perplexity"] - 1) > TOLERANCE:
+        raise SystemExit("the exported model is not the one of the front")
+
+
+@torch.no_grad()
+def perplexity(folder: Path, tokens_NT: torch.Tensor) -> float:
+    """Of a model folder in float32, every sequence on its own, over all positions but the last."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    losses = []
+    for tokens_T in tokens_NT:
+        logits_TV = model(tokens_T[None]).logits[0, :-1]
+        losses.append(float(torch.nn.functional.cross_entropy(logits_TV, tokens_T[1:])))
+    return math.exp(math.fsum(losses) / len(losses))
+
+
+if __name__ == "__main__":
+    main()

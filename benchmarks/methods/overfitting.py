@@ -1,0 +1,83 @@
+"""How far a search follows validation text, by how much calibration text it ranks profiles on.
+
+    python -m benchmarks.methods.overfitting --model DIR --budget bits=3.25 --tokens 12000000
+    python -m benchmarks.methods.overfitting --model configs/quickstart-model --budget bits=3.25 --tokens 400000 \\
+        --archive 1024 4096 --set data.validation.tokens=16384
+
+One run for each size of the archive's prefix, by the public path and never ended by its looks, prints one row per
+look. `left` is the divergence as a share of the uniform profile's on the same text; `gap` is what validation has more
+of it. Where calibration still falls and validation does not, more tokens only fit the prefix. The last column is the
+held-out divergence of the point that the run chose. A run in the output folder that is finished is not done again.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paretopress.search.jobs.job import run
+from paretopress.search.run.configuration import RunConfig, load_config
+
+from .methods import CONFIGS
+
+HEADER = (
+    "| archive | tokens | budget | calibration KL | validation KL | left on calibration | left on validation "
+    "| gap | held-out KL |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, run, and print the table as its rows come."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, help="default: configs/benchmarks/bits.yaml or sparsity.yaml")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--budget", required=True, help="for example sparsity=0.6 or bits=3,3.25")
+    parser.add_argument("--tokens", type=int, default=12_000_000, help="that every search may spend")
+    parser.add_argument("--archive", type=int, nargs="+", default=[8_192, 65_536], help="sizes of the prefix")
+    parser.add_argument("--method", default="frontier")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/overfitting"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    args = parser.parse_args(arguments)
+    kind, _, values = args.budget.partition("=")
+    path = args.config or CONFIGS / f"{'sparsity' if kind == 'sparsity' else 'bits'}.yaml"
+    budgets = [{kind: float(value)} for value in values.split(",")]
+    fixed = [f"model={args.model}", f"budgets={json.dumps(budgets)}", f"search={{method: {args.method}}}"]
+    config = load_config(path, [*fixed, f"seed={args.seed}", *args.overrides])
+    print(HEADER, flush=True)
+    for archive in args.archive:
+        for line in follow(config, archive, args.tokens, args.output):
+            print(line, flush=True)
+
+
+def follow(config: RunConfig, archive: int, tokens: int, output: Path) -> list[str]:
+    """Run one search with a prefix of `archive` tokens; a table row for each look at each budget."""
+    settings = config.model_dump(mode="json") | {
+        "name": f"archive-{archive}",
+        "archive_tokens": archive,
+        "stop": {"max_tokens": tokens, "looks": None},
+    }
+    front = run(RunConfig.model_validate(settings), output / settings["name"], databases=output / "databases")
+    heldout = {point["budget"]: point["heldout_kl"] for point in front["points"]}
+    end = max((look["tokens"] for look in front["looks"]), default=0)
+    return [
+        row(archive, look, heldout[look["budget"]] if look["tokens"] == end else None)
+        for look in front["looks"]
+    ]
+
+
+def row(archive: int, look: Mapping[str, Any], heldout: float | None) -> str:
+    """One line of the markdown table."""
+    names = ("calibration", "validation", "calibration_of_uniform", "validation_of_uniform", "gap")
+    figures = ["" if look[name] is None else f"{look[name]:.4f}" for name in names]
+    cells = [f"{archive:,}", f"{look['tokens'] / 1e6:.2f} M", look["budget"], *figures]
+    return "| " + " | ".join([*cells, "" if heldout is None else f"{heldout:.4f}"]) + " |"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

@@ -1,0 +1,1 @@
+"""Timings of the evaluator, the level builders and the driver."""

@@ -1,0 +1,1 @@
+"""The journal of evaluations: the file that is cache, log and history in one."""

@@ -1,0 +1,1 @@
+"""Building and refitting levels: passes of calibration text through the model."""

@@ -1,0 +1,1 @@
+"""The population evaluator, and the comparison of its logits with the teacher."""

@@ -1,0 +1,1 @@
+"""Running a model block by block, forwards and backwards, on one device or several."""

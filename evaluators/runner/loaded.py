@@ -1,0 +1,237 @@
+"""One block, run with any weights and dropped branches.
+
+Legend: B sequences, T positions, D hidden, I inputs of a layer.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from ...spaces.levels.cuda_graphs import Replays
+from ...spaces.model.replacement import BlockCall, StandIn, answer, set_module, set_tensor
+from ...spaces.model.structure import Block, Branch, Linear
+from .kernels import compiled
+from .launch import Launcher, Pace
+
+
+class LoadedBlock:
+    """One block of a `BlockRunner`; usable inside `BlockRunner.block`.
+
+    Args:
+        block: its structure.
+        module: the model's own.
+        device: where it runs.
+        dtype: of its weights.
+        call: (block, sequences, length) to what the module is called with besides states.
+        micro_batch: sequences that always run together.
+        pace: how micro-batches are run.
+        replays: what they are replayed by, if `pace` says so.
+    """
+
+    def __init__(
+        self,
+        block: Block,
+        module: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        call: Callable[[int, int, int], BlockCall],
+        micro_batch: int,
+        pace: Pace,
+        replays: Replays,
+    ) -> None:
+        self.block = block
+        self.device = device
+        self._dtype = dtype
+        self._module = module
+        self._call = call
+        self._micro_batch = micro_batch
+        self._pace = pace
+        self._replays = replays
+        self._relative = {path: path.removeprefix(f"{block.path}.") for path in _replaceable(block)}
+        self._originals = {path: module.get_submodule(name) for path, name in self._relative.items()}
+        self._forward: Callable[..., Any] = module
+        if pace.compiled:
+            self._forward = compiled(module)
+        self._dense: dict[str, Tensor] = {}
+        self._installed: dict[str, Tensor] = {}
+        self._dropped: frozenset[str] = frozenset()
+        self._launchers: dict[tuple[int, frozenset[str]], Launcher] = {}
+        self._places: dict[str, Tensor] = {}
+
+    def load(self, dense: Mapping[str, Tensor]) -> None:
+        """Make it the dense block; with an empty mapping every layer that runs has to be installed."""
+        self._dense = {linear.path: linear.turn(dense[linear.path]) for linear in self.block.linears if dense}
+        if dense:
+            self.install({})
+
+    def release(self) -> None:
+        """Undo every change and let go of the weights."""
+        self._drop(frozenset())
+        for linear in self.block.linears:
+            module = self._originals[linear.path]
+            if linear.path not in self._places:
+                set_tensor(module, "weight", torch.empty_like(module.get_parameter("weight"), device="meta"))
+        self._installed = {}
+        self._dense = {}
+
+    @torch.no_grad()
+    def install(self, weights: Mapping[str, Tensor], dropped: Collection[str] = ()) -> None:
+        """Set exactly this configuration; `install({})` restores the dense block. Biases stay.
+
+        A dropped branch is not computed, its projections do not run, and it adds zero to the residual stream.
+        A norm that follows the branch (Gemma) still runs, on zeros: without a bias it gives zeros.
+
+        Args:
+            weights: path of a linear layer to its weight (out, in); the others are dense. Used as they are
+                where device, dtype and layout allow.
+            dropped: `attention`, `mlp`, both or none.
+
+        Raises:
+            ValueError: an unknown path or branch, a weight of another shape, or none where no dense one is loaded.
+        """
+        self._check(weights, dropped)
+        self._drop(frozenset(dropped))
+        for branch in self.block.branches:
+            for linear in branch.linears if branch.kind not in dropped else ():
+                weight = weights[linear.path] if linear.path in weights else self._dense[linear.path]
+                if self._installed.get(linear.path) is not weight:
+                    self._put(linear, weight)
+                    self._installed[linear.path] = weight
+
+    @torch.no_grad()
+    def __call__(self, states_BTD: Tensor) -> Tensor:
+        """Run one micro-batch through the block as it is installed: states_BTD to states_BTD."""
+        (output_BTD,) = self.run([states_BTD])
+        return output_BTD
+
+    @torch.no_grad()
+    def run(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Run any number of micro-batches of one length; each one's bits are what it gives alone."""
+        for states_BTD in batches:
+            if len(states_BTD) != self._micro_batch:
+                raise ValueError(
+                    f"states have shape {tuple(states_BTD.shape)}; "
+                    f"this block takes {self._micro_batch} sequences at a time"
+                )
+        length = batches[0].shape[1]
+        key = (length, self._dropped)
+        if key not in self._launchers:
+            widest = self._pace.widest(self._micro_batch * length)
+            self._launchers[key] = Launcher(
+                self._plain, widest, self._replays if self._pace.replayed else None
+            )
+        return self._launchers[key]([states_BTD.to(self.device) for states_BTD in batches])
+
+    def layer(self, path: str) -> nn.Module:
+        """A linear layer of the block."""
+        return self._originals[path]
+
+    def record(self, states_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the block and return also inputs_BTI of every linear layer that ran, by path.
+
+        Layers that read the same tensor return the same memory.
+        """
+        inputs: dict[str, Tensor] = {}
+        with ExitStack() as hooks:
+            for linear in self.block.linears:
+                handle = self._originals[linear.path].register_forward_pre_hook(_keeper(inputs, linear.path))
+                hooks.callback(handle.remove)
+            output_BTD = self._through(self._module, states_BTD.to(self.device))
+        return output_BTD, {path: x.view(*states_BTD.shape[:2], -1) for path, x in inputs.items()}
+
+    def _plain(self, states_BTD: Tensor) -> Tensor:
+        try:
+            return self._through(self._forward, states_BTD)
+        except TorchDynamoException as error:
+            raise ValueError(
+                f"{self.block.path} cannot be compiled ({type(error).__name__}); set evaluation.compile=false"
+            ) from error
+
+    def _through(self, forward: Callable[..., Any], states_BTD: Tensor) -> Tensor:
+        call = self._call(self.block.index, *states_BTD.shape[:2])
+        result = forward(states_BTD, *call.args, **call.kwargs)
+        output_BTD: Tensor = result if isinstance(result, Tensor) else result[0]
+        return output_BTD
+
+    def _put(self, linear: Linear, weight: Tensor) -> None:
+        turned = linear.turn(weight.to(self.device, self._dtype))
+        if not self._pace.replayed:
+            set_tensor(self._originals[linear.path], "weight", turned)
+        elif linear.path in self._places:
+            self._places[linear.path].copy_(turned)
+        else:
+            self._places[linear.path] = turned.clone()
+            set_tensor(self._originals[linear.path], "weight", self._places[linear.path])
+
+    def _drop(self, dropped: frozenset[str]) -> None:
+        if dropped == self._dropped:
+            return
+        for branch in self.block.branches:
+            for path in branch.paths:
+                module = self._originals[path]
+                if branch.kind in dropped:
+                    module = _Silent(module, path, branch)
+                set_module(self._module, self._relative[path], module)
+        self._dropped = dropped
+
+    def _check(self, weights: Mapping[str, Tensor], dropped: Collection[str]) -> None:
+        linears = {linear.path: linear for linear in self.block.linears}
+        for path, weight in weights.items():
+            if path not in linears:
+                raise ValueError(
+                    f"{path!r} is no linear layer of {self.block.path}; there are {', '.join(linears)}"
+                )
+            shape = (linears[path].out_features, linears[path].in_features)
+            if weight.shape != shape:
+                raise ValueError(
+                    f"the weight for {path!r} has shape {tuple(weight.shape)}; give (out, in) = {shape}"
+                )
+        for branch in self.block.branches:
+            for path in (linear.path for linear in branch.linears if branch.kind not in dropped):
+                if path not in weights and path not in self._dense:
+                    raise ValueError(
+                        f"{path} has no weight; install one, or load the block with its dense weights"
+                    )
+        for kind in dropped:
+            if kind not in ("attention", "mlp"):
+                raise ValueError(f"branch {kind!r} is unknown; a block has attention and mlp")
+
+
+def _replaceable(block: Block) -> set[str]:
+    branches = {path for branch in block.branches for path in branch.paths}
+    return branches | {linear.path for linear in block.linears}
+
+
+class _Silent(StandIn):
+    """What stands for a module of a dropped branch: zeros in the form of its output.
+
+    A module that is given the residual stream to add to (as in BLOOM) returns that. Plain attributes, so that
+    blocks share one compilation.
+    """
+
+    def __init__(self, original: nn.Module, path: str, branch: Branch) -> None:
+        super().__init__(original)
+        names = list(inspect.signature(original.forward).parameters)
+        self.rows = {linear.path: linear.out_features for linear in branch.linears}.get(path)
+        self.residual = names.index("residual") if "residual" in names else None
+        self.outputs = branch.outputs
+
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> object:
+        if self.rows is not None:  # a linear layer that sits on the block itself
+            return args[0].new_zeros(*args[0].shape[:-1], self.rows)
+        if self.residual is not None:
+            residual = kwargs["residual"] if "residual" in kwargs else args[self.residual]
+            return answer(residual, self.outputs)
+        return answer(torch.zeros_like(args[0] if args else kwargs["hidden_states"]), self.outputs)
+
+
+def _keeper(inputs: dict[str, Tensor], path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[path] = args[0]
+
+    return keep

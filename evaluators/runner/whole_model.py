@@ -1,0 +1,34 @@
+"""A whole model in memory, for programs that call one: every tensor is read once, straight to its place."""
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from ...spaces.model.checkpoint import Checkpoint
+from ...spaces.model.replacement import set_tensor
+
+_GENERATION = "generation_config.json"
+
+
+@torch.no_grad()
+def whole_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The model as `from_pretrained(dtype=...)` makes it of dense files, from whatever `checkpoint` reads.
+
+    Memory: the model on the device, and one tensor in host memory.
+    """
+    model = checkpoint.skeleton(dtype)
+    for name, buffer in list(model.named_buffers(remove_duplicate=False)):
+        set_tensor(model, name, buffer.to(device))
+    read: dict[int, Tensor] = {}
+    for name, empty in model.state_dict(keep_vars=True).items():
+        parameter = isinstance(empty, nn.Parameter)
+        if not parameter and name not in checkpoint:  # a saved buffer that older files lack
+            continue
+        if id(empty) not in read:
+            stored = checkpoint.tensor(name)
+            tensor = stored.to(device, dtype if stored.is_floating_point() else stored.dtype, copy=True)
+            read[id(empty)] = nn.Parameter(tensor, requires_grad=False) if parameter else tensor
+        set_tensor(model, name, read[id(empty)])
+    if (checkpoint.path / _GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    return model

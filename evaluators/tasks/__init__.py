@@ -1,0 +1,1 @@
+"""Scores of whole models on the tasks of lm-eval."""

@@ -1,0 +1,1 @@
+"""Checkpoints that `transformers` loads: dense, packed integers, and without dropped branches."""

@@ -1,0 +1,190 @@
+"""Packed integers as `compressed-tensors` files have them: the stored codes and scales, as they are.
+
+What the format cannot hold is refused; levels without integers are written dense, which is exact.
+
+References:
+    https://github.com/vllm-project/compressed-tensors (format `pack-quantized`).
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...spaces.levels.labels import Grid, parse_label
+from ...spaces.levels.sizes import SizeRule, compressed_tensors
+from ...spaces.model.checkpoint import Checkpoint
+from ...spaces.model.structure import Structure, find_structure
+from ..artifact.compression import Compression
+from ..artifact.fusing import mixed_groups
+from ..artifact.limits import byte_limit
+from ..artifact.remains import Remains
+from ..artifact.tensor_files import PlannedTensor
+from ..artifact.winner import Winner
+from .model_folder import write_model
+from .packed_checkpoint import PackedCheckpoint
+from .quantization_config import OLDEST, packed_config
+from .words import to_words, word_count
+
+_KERNEL_BITS = (4, 8)
+_KERNEL_GROUPS = (32, 64, 128)
+_HALVES = {torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class PackedLayout:
+    """Codes in 32-bit words, a scale per group, the shape.
+
+    Readers multiply codes and scales in the model's type, which must be that of the scales for exact weights.
+
+    Args:
+        dtype: of the model's weights and of the levels' scales.
+
+    Raises:
+        ValueError: it does not have 16 bits.
+    """
+
+    name = "compressed-tensors"
+    sentence = f"The weights are packed integers: `pack-quantized` of `compressed-tensors` {OLDEST} or newer."
+    needs: Mapping[str, str] = {"compressed-tensors": f">={OLDEST}"}
+    rule: SizeRule | None = staticmethod(compressed_tensors)
+    budget: str | None = name
+    left_out: Mapping[str, tuple[str, ...]] = {}
+    companions: tuple[Path, ...] = ()
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        if dtype not in _HALVES:
+            raise ValueError(
+                f"the model is stored in {dtype}, but packed weights are read in the type of their 16-bit scales; "
+                "search a copy of it in bfloat16 or float16, or export with --format hf"
+            )
+        self._dtype = dtype
+
+    def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
+        """Words, scales and shape of a layer with integers; the dense weight of one without.
+
+        Raises:
+            ValueError: the layer is stored in another type than the model.
+        """
+        if dense.dtype != _HALVES[self._dtype]:
+            raise ValueError(
+                f"{dense.layer} is stored as {dense.dtype} in a model of {self._dtype}; pin it to `dense` "
+                "(space.units.exclude), or export with --format hf"
+            )
+        grid = parse_label(compression.levels[dense.layer]).grid
+        if grid is None:
+            return [dense]
+        outputs, inputs = dense.shape
+
+        def planned(part: str, dtype: str, shape: tuple[int, ...]) -> PlannedTensor:
+            make = partial(_part, compression, dense.layer, part)
+            return PlannedTensor(f"{dense.name}_{part}", dtype, shape, make, dense.layer)
+
+        return [
+            planned("packed", "I32", (outputs, word_count(inputs, grid.bits))),
+            planned("scale", dense.dtype, (outputs, grid.groups(inputs))),
+            planned("shape", "I64", (2,)),
+        ]
+
+    def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
+        """The configuration with the scheme of every layer, and the type that makes its weights exact.
+
+        Raises:
+            ValueError: a level that the format cannot hold, or no integers at all.
+        """
+        grids: dict[str, tuple[Grid, int]] = {}
+        ignore = []
+        for source, path in left.paths().items():
+            label = compression.levels.get(source)
+            grid = parse_label(label).grid if label else None
+            if grid is not None:
+                grids[path] = (_held(compression, source, grid), compression.linears[source].in_features)
+            elif source != compression.structure.ends.embedding.path:
+                ignore.append(path)
+        if not grids:
+            raise ValueError("no layer has an integer level, so there is nothing to pack; use --format hf")
+        named = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+        types: dict[str, Any] = dict.fromkeys(named, str(self._dtype).removeprefix("torch."))
+        return {**config, **types, "quantization_config": packed_config(grids, ignore)}
+
+    def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
+        """A checkpoint whose packed layers read as dense ones."""
+        return PackedCheckpoint(folder, trust_remote_code)
+
+    def structure(self, written: Checkpoint) -> Structure:
+        """As it is found."""
+        return find_structure(written.skeleton())
+
+
+def export_compressed_tensors(winner: Winner, output: Path, overwrite: bool) -> list[str]:
+    """Write the winner packed; lines that say what was written and who reads it."""
+    written = write_model(winner, PackedLayout(winner.checkpoint.dtype), output, overwrite=overwrite)
+    limit = byte_limit(winner, PackedLayout.name)
+    return [
+        f"{output}: {written.bytes:,} bytes, {written.tensor_bytes:,} of them tensors as the size rules say"
+        + (f", of {limit:,} in the budget" if limit else ""),
+        *written.lines(winner),
+        *serving_notes(winner),
+        f"next: AutoModelForCausalLM.from_pretrained({str(output)!r})",
+    ]
+
+
+def serving_notes(winner: Winner) -> list[str]:
+    """What a reader of the files must know before serving them."""
+    schemes = [parse_label(label) for label in winner.assignment.values() if label not in ("dense", "drop")]
+    grids = [scheme.grid for scheme in schemes if scheme.grid is not None]
+    notes = [
+        f"read by: transformers with compressed-tensors>={OLDEST} (pip install 'paretopress[compressed-tensors]')"
+    ]
+    if groups := mixed_groups(winner.structure, winner.assignment):
+        notes.append(
+            f"not for vLLM: {len(groups)} groups of layers that it fuses differ in scheme, first {', '.join(groups[0])}"
+        )
+    if odd := sorted({grid.bits for grid in grids} - set(_KERNEL_BITS)):
+        notes.append(f"{_listed(odd)} bits: vLLM needs its Humming kernels for them, 4 and 8 have more")
+    if other := sorted({grid.group for grid in grids if grid.group} - set(_KERNEL_GROUPS)):
+        notes.append(f"groups of {_listed(other)}: vLLM's Marlin kernels take 32, 64, 128 or whole rows")
+    if winner.assignment.get(winner.structure.ends.head.path, "dense") != "dense":
+        notes.append("the head is packed too: SGLang and vLLM before March 2026 do not read that")
+    if zeros := sum(scheme.sparsity is not None for scheme in schemes):
+        notes.append(
+            f"zeros in {zeros} layers are kept, but nothing is smaller or faster for them: no engine uses them here"
+        )
+    return notes
+
+
+def _held(compression: Compression, path: str, grid: Grid) -> Grid:
+    """The grid, if the format has a place for it."""
+    linear, label = compression.linears[path], compression.levels[path]
+    ends = compression.structure.ends
+    fact = ""
+    if path == ends.embedding.path or (ends.tied and path == ends.head.path):
+        fact = "holds no quantised embeddings; pin it to `dense` (space.units.ends=false)"
+    elif linear.transposed:
+        fact = "holds torch.nn.Linear layers alone, and this is a Conv1D"
+    elif not grid.symmetric:
+        fact = f"is written without zero points; search the symmetric {label.removesuffix('a')!r}"
+    elif grid.group is not None and grid.group < linear.in_features and linear.in_features % grid.group:
+        fact = f"has whole groups, and {linear.in_features} inputs are none of {grid.group}; choose a divisor"
+    if fact:
+        raise ValueError(f"{path} takes {label!r}, but compressed-tensors {fact}, or export with --format hf")
+    return grid
+
+
+def _part(compression: Compression, layer: str, part: str) -> Tensor:
+    level = compression.packed(layer)
+    assert level is not None
+    if part == "scale":
+        return level.tensors["scales"].cpu()
+    if part == "shape":
+        return torch.tensor(level.shape)
+    grid = level.scheme.grid
+    assert grid is not None
+    codes_OI = level.codes().cpu().view(torch.uint8) + 2 ** (grid.bits - 1)
+    return to_words(codes_OI, grid.bits)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,144 @@
+"""Dense checkpoints without the branches that were dropped, and the code that reads them.
+
+References:
+    https://huggingface.co/nvidia/Llama-3_3-Nemotron-Super-49B-v1 (`block_configs`, its names);
+    https://github.com/vllm-project/vllm (vllm/model_executor/models/nemotron_nas.py: which of them it reads).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...spaces.levels.sizes import SizeRule
+from ...spaces.model.checkpoint import Checkpoint
+from ...spaces.model.structure import Structure, find_structure
+from ..artifact.compression import Compression
+from ..artifact.limits import byte_limit
+from ..artifact.remains import Remains
+from ..artifact.tensor_files import PlannedTensor
+from ..artifact.winner import Winner
+from . import nemotron_modeling as modeling
+from .model_folder import WrittenModel, write_model
+from .nemotron_checkpoint import CLASSES, FIELDS, PARTS, NemotronCheckpoint, WrittenNemotron
+
+_CODE = Path(modeling.__file__)
+_DENSE_AS_STORED = ("packed", "hf", "compressed-tensors")
+"""Values of `space.format` that count a dense layer as the source stores it."""
+
+
+class NemotronLayout:
+    """Weights in the source's types; a dropped branch has no tensors, its norm included.
+
+    Where nothing but `drop` is assigned, the files are as large as the search counted, less the norms: then they must
+    keep a budget in bytes.
+
+    Args:
+        winner: what will be written.
+
+    Raises:
+        ValueError: there is no modelling code for its architecture.
+    """
+
+    name = "nemotron-nas"
+    sentence = (
+        "The weights are dense, but dropped attentions and MLPs are not in the files. `nemotron_modeling.py` runs what "
+        "is left: load model and tokenizer with `trust_remote_code=True`."
+    )
+    needs: Mapping[str, str] = {}
+    rule: SizeRule | None = None
+    left_out: Mapping[str, tuple[str, ...]] = PARTS
+    companions: tuple[Path, ...] = (_CODE,)
+
+    def __init__(self, winner: Winner) -> None:
+        self._config = winner.checkpoint.config
+        if type(self._config) not in CLASSES:
+            raise ValueError(
+                f"nemotron-nas has code for Llama, Mistral, Qwen2 and Qwen3, and this is {winner.structure.model_class}; "
+                "export with --format hf, which writes dropped branches as zeros, or search with space.drop=blocks"
+            )
+        self._classes = CLASSES[type(self._config)]
+        counted = winner.config.get("space", {}).get("format")
+        dense = set(winner.assignment.values()) <= {"dense", "drop"}
+        self.budget: str | None = counted if dense and counted in _DENSE_AS_STORED else None
+
+    def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
+        """The dense weight itself."""
+        del compression
+        return [dense]
+
+    def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
+        """The configuration with what every block has, and where the code is.
+
+        Raises:
+            ValueError: attentions are absent, and those that remain are of several types.
+        """
+        types = getattr(self._config, "layer_types", None)
+        kept = sorted({types[i] for i in left.kept} if types else ())
+        if len(kept) > 1 and any(name.endswith(".attention") for name in left.absent):
+            raise ValueError(
+                f"{compression.structure.model_class} has {' and '.join(kept)}, whose cache cannot do "
+                "without single attentions; export with --format hf, or search with space.drop=blocks"
+            )
+        auto = ("AutoConfig", "AutoModelForCausalLM")
+        return config | {
+            "model_type": self.name,
+            "architectures": [self._classes[1].__name__],
+            "auto_map": {
+                name: f"{_CODE.stem}.{found.__name__}"
+                for name, found in zip(auto, self._classes, strict=True)
+            },
+            "block_configs": [self._block(compression.dropped.get(i, ())) for i in left.kept],
+        }
+
+    def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
+        """What the code that was written makes of the files; it is this package's own."""
+        del trust_remote_code
+        return WrittenNemotron(folder)
+
+    def structure(self, written: Checkpoint) -> Structure:
+        """The plain model's, without the branches that are absent."""
+        plain = NemotronCheckpoint(written.path)
+        found = find_structure(plain.skeleton())
+        blocks = (
+            replace(b, branches=tuple(x for x in b.branches if (b.index, x.kind) not in plain.absent))
+            for b in found.blocks
+        )
+        return replace(found, blocks=tuple(blocks))
+
+    def _block(self, dropped: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """An entry of `block_configs`; as NVIDIA has it, what does nothing has no sizes."""
+        config = self._config
+        sizes = {
+            "attention": ("n_heads_in_group", config.num_attention_heads // config.num_key_value_heads),
+            "mlp": ("intermediate_size", config.intermediate_size),
+        }
+        return {
+            FIELDS[kind]: {"no_op": kind in dropped, name: None if kind in dropped else size}
+            for kind, (name, size) in sizes.items()
+        }
+
+
+def export_nemotron_nas(winner: Winner, output: Path, overwrite: bool) -> list[str]:
+    """Write the winner without its dropped branches; lines that say what was written and who reads it."""
+    layout = NemotronLayout(winner)
+    written = write_model(winner, layout, output, overwrite=overwrite)
+    limit = byte_limit(winner, layout.budget) if layout.budget else None
+    return [
+        f"{output}: {written.bytes:,} bytes of dense weights in {winner.checkpoint.dtype}"
+        + (f", {written.tensor_bytes:,} of them tensors, of {limit:,} in the budget" if limit else ""),
+        *written.lines(winner),
+        _serving_note(winner, written),
+        f"next: AutoModelForCausalLM.from_pretrained({str(output)!r}, trust_remote_code=True)",
+    ]
+
+
+def _serving_note(winner: Winner, written: WrittenModel) -> str:
+    """Which engine takes the folder, as far as its source says."""
+    model_class = winner.structure.model_class
+    first = next(block.index for block in winner.structure.blocks if block.index not in written.removed)
+    if model_class != "LlamaForCausalLM":
+        return f"not for vLLM: its model of this kind is Llama, and this is {model_class}"
+    if f"blocks.{first}.attention" in written.absent:
+        return "not for vLLM: its model of this kind needs the attention of the first block"
+    return "vLLM has a model of this kind, DeciLMForCausalLM, which was not run"

@@ -1,0 +1,134 @@
+"""GGUF for llama.cpp: every layer in the type that was searched, as it was searched."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ...spaces.levels.ggml_quantizer import version
+from ...spaces.levels.sizes import gguf
+from ...spaces.model.checkpoint import Checkpoint
+from ..artifact.appearing import appearing
+from ..artifact.compression import Compression, default_device
+from ..artifact.limits import byte_limit, check_limit, check_rule
+from ..artifact.model_card import write_card
+from ..artifact.probe import searched_logits
+from ..artifact.record import write_record
+from ..artifact.remains import Remains, remains
+from ..artifact.stored_names import StoredNames
+from ..artifact.tensor_files import PlannedTensor
+from ..artifact.tensor_plan import plan_tensors
+from ..artifact.winner import Winner
+from ..checkpoints.nemotron_checkpoint import PARTS
+from .gguf_families import FAMILIES, architecture
+from .gguf_file import ROTARY, typed, verify_file, write_file
+from .gguf_target import LACKING, Target
+from .llama_cpp import FILE, opened
+
+DIVERGENCE = 0.02
+"""Nats of KL on random tokens, at most: llama.cpp rounds activations to 8 bits."""
+
+_SENTENCE = (
+    f"`{FILE}` has every layer in the type of llama.cpp that was searched, quantised by llama.cpp itself."
+)
+
+
+def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
+    """Write the winner as one GGUF file; lines that say what was written.
+
+    Every tensor is read back and compared byte for byte, the bytes with the size rules, and what llama.cpp computes with
+    what was searched.
+
+    Raises:
+        ValueError: an architecture that is not written, or of which it cannot be said that a branch is dropped alone; a
+            level that is no type of llama.cpp, or more bytes than the budget.
+        ModuleNotFoundError: llama-cpp-python is not installed.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
+        OSError: what was read back differs from what was meant.
+    """
+    version()
+    device = default_device()
+    checkpoint = winner.checkpoint
+    compression = Compression(winner.structure, winner.database, winner.assignment, device)
+    left = remains(checkpoint, compression, device, _parts(checkpoint))
+    left.check_whole("llama.cpp keeps both branches of a block of this architecture")
+    target = _target(checkpoint, left)
+    tensors = typed(
+        plan_tensors(checkpoint, compression, left, _dense),
+        StoredNames(checkpoint, winner.structure),
+        compression,
+        left,
+        target,
+    )
+    with appearing(output, winner.sources, overwrite) as folder:
+        path = folder / FILE
+        name = str(winner.config.get("model", checkpoint.path.name))
+        lack = write_file(path, tensors, target, name, checkpoint.path)
+        inside = verify_file(path, tensors)
+        bits = torch.finfo(checkpoint.dtype).bits
+        check_rule([tensor.planned for tensor in tensors], compression, gguf, bits, inside)
+        searched = sum(tensor.planned.bytes for tensor in tensors if tensor.planned.name != ROTARY)
+        zeroed = [f"blocks.{left.kept[block]}.{kind}" for block, kind in target.zeroed.items()]
+        check_limit(searched, byte_limit(winner, "gguf"), zeroed)
+        divergence = _divergence(path, checkpoint, compression, device)
+        size = path.stat().st_size
+        details = {
+            "removed_blocks": left.removed,
+            "absent_branches": tuple(left.absent),
+            "bytes": size,
+            "tensor_bytes": inside,
+            "tokenizer": lack or "llama.cpp's",
+            "kl_to_searched": divergence,
+        }
+        if winner.inspect is not None:
+            details |= winner.inspect(path)
+        write_card(folder, winner, _SENTENCE, len(left.removed), absent=tuple(left.absent))
+        write_record(folder, "gguf", winner, details)
+    return [
+        f"{output / FILE}: {size:,} bytes, {inside:,} of them tensors",
+        f"what llama.cpp computes is {divergence:.2g} nats from what was searched, on random tokens",
+        *([f"without a tokenizer, so for token ids alone: {lack}"] if lack else []),
+        f"next: llama-cli -m {output / FILE}",
+    ]
+
+
+def _parts(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
+    """What goes with a branch that is dropped alone, if llama.cpp can do without."""
+    family = FAMILIES.get(checkpoint.config.model_type)
+    return PARTS if family is not None and family.lacking else {}
+
+
+def _target(checkpoint: Checkpoint, left: Remains) -> Target:
+    config = copy.deepcopy(checkpoint.config)
+    config.num_hidden_layers = len(left.kept)
+    if kinds := getattr(config, "layer_types", None):
+        config.layer_types = [kinds[i] for i in left.kept]
+    found = architecture(config)
+    units = (unit.split(".") for unit in left.absent)
+    lacking = {left.kept.index(int(index)): kind for _, index, kind in units}
+    return Target(config, LACKING if lacking else found, lacking)
+
+
+def _dense(compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
+    """Levels come with llama.cpp's names: a file may name a layer otherwise than the model (GPT-NeoX's head)."""
+    del compression
+    return [dense]
+
+
+def _divergence(path: Path, checkpoint: Checkpoint, compression: Compression, device: torch.device) -> float:
+    """Mean KL from what was searched to what llama.cpp computes, over the positions of a few tokens.
+
+    Raises:
+        OSError: it is more than `DIVERGENCE`.
+    """
+    tokens_BT, meant_PV = searched_logits(checkpoint, compression, device)
+    with opened(path, tokens_BT.shape[1]) as model:
+        found_PV = model.logits(tokens_BT[0].tolist()).double().log_softmax(-1)
+    meant_PV = meant_PV.double().cpu().log_softmax(-1)
+    found = float((meant_PV.exp() * (meant_PV - found_PV)).sum(-1).mean())
+    if not found <= DIVERGENCE:
+        raise OSError(
+            f"llama.cpp computes something else than was searched: {found:.3g} nats apart, {DIVERGENCE} are allowed"
+        )
+    return found

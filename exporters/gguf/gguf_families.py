@@ -1,0 +1,152 @@
+"""The architectures of `transformers` that llama.cpp has, and the models of them that it computes otherwise.
+
+References:
+    llama.cpp, src/models/*.cpp and conversion/*.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...search.run.messages import nearest
+
+_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+_LINEAR = ("default", "linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """An architecture of llama.cpp.
+
+    Attributes:
+        name: llama.cpp's.
+        activations: those that it is run with, as `transformers` names them.
+        rotary: rotary types that are written.
+        scaled: number of blocks at which attention is scaled by hidden size / heads instead of the size of a head; None
+            if a configuration has no say in it.
+        grouped: whether queries may share keys and values.
+        lacking: whether llama.cpp's `deci` computes it too, in which blocks may lack a branch.
+        period: every how many blocks one has no sliding window; 0 if none has a window.
+    """
+
+    name: str
+    activations: tuple[str, ...] = ("silu",)
+    rotary: tuple[str, ...] = _LINEAR
+    scaled: int | None = None
+    grouped: bool = True
+    lacking: bool = False
+    period: int = 0
+
+
+FAMILIES = {
+    "llama": Family("llama", rotary=(*_LINEAR, "llama3"), lacking=True),
+    "mistral": Family("llama", rotary=(*_LINEAR, "llama3"), lacking=True),
+    "qwen2": Family("qwen2", lacking=True),
+    "qwen3": Family("qwen3"),
+    "gemma": Family("gemma", _TANH),
+    "gemma2": Family("gemma2", _TANH, scaled=46, period=2),
+    "gemma3_text": Family("gemma3", _TANH, scaled=62, period=6),
+    "phi3": Family("phi3"),
+    "gpt2": Family("gpt2", _TANH, grouped=False),
+    # llama.cpp's approximates the one that `transformers` computes: far less than what it rounds activations to
+    "gpt_neox": Family("gptneox", (*_TANH, "gelu"), grouped=False),
+}
+"""`model_type` of `transformers` to llama.cpp's architecture."""
+
+
+def architecture(config: Any) -> str:
+    """llama.cpp's name of a model's architecture.
+
+    Raises:
+        ValueError: it is not one that is written here, or llama.cpp would compute something else.
+    """
+    kind = config.model_type
+    if kind not in FAMILIES:
+        raise ValueError(f"models of type {kind!r} are not written as GGUF; {nearest(kind, FAMILIES)}")
+    for difference in differences(config):
+        raise ValueError(f"llama.cpp runs {kind} {difference}; export with --format hf")
+    return FAMILIES[kind].name
+
+
+def differences(config: Any) -> Iterator[str]:
+    """What llama.cpp would compute otherwise, each as the rest of a sentence that begins with "llama.cpp runs it"."""
+    family = FAMILIES[config.model_type]
+    window = getattr(config, "sliding_window", None)
+    windowed = window and getattr(config, "use_sliding_window", True)
+    if windowed and not family.period and window < config.max_position_embeddings:
+        yield f"without the sliding window of {window} tokens"
+    if (found := activation(config)) not in family.activations:
+        yield f"with {family.activations[0]}, not {found}"
+    for kind, rope in rotary(config).items():
+        allowed = family.rotary if kind != "sliding_attention" else ("default",)
+        if rope["rope_type"] not in allowed:
+            yield f"without what is known here of the rotary type {rope['rope_type']!r}"
+    if family.scaled is not None and (scalar := _scalar(config, family)) != config.query_pre_attn_scalar:
+        yield f"with query_pre_attn_scalar {scalar:g}, not {config.query_pre_attn_scalar:g}"
+    yield from _OWN.get(config.model_type, lambda config: ())(config)
+
+
+def activation(config: Any) -> str:
+    """Name of an MLP's activation."""
+    names = ("hidden_activation", "hidden_act", "activation_function")
+    return str(next(found for name in names if (found := getattr(config, name, None))))
+
+
+def rotary(config: Any) -> dict[str, dict[str, Any]]:
+    """Kind of attention to its rotary parameters; one without a name if blocks do not differ; none for GPT-2."""
+    found = getattr(config, "rope_parameters", None)
+    if found is None:
+        return {}
+    kinds = found if "full_attention" in found else {"": found}
+    return {kind: {"rope_type": "default", **kinds[kind]} for kind in kinds}
+
+
+def head_size(config: Any) -> int:
+    """Elements of an attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _scalar(config: Any, family: Family) -> int:
+    """What attention is divided by the root of; llama.cpp knows the largest models by their number of blocks."""
+    largest = config.num_hidden_layers == family.scaled
+    return config.hidden_size // config.num_attention_heads if largest else head_size(config)
+
+
+def _gemma2(config: Any) -> Iterator[str]:
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if not getattr(config, name):
+            yield f"with {name}, which is off"
+
+
+def _gemma3(config: Any) -> Iterator[str]:
+    if config.attn_logit_softcapping:
+        yield "without attn_logit_softcapping"
+    if config.use_bidirectional_attention:
+        yield "with causal attention alone"
+
+
+def _phi3(config: Any) -> Iterator[str]:
+    if head_size(config) * config.num_attention_heads != config.hidden_size:
+        yield f"with heads that fill the hidden size of {config.hidden_size}"
+
+
+def _gpt2(config: Any) -> Iterator[str]:
+    if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx:
+        yield "with attention scaled by the size of a head alone"
+
+
+def _gpt_neox(config: Any) -> Iterator[str]:
+    if config.tie_word_embeddings:
+        yield "with a head of its own"
+    if not config.attention_bias:
+        yield "with biases in attention"
+
+
+_OWN = {
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+    "phi3": _phi3,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+}
+"""What a single architecture may do otherwise."""

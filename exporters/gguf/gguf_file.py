@@ -1,0 +1,184 @@
+"""GGUF files: tensors in llama.cpp's types and names, written one after the other and compared when read back."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from torch import Tensor
+
+from ...spaces.model.structure import Linear
+from ..artifact.compression import Compression
+from ..artifact.remains import Remains
+from ..artifact.stored_names import StoredNames
+from ..artifact.tensor_files import PlannedTensor
+from .gguf_metadata import add_metadata
+from .gguf_names import tensor_names
+from .gguf_target import Target
+from .gguf_tokenizer import add_tokenizer
+from .gguf_values import as_llama_cpp, rotary_factors
+
+_PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F32"}
+"""Types of safetensors to those that llama.cpp has."""
+_COMPUTED = (
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+)
+"""Ends of the names of buffers that old checkpoints hold."""
+ROTARY = "rope_freqs.weight"
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class TypedTensor:
+    """One tensor of a GGUF file.
+
+    Attributes:
+        planned: its name there, its bytes as a tensor, and the layer whose level it holds.
+        kind: llama.cpp's type.
+    """
+
+    planned: PlannedTensor
+    kind: GGMLQuantizationType
+
+    def bytes(self) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+        """(rows, bytes of a row), or the bytes of a vector."""
+        tensor = self.planned.make().contiguous()
+        return tensor.view(torch.uint8).numpy()
+
+
+def typed(
+    tensors: Iterable[PlannedTensor],
+    stored: StoredNames,
+    compression: Compression,
+    left: Remains,
+    target: Target,
+) -> list[TypedTensor]:
+    """Tensors under llama.cpp's names, rows in its order; what is no linear layer's weight in float32.
+
+    Args:
+        tensors: those of the source's files, dense.
+        stored: says how the model names them.
+        compression: gives the levels, which are stored as llama.cpp does.
+        left: says where a layer is now.
+        target: the model that is written.
+
+    Raises:
+        ValueError: llama.cpp has no tensor of the name, or a level is none of its types.
+    """
+    names = tensor_names(target.architecture, target.config.num_hidden_layers)
+    named = {stored.model_name(tensor.name): tensor for tensor in tensors}
+    written = {left_path: compression.linears[path] for path, left_path in left.paths().items()}
+    ends = compression.structure.ends
+    if ends.tied:
+        written.pop(ends.head.path, None)
+        if (head := named.pop(f"{ends.head.path}.weight", None)) is not None:
+            named.setdefault(f"{ends.embedding.path}.weight", head)
+    found = []
+    for model_name, tensor in named.items():
+        if not model_name.endswith(_COMPUTED):
+            linear = (
+                written.get(model_name.removesuffix(".weight")) if model_name.endswith(".weight") else None
+            )
+            change = as_llama_cpp(target, model_name)
+            found.append(_typed(replace(tensor, name=names(model_name)), compression, linear, change))
+    added = target.zeros()
+    factors = rotary_factors(target.config)
+    if factors is not None:
+        added.append(PlannedTensor(ROTARY, "F32", tuple(factors.shape), lambda: factors))
+    found += [TypedTensor(planned, GGMLQuantizationType[planned.dtype]) for planned in added]
+    return found
+
+
+def _typed(
+    tensor: PlannedTensor, compression: Compression, linear: Linear | None, change: Callable[[Tensor], Tensor]
+) -> TypedTensor:
+    """A tensor under its name in llama.cpp; `linear` says whose weight it is."""
+    if linear is not None and linear.path in compression.levels:
+        blocks = compression.storage(linear.path)
+        planned = replace(
+            tensor,
+            dtype="U8",
+            shape=(linear.out_features, blocks.row_bytes(linear.in_features)),
+            make=partial(_blocks, compression, linear.path, change),
+            layer=linear.path,
+        )
+        return TypedTensor(planned, GGMLQuantizationType(blocks.number))
+    stored, shape = "F32", tensor.shape
+    if linear is not None:
+        stored, shape = _PLAIN[tensor.dtype], (linear.out_features, linear.in_features)
+    make = partial(_dense, tensor, _DTYPES[stored], linear, change)
+    return TypedTensor(replace(tensor, dtype=stored, shape=shape, make=make), GGMLQuantizationType[stored])
+
+
+def _blocks(compression: Compression, layer: str, change: Callable[[Tensor], Tensor]) -> Tensor:
+    packed = compression.packed(layer)
+    assert packed is not None
+    return change(packed.tensors["blocks"].cpu())
+
+
+def _dense(
+    tensor: PlannedTensor, dtype: torch.dtype, linear: Linear | None, change: Callable[[Tensor], Tensor]
+) -> Tensor:
+    values = tensor.make().to(dtype)
+    return change(values if linear is None else linear.turn(values))
+
+
+def write_file(
+    path: Path, tensors: Sequence[TypedTensor], target: Target, name: str, source: Path
+) -> str | None:
+    """Write metadata, tokenizer and tensors; no more than one tensor is in memory.
+
+    Args:
+        path: of the file.
+        tensors: in their order.
+        target: the model that is written.
+        name: of the model.
+        source: folder that holds the tokenizer.
+
+    Returns:
+        Why there is no tokenizer, if there is none.
+    """
+    writer = GGUFWriter(path, target.architecture)
+    add_metadata(writer, target, name)
+    lack = add_tokenizer(writer, source, target.config.vocab_size)
+    for tensor in tensors:
+        planned = tensor.planned
+        bytes_each = _DTYPES[planned.dtype].itemsize if planned.dtype in _DTYPES else 1
+        shape = (*planned.shape[:-1], planned.shape[-1] * bytes_each)
+        writer.add_tensor_info(planned.name, shape, np.dtype(np.uint8), planned.bytes, tensor.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors:
+        writer.write_tensor_data(tensor.bytes())
+    writer.close()
+    return lack
+
+
+def verify_file(path: Path, tensors: Sequence[TypedTensor]) -> int:
+    """Compare every tensor's type and bytes with what was meant.
+
+    Returns:
+        Bytes of the tensors.
+
+    Raises:
+        OSError: something differs.
+    """
+    written = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
+    if set(written) != {tensor.planned.name for tensor in tensors}:
+        raise OSError(f"{path} does not hold exactly the tensors that were written; export again")
+    for tensor in tensors:
+        found = written[tensor.planned.name]
+        same = found.tensor_type == tensor.kind and np.array_equal(
+            np.ascontiguousarray(found.data).view(np.uint8).ravel(), tensor.bytes().ravel()
+        )
+        if not same:
+            raise OSError(f"{found.name} in {path} is not what was written; check the disk and export again")
+    return sum(int(tensor.n_bytes) for tensor in written.values())

@@ -1,0 +1,1 @@
+"""Recipes without weights, for other compression programs."""

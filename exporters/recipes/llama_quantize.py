@@ -1,0 +1,131 @@
+"""Recipes for llama-quantize: the type of every tensor, for people who have llama.cpp and quantise there.
+
+References:
+    llama.cpp, tools/quantize/quantize.cpp and src/llama-quant.cpp.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ...search.run.messages import nearest
+from ...spaces.storage.files import write_atomic
+from ..artifact.appearing import appearing
+from ..artifact.compression import Compression, default_device
+from ..artifact.model_card import write_card
+from ..artifact.record import write_record
+from ..artifact.remains import Remains, remains
+from ..artifact.winner import Winner
+from ..gguf.gguf_families import FAMILIES
+from ..gguf.gguf_names import tensor_names
+
+SCRIPT, TYPES = "quantize.sh", "tensor-types.txt"
+
+_DENSE = {torch.float16: "f16", torch.bfloat16: "bf16"}
+
+_IMPORTANT = ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
+"""What llama-quantize makes with an importance matrix alone."""
+
+# Types are given to quantised files alone, and some releases take one that equals the file's for none given: then the
+# mixture decides, and that of this type has nothing else in it.
+_FILE_TYPE = "Q8_0"
+
+_SENTENCE = (
+    f"`sh {SCRIPT} MODEL.gguf OUTPUT.gguf --imatrix FILE` has llama-quantize (of 2026 or later) quantise a 16-bit "
+    f"GGUF file of the model; `{TYPES}` has the type of every layer, blocks numbered as they remain. The weights will "
+    "be llama-quantize's own, and figures below are of paretopress's, which were made with an importance matrix of the "
+    "calibration data: give one of your own, from llama-imatrix."
+)
+
+
+def export_llama_quantize(winner: Winner, output: Path, overwrite: bool) -> list[str]:
+    """Write the winner's recipe; lines that say how it is used.
+
+    Raises:
+        ValueError: an architecture of which llama.cpp's names are not known, a level that is no type of llama.cpp, rows
+            that are no whole blocks, a single dropped branch, or blocks whose kind llama.cpp tells by their number.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
+    """
+    device = default_device()
+    compression = Compression(winner.structure, winner.database, winner.assignment, device)
+    types = _types(winner, compression)
+    left = remains(winner.checkpoint, compression, device, {})
+    _check_blocks(winner, left)
+    layers = _layers(winner, left, types)
+    ends = winner.structure.ends
+    options = [f"--token-embedding-type {types[ends.embedding.path]}"]
+    options += [f"--output-tensor-type {types[ends.head.path]}"]
+    options += [f"--prune-layers {','.join(map(str, left.removed))}"] if left.removed else []
+    with appearing(output, winner.sources, overwrite) as folder:
+        lines = (f"^{re.escape(name)}$={kind}\n" for name, kind in layers.items())
+        write_atomic(folder / TYPES, "".join(lines))
+        write_atomic(folder / SCRIPT, _script(options))
+        write_card(folder, winner, _SENTENCE, len(left.removed))
+        write_record(folder, "llama-quantize", winner, {"removed_blocks": left.removed})
+    without = sorted(set(_IMPORTANT) & set(types.values()))
+    return [
+        f"{output / SCRIPT}: llama-quantize's arguments for {len(layers)} layers, embeddings and head, "
+        f"{len(left.removed)} blocks left out",
+        "its weights will be llama-quantize's own, not those that were measured: these had an importance matrix of the "
+        "calibration data; give it one of your own, from llama-imatrix",
+        *([f"{', '.join(without)}: llama-quantize makes nothing of it without --imatrix"] if without else []),
+        *(["what the refit changed is not in a recipe"] if winner.refitted else []),
+        f"next: sh {shlex.quote(str(output / SCRIPT))} MODEL.gguf OUTPUT.gguf --imatrix IMATRIX.gguf",
+    ]
+
+
+def _types(winner: Winner, compression: Compression) -> dict[str, str]:
+    """Path of every linear layer, embedding and head to llama.cpp's type."""
+    dense = _DENSE.get(winner.checkpoint.dtype, "f32")
+    found = {}
+    for path, linear in compression.linears.items():
+        label = compression.levels.get(path)
+        multiple = compression.storage(path).weights if label else 1
+        if linear.in_features % multiple:
+            raise ValueError(
+                f"{path} takes {label!r}, whose rows are multiples of {multiple}, but has {linear.in_features} inputs: "
+                "llama-quantize would take another type; use one with blocks of 32, such as q4_0"
+            )
+        found[path] = label or dense
+    return found
+
+
+def _check_blocks(winner: Winner, left: Remains) -> None:
+    left.check_whole("llama-quantize prunes whole blocks")
+    kinds: Sequence[str] = getattr(winner.checkpoint.config, "layer_types", None) or ()
+    if kinds and [kinds[i] for i in left.kept] != list(kinds[: len(left.kept)]):
+        raise ValueError(
+            f"blocks {', '.join(map(str, left.removed))} are dropped, and llama.cpp tells by its number which attention "
+            "a block has; export with --format hf"
+        )
+
+
+def _layers(winner: Winner, left: Remains, types: Mapping[str, str]) -> dict[str, str]:
+    """llama.cpp's name of every linear layer in the blocks that are kept, as they are numbered then, to its type."""
+    kind = winner.checkpoint.config.model_type
+    if kind not in FAMILIES:
+        raise ValueError(f"recipes for models of type {kind!r} are not written; {nearest(kind, FAMILIES)}")
+    named = tensor_names(FAMILIES[kind].name, len(left.kept))
+    ends = {linear.path for linear in winner.structure.ends.linears}
+    return {
+        named(f"{written}.weight"): types[path] for path, written in left.paths().items() if path not in ends
+    }
+
+
+def _script(options: Sequence[str]) -> str:
+    return f"""#!/bin/sh
+# Usage: sh {SCRIPT} MODEL.gguf OUTPUT.gguf [--imatrix IMATRIX.gguf] [more options of llama-quantize]
+# MODEL.gguf has 16 or 32 bits, as convert_hf_to_gguf.py writes it. LLAMA_QUANTIZE: the program, if it is elsewhere.
+# {_FILE_TYPE} is the type of what has no other, and the name that llama.cpp will show.
+set -eu
+model=${{1:?is the GGUF file to quantise}}
+output=${{2:?is the GGUF file to write}}
+shift 2
+exec "${{LLAMA_QUANTIZE:-llama-quantize}}" "$@" \\
+    --tensor-type-file "$(dirname "$0")/{TYPES}" \\
+    {" ".join(options)} \\
+    "$model" "$output" {_FILE_TYPE}
+"""

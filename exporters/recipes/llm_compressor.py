@@ -1,0 +1,63 @@
+"""Recipes for llm-compressor: the profile's bits and groups, for people who quantise there."""
+
+from pathlib import Path
+
+from ...spaces.levels.labels import Grid, parse_label
+from ...spaces.storage.files import write_yaml
+from ..artifact.appearing import appearing
+from ..artifact.model_card import write_card
+from ..artifact.record import write_record
+from ..artifact.winner import Winner
+from ..checkpoints.quantization_config import config_groups
+
+RECIPE = "recipe.yaml"
+_SENTENCE = (
+    f"`{RECIPE}` says to llm-compressor which bits each layer takes; its weights will be its own, and figures below "
+    "are of paretopress's."
+)
+
+
+def export_recipe(winner: Winner, output: Path, overwrite: bool) -> list[str]:
+    """Write the winner's recipe; lines that say how it is used.
+
+    Raises:
+        ValueError: a level that is no integer grid of a linear layer, or none at all.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
+    """
+    grids = {path: (_grid(winner, path), inputs) for path, inputs in _inputs(winner).items()}
+    if not grids:
+        raise ValueError("no layer has an integer level, so there is nothing to quantise; use --format hf")
+    quantizer = winner.config.get("builder", {}).get("quantizer", "gptq")
+    modifier = "GPTQModifier" if quantizer == "gptq" else "QuantizationModifier"
+    linears = (winner.structure.ends.head, *winner.structure.linears)
+    ignore = [linear.path for linear in linears if linear.path not in grids]
+    content = {"config_groups": config_groups(grids), "ignore": ignore}
+    with appearing(output, winner.sources, overwrite) as folder:
+        write_yaml(folder / RECIPE, {"quant_stage": {"quant_modifiers": {modifier: content}}})
+        write_card(folder, winner, _SENTENCE)
+        write_record(folder, "llm-compressor", winner, {"modifier": modifier})
+    return [
+        f"{output / RECIPE}: a recipe with {modifier} for {len(grids)} layers",
+        "its weights will be llm-compressor's own, not those that were measured",
+        f"next: oneshot(model={str(winner.checkpoint.path)!r}, recipe={str(output / RECIPE)!r}, ...)",
+    ]
+
+
+def _inputs(winner: Winner) -> dict[str, int]:
+    """Layers with a level, in the model's order, and their inputs."""
+    linears = (*winner.structure.linears, *winner.structure.ends.linears)
+    given = {path: label for path, label in winner.assignment.items() if label != "dense"}
+    return {linear.path: linear.in_features for linear in linears if linear.path in given}
+
+
+def _grid(winner: Winner, path: str) -> Grid:
+    label, ends = winner.assignment[path], winner.structure.ends
+    linears = {linear.path: linear for linear in (*winner.structure.linears, *ends.linears)}
+    scheme = None if label == "drop" else parse_label(label)
+    if scheme is None or scheme.grid is None or scheme.sparsity is not None:
+        fact = "recipes of this kind say bits alone"
+    elif path == ends.embedding.path or linears[path].transposed:
+        fact = "recipes quantise torch.nn.Linear layers alone"
+    else:
+        return scheme.grid
+    raise ValueError(f"{path} takes {label!r}, but {fact}; export with --format hf")

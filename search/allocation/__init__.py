@@ -1,0 +1,1 @@
+"""Exact allocation: the best profile when the errors of units add up."""

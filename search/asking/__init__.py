@@ -1,0 +1,1 @@
+"""The protocol of searchers (ask and tell), and what every searcher shares."""

@@ -1,0 +1,181 @@
+"""The turn-taking that every searcher shares: numbered trials, resumable asks, incumbents on the archive.
+
+A method says what to ask next and what it learns from the answers; this class numbers the trials, repeats an
+unanswered ask after a restart, and sees to it that every incumbent is also measured at the archive's fidelity.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...evaluators.trial import Evaluation, Fidelity, Slopes, Trial
+from ...spaces.space import Limits, Profile, Space
+from .calibration_pool import Pool, Workload
+
+Request = tuple[Profile, Fidelity] | tuple[Profile, Fidelity, bool]
+"""What to evaluate; with True at the end its slopes."""
+
+
+def starting_profiles(space: Space, limits: Limits, start: Sequence[Profile]) -> list[Profile]:
+    """The uniform profile and those of `start`, each model once.
+
+    Raises:
+        ValueError: a profile of `start` exceeds the limits, or no profile meets them.
+    """
+    space.check(limits)
+    for profile in start:
+        if not space.fits(profile, limits):
+            over = next(kind for kind, limit in limits.items() if space.cost(profile, kind) > limit)
+            raise ValueError(
+                f"a start profile costs {space.cost(profile, over)} {over}, over the limit of {limits[over]}; "
+                "start only from profiles within the limits"
+            )
+    found: dict[Profile, Profile] = {}
+    for profile in [space.uniform(limits), *start]:
+        found.setdefault(space.canonical(profile), profile)
+    return list(found.values())
+
+
+class Turns(ABC):
+    """A searcher whose method is given by `_next`, `_learn`, `_save` and `_load`.
+
+    Attributes:
+        archived: canonical profile to fitness, of everything measured at the archive's fidelity.
+        starts: what the search begins with; the uniform profile is the first.
+    """
+
+    def __init__(self, space: Space, pool: Pool, rng_seed: int, starts: Sequence[Profile]) -> None:
+        self.space = space
+        self.pool = pool
+        self.rng = np.random.default_rng(rng_seed)
+        self.starts = list(starts)
+        self.archived: dict[Profile, float] = {}
+        self._asked = 0
+        self._pending: list[Trial] | None = None
+        self._own = 0
+        self._owed: list[Profile] = []
+
+    @abstractmethod
+    def _next(self) -> list[Request]:
+        """What to ask next; empty when finished, and then empty for good."""
+
+    @abstractmethod
+    def _learn(self, profiles: list[Profile], fitness: list[float], /) -> None:
+        """Take in the answers to the last non-empty `_next`; errors are infinite."""
+
+    def _learn_slopes(self, slopes: Sequence[Slopes | None], /) -> None:
+        """Take in the answers if `_next` asked for slopes of all; None where that failed."""
+        raise NotImplementedError(f"{type(self).__name__} asks for no slopes")
+
+    @abstractmethod
+    def _save(self) -> dict[str, Any]:
+        """The method's own state as JSON values."""
+
+    @abstractmethod
+    def _load(self, state: Mapping[str, Any]) -> None:
+        """Take back what `_save` gave."""
+
+    @abstractmethod
+    def workload(self) -> Workload:
+        """Most trials and tokens that this search will ask, known values not subtracted."""
+
+    @property
+    def best(self) -> Profile | None:
+        """The profile of lowest fitness at the archive's fidelity, ties to the earlier; None before any."""
+        finite = {p: f for p, f in self.archived.items() if f < math.inf}
+        return min(finite, key=finite.__getitem__) if finite else None
+
+    def ask(self) -> list[Trial]:
+        """The next trials, the same ones until they are told; empty when finished."""
+        if self._pending is None:
+            own = self._next()
+            requests = own + self._due(own)
+            self._own, self._owed = len(own), []
+            numbers = range(self._asked, self._asked + len(requests))
+            self._pending = [Trial(n, *request) for n, request in zip(numbers, requests, strict=True)] or None
+            self._asked += len(requests)
+        return list(self._pending or [])
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Learn the answers to the last `ask`, in its order.
+
+        Raises:
+            ValueError: these are not the answers to the last `ask`.
+        """
+        wanted = [trial.number for trial in self._pending or []]
+        told = [evaluation.trial.number for evaluation in evaluations]
+        if told != wanted:
+            raise ValueError(f"told trials {told[:3]}..., asked {wanted[:3]}...; tell all in the order asked")
+        self._pending = None
+        fitness = [math.inf if e.error is not None else e.fitness for e in evaluations]
+        for evaluation, value in zip(evaluations, fitness, strict=True):
+            if evaluation.trial.fidelity == self.pool.archive and not evaluation.trial.slopes:
+                self.archived.setdefault(self.space.canonical(evaluation.trial.profile), value)
+        own = evaluations[: self._own]
+        if own and own[0].trial.slopes:
+            self._learn_slopes([e.slopes.mean() if e.slopes is not None else None for e in own])
+        elif own:
+            self._learn([e.trial.profile for e in own], fitness[: self._own])
+
+    def _promote(self, profile: Profile) -> None:
+        """Have an incumbent measured at the archive's fidelity together with the next trials."""
+        self._owed.append(profile)
+
+    def _due(self, own: list[Request]) -> list[Request]:
+        known = set(self.archived)
+        known |= {self.space.canonical(p) for p, at, *slopes in own if at == self.pool.archive and not slopes}
+        due = {self.space.canonical(p): p for p in self._owed}
+        return [(p, self.pool.archive) for key, p in due.items() if key not in known]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next, as JSON values."""
+        pending = None if self._pending is None else [_write_trial(trial) for trial in self._pending]
+        return {
+            "asked": self._asked,
+            "pending": pending,
+            "own": self._own,
+            "owed": [list(p) for p in self._owed],
+            "starts": [list(p) for p in self.starts],
+            "archived": [[list(p), write_fitness(f)] for p, f in self.archived.items()],
+            "rng": self.rng.bit_generator.state,
+            "method": self._save(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where `state_dict` was taken."""
+        self._asked = state["asked"]
+        self._pending = None if state["pending"] is None else [_read_trial(t) for t in state["pending"]]
+        self._own = state["own"]
+        self._owed = read_profiles(state["owed"])
+        self.starts = read_profiles(state["starts"])
+        self.archived = {tuple(p): read_fitness(f) for p, f in state["archived"]}
+        self.rng.bit_generator.state = state["rng"]
+        self._load(state["method"])
+
+
+def write_fitness(value: float) -> float | None:
+    """A fitness as JSON: None for infinity, which JSON lacks."""
+    return value if value < math.inf else None
+
+
+def read_fitness(value: float | None) -> float:
+    """The reverse of `write_fitness`."""
+    return math.inf if value is None else value
+
+
+def read_profiles(rows: Iterable[Iterable[int]]) -> list[Profile]:
+    """Profiles from JSON lists."""
+    return [tuple(row) for row in rows]
+
+
+def _write_trial(trial: Trial) -> list[Any]:
+    f = trial.fidelity
+    return [trial.number, list(trial.profile), [f.seed, f.start, f.stop, f.length, f.data], trial.slopes]
+
+
+def _read_trial(row: Sequence[Any]) -> Trial:
+    number, profile, fidelity, slopes = row
+    return Trial(number, tuple(profile), Fidelity(*fidelity), slopes)

@@ -1,0 +1,1 @@
+"""The method `frontier`: slopes, exact allocation, and again around the result."""

@@ -1,0 +1,375 @@
+"""The whole front from one search: slopes of all levels at once, exact allocation, and again around the result.
+
+Slopes around the dense model give every budget a first profile. Then, round after round, one budget's best profile is
+the base of new slopes: what every level of every unit would change there, to second order, from backward passes. The
+exact optimum of these changes, with the curvature taken as more or less than it is, is tried; what is better on the
+archive's prefix is kept. A round that finds nothing better this way measures exchanges of levels, those that the slopes
+find best of many, and tries the best together. If that fails as well, the budget's next round takes twice the tokens.
+
+Where only branches are dropped, and where slopes around the dense model are not finite, changes are measured one at a
+time, around the dearest profile and then around each budget's best; all that were measured, near ones weighing most, give
+the table that is allocated from (`merging.py`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+
+from ...evaluators.trial import Fidelity, Slopes
+from ...spaces.space import Limits, Profile, Space
+from ..allocation.allocator import Allocator
+from ..allocation.moves import Moves, dress
+from ..asking.calibration_pool import Pool, Workload
+from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
+from ..methods.mutation import Mutation
+from .measured_guide import MeasuredGuide
+from .merging import Floats
+from .slope_guide import SlopeGuide, has_slopes
+
+SCREENED = 16
+"""Exchanges that are drawn for one that is measured."""
+
+STEPS = 2
+"""Measured changes of a budget's best profile that are proposed as they are, to each budget beside it that they fit."""
+
+EXCHANGES = 5
+"""Proposals made of measured exchanges at most, each of twice as many."""
+
+
+class FrontierConfig(BaseModel):
+    """Settings of `frontier`.
+
+    Attributes:
+        sensitivities: `slopes` from backward passes where they are known, or `measured` one at a time everywhere.
+        tokens: of the first sensitivities; by default as many as the archive's prefix has, 16,384 at most, measured
+            ones 2,048 at most.
+        around: of the later ones, before any round fails; by default the same, measured ones 4,096 at most.
+        offspring: exchanges that are measured, on as many tokens as a first look around, where no allocation is better.
+        check: with which proposals are compared before the best of each budget is measured on the archive's prefix.
+        rounds: for each budget at most.
+        patience: rounds without improvement after which a budget rests; each doubles the tokens of the next. It rests
+            earlier when all calibration text has been looked at.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["frontier"] = "frontier"
+    sensitivities: Literal["slopes", "measured"] = "slopes"
+    tokens: PositiveInt | None = None
+    around: PositiveInt | None = None
+    offspring: NonNegativeInt = 24
+    check: PositiveInt = 16384
+    rounds: NonNegativeInt = 16
+    patience: PositiveInt = 4
+
+
+Phase = Literal["survey", "front", "look around", "exchange", "check", "confirm", "done"]
+
+
+class FrontierSearcher(Turns):
+    """Profiles for all budgets, improved together.
+
+    Args:
+        config: settings.
+        space: of the profiles.
+        limits: of each budget.
+        pool: calibration sequences.
+        rng_seed: of the exchanges.
+        start: profiles that are measured beside the uniform ones.
+
+    Attributes:
+        order: places of the budgets in the order of their rounds; neighbours in cost are far apart in time.
+    """
+
+    def __init__(
+        self,
+        config: FrontierConfig,
+        space: Space,
+        limits: Sequence[Limits],
+        pool: Pool,
+        rng_seed: int,
+        start: Sequence[Profile] = (),
+    ) -> None:
+        self._budgets = list(limits)
+        if not self._budgets or not all(self._budgets):
+            raise ValueError("frontier needs a limit; give at least one budget")
+        within = [[p for p in start if space.fits(p, each)] for each in self._budgets]
+        if len(self._budgets) == 1:
+            within = [list(start)]
+        starts = [
+            starting_profiles(space, each, own) for each, own in zip(self._budgets, within, strict=True)
+        ]
+        super().__init__(space, pool, rng_seed, list(dict.fromkeys(p for own in starts for p in own)))
+        self.config = config
+        self._moves = Moves(space, self._budgets[0])
+        sloped = config.sensitivities == "slopes" and has_slopes(space)
+        self._guide: SlopeGuide | MeasuredGuide = SlopeGuide(space) if sloped else self._measured_guide()
+        self._mutations = [Mutation(space, each, "none", False, 1) for each in self._budgets]
+        self._by_cost = sorted(range(len(self._budgets)), key=lambda i: tuple(self._budgets[i].values()))
+        self.order = [self._by_cost[i] for i in _scattered(len(self._budgets))]
+        self._best = [space.uniform(each) for each in self._budgets]
+        self._seen = 0
+        self._phase: Phase = "survey"
+        self._turn = 0
+        self._rounds = [0] * len(self._budgets)
+        self._failures = [0] * len(self._budgets)
+        self._before = math.inf
+        self._offspring: list[Profile] = []
+        self._proposed: dict[int, list[Profile]] = {}
+
+    def _measured_guide(self) -> MeasuredGuide:
+        return MeasuredGuide(self.space, self._moves.dearest, self.pool.length)
+
+    def workload(self) -> Workload:
+        """Most trials and tokens, every level within reach of each step."""
+        config, budgets, pool = self.config, len(self._budgets), self.pool
+        served = min(3, budgets) if self._guide.shared else 1
+        proposals = max(served * (self._guide.proposals + STEPS), EXCHANGES)
+        found = Workload().add(len(self.starts) + budgets, pool.archive)
+        found = found.plus(self._guide.workload(pool.prefix(self._tokens(0, first=True)), first=True))
+        for n in range(config.rounds):
+            around = pool.prefix(self._tokens(min(n, config.patience - 1)))
+            steps = 2 if config.offspring else 1
+            one = self._guide.workload(around, first=False)
+            one = one.add(steps * (served + proposals), self._check).add(steps * served, pool.archive)
+            one = one.add(1 + config.offspring, pool.prefix(self._tokens(0)))
+            for _ in range(budgets):
+                found = found.plus(one)
+        return found
+
+    def _tokens(self, failures: int, *, first: bool = False) -> int:
+        config, sloped = self.config, not self._guide.shared
+        most = 16_384 if sloped else 2_048 if first else 4_096
+        given = config.tokens if first else config.around
+        return (given or min(self.pool.archive.tokens, most)) << failures
+
+    @property
+    def _check(self) -> Fidelity:
+        """The beginning of the archive's prefix, so that what is known there is not measured again."""
+        fidelity = self.pool.prefix(self.config.check)
+        return fidelity if fidelity.stop < self.pool.archive.stop else self.pool.archive
+
+    @property
+    def _budget(self) -> int:
+        """The budget whose round it is."""
+        return self.order[self._turn % len(self._budgets)]
+
+    @property
+    def _served(self) -> list[int]:
+        """Budgets that the round is of use for: its own, and where changes were measured those beside it."""
+        if not self._guide.shared:
+            return [self._budget]
+        place = self._by_cost.index(self._budget)
+        return self._by_cost[max(place - 1, 0) : place + 2]
+
+    def incumbent(self, budget: int) -> Profile:
+        """The best archived profile within a budget, its uniform one before any."""
+        for profile, fitness in islice(self.archived.items(), self._seen, None):
+            for i, limits in enumerate(self._budgets):
+                if fitness < self._value(self._best[i]) and self.space.fits(profile, limits):
+                    self._best[i] = dress(self.space, profile, self.space.uniform(limits))
+        self._seen = len(self.archived)
+        return self._best[budget]
+
+    def _value(self, profile: Profile) -> float:
+        return self.archived.get(self.space.canonical(profile), math.inf)
+
+    def _next(self) -> list[Request]:
+        match self._phase:
+            case "survey":
+                for profile in self.starts:
+                    self._promote(profile)
+                return self._guide.requests(None, self._window())
+            case "look around":
+                return self._guide.requests(self.incumbent(self._budget), self._window())
+            case "exchange":
+                return [(p, self._window()) for p in [self.incumbent(self._budget), *self._offspring]]
+            case "front" | "confirm":
+                return [(p, self.pool.archive) for p in _distinct(self._proposed)]
+            case "check":
+                rivals = {i: [self.incumbent(i), *profiles] for i, profiles in self._proposed.items()}
+                return [(p, self._check) for p in _distinct(rivals)]
+            case "done":
+                return []
+
+    def _window(self) -> Fidelity:
+        """Sequences behind the archive's prefix while there are any, so that choices are made on other text."""
+        failures = self._failures[self._budget] if self._phase == "look around" else 0
+        tokens = self._tokens(failures, first=self._phase == "survey")
+        width = self.pool.count(tokens)
+        behind = -(-self.pool.archive.stop // width)
+        free = max(self.pool.sequences // width - behind, 0)
+        return self.pool.window(tokens, behind + self._turn % free if free else self._turn, tokens)
+
+    def _learn_slopes(self, slopes: Sequence[Slopes | None]) -> None:
+        (found,) = slopes
+        assert isinstance(self._guide, SlopeGuide)
+        if found is not None:
+            base = None if self._phase == "survey" else self.incumbent(self._budget)
+            self._guide.take(base, self._window(), found)
+            self._go_on()
+        elif self._phase == "survey":
+            self._guide = self._measured_guide()
+        else:
+            self._end_round()
+
+    def _learn(self, profiles: list[Profile], fitness: list[float]) -> None:
+        measured = dict(zip(profiles, fitness, strict=True))
+        match self._phase:
+            case "survey" | "look around":
+                assert isinstance(self._guide, MeasuredGuide)
+                # Not the incumbent: what was asked at the archive's fidelity is archived by now.
+                base = None if self._phase == "survey" else profiles[0]
+                self._guide.take(base, self._window(), measured)
+                self._go_on(measured)
+            case "exchange":
+                self._propose({self._budget: self._exchanged(profiles[0], measured)}, "check")
+            case "check" if self._check != self.pool.archive:
+                self._choose(measured)
+            case _:
+                self._end_round()
+
+    def _go_on(self, measured: Mapping[Profile, float] = MappingProxyType({})) -> None:
+        """Propose what follows from the answers of the guide's requests, and the best changes measured themselves."""
+        if self._phase == "survey":
+            allocator = self._allocator(self._guide.first_errors())
+            self._propose({i: [allocator.best(each)] for i, each in enumerate(self._budgets)}, "front")
+            return
+        proposals = {}
+        for i in self._served:
+            base = self.incumbent(i)
+            tables = self._guide.tables(base, self._value(base))
+            fitting = [profile for profile in measured if self.space.fits(profile, self._budgets[i])]
+            proposals[i] = [self._allocator(errors_UL).best(self._budgets[i]) for errors_UL in tables]
+            proposals[i] += sorted(fitting, key=measured.__getitem__)[:STEPS]
+        self._propose(proposals, "check")
+
+    def _allocator(self, errors_UL: Floats) -> Allocator:
+        rows = zip(self.space.units, errors_UL, strict=True)
+        return Allocator(self.space, [row[: len(unit.levels)].tolist() for unit, row in rows])
+
+    def _propose(self, proposals: Mapping[int, Sequence[Profile]], phase: Phase) -> None:
+        """Go on with those that are not archived yet; without any the round is over."""
+        self._proposed = {}
+        for budget, profiles in proposals.items():
+            models = {self.space.canonical(p): p for p in profiles}
+            if fresh := [p for key, p in models.items() if key not in self.archived]:
+                self._proposed[budget] = fresh
+        if self._proposed:
+            self._phase = phase
+        else:
+            self._end_round()
+
+    def _choose(self, measured: Mapping[Profile, float]) -> None:
+        """Confirm the best proposal of each budget that beats its incumbent on the same sequences."""
+        chosen = {}
+        for budget, profiles in self._proposed.items():
+            best = min(profiles, key=measured.__getitem__)
+            if measured[best] < measured[self.incumbent(budget)]:
+                chosen[budget] = [best]
+        self._propose(chosen, "confirm")
+
+    def _breed(self) -> list[Profile]:
+        """Of many exchanges around the best profile those that the errors find best, none of them archived."""
+        own, wanted = self._budget, self.config.offspring
+        drawn = (
+            self._mutations[own].offspring(self.incumbent(own), SCREENED * wanted, self.rng) if wanted else []
+        )
+        fresh = [p for p in drawn if self.space.canonical(p) not in self.archived]
+        errors_UL = self._guide.errors(self.incumbent(own), self._value(self.incumbent(own)))
+        units_U = np.arange(len(self.space.units))
+        levels = [np.array(p) for p in fresh]
+        predicted = [float(errors_UL[units_U, n][self._moves.active(n)].sum()) for n in levels]
+        return [fresh[i] for i in np.argsort(predicted, kind="stable")[:wanted]]
+
+    def _exchanged(self, base: Profile, measured: Mapping[Profile, float]) -> list[Profile]:
+        """The best exchanges together: 1, 2, 4 and so on of those that are better and touch different units."""
+        limits = self._budgets[self._budget]
+        better = sorted(
+            (p for p in self._offspring if measured[p] < measured[base]), key=measured.__getitem__
+        )
+        together, found = [base], []
+        for profile in better:
+            joined = _joined(base, together[-1], profile)
+            if joined is not None and self.space.fits(joined, limits):
+                together.append(joined)
+        for count in (1 << n for n in range(EXCHANGES)):
+            found += together[count : count + 1]
+        return found
+
+    def _end_round(self) -> None:
+        """Count the round, and go on with the next budget that has not had enough of them.
+
+        One that found nothing better goes on to exchanges first.
+        """
+        if self._phase not in ("survey", "front"):
+            own = self._budget
+            better = self._value(self.incumbent(own)) < self._before
+            self._offspring = [] if better or self._offspring else self._breed()
+            if self._offspring:
+                self._phase = "exchange"
+                return
+            self._rounds[own] += 1
+            self._failures[own] += not better
+            self._turn += 1
+            self._guide.forget(but=[self.incumbent(i) for i in range(len(self._budgets))])
+        for _ in self._budgets:
+            own = self._budget
+            self._phase = "look around"
+            known = self._guide.knows(self.incumbent(own), self._window())
+            if (
+                self._rounds[own] < self.config.rounds
+                and self._failures[own] < self.config.patience
+                and not known
+            ):
+                self._before = self._value(self.incumbent(own))
+                return
+            self._turn += 1
+        self._phase = "done"
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "phase": self._phase,
+            "turn": self._turn,
+            "rounds": self._rounds,
+            "failures": self._failures,
+            "before": write_fitness(self._before),
+            "measured": self._guide.shared,
+            "guide": self._guide.state_dict(),
+            "offspring": [list(p) for p in self._offspring],
+            "proposed": [[i, [list(p) for p in profiles]] for i, profiles in self._proposed.items()],
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._best, self._seen = [self.space.uniform(each) for each in self._budgets], 0
+        self._phase = state["phase"]
+        self._turn = state["turn"]
+        self._rounds, self._failures = list(state["rounds"]), list(state["failures"])
+        self._before = read_fitness(state["before"])
+        self._guide = self._measured_guide() if state["measured"] else SlopeGuide(self.space)
+        self._guide.load_state_dict(state["guide"])
+        self._offspring = read_profiles(state["offspring"])
+        self._proposed = {i: read_profiles(profiles) for i, profiles in state["proposed"]}
+
+
+def _joined(base: Profile, first: Profile, second: Profile) -> Profile | None:
+    """Both profiles' departures from a base; None where both change one unit."""
+    if any(a != b != c for a, b, c in zip(first, base, second, strict=True)):
+        return None
+    return tuple(c if a == b else a for a, b, c in zip(first, base, second, strict=True))
+
+
+def _scattered(count: int) -> list[int]:
+    """0..count-1 in the order of their reversed bits, so that neighbours are far apart."""
+    bits = max((count - 1).bit_length(), 1)
+    return sorted(range(count), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
+
+
+def _distinct(proposed: Mapping[int, Sequence[Profile]]) -> list[Profile]:
+    """All profiles, each once."""
+    return list(dict.fromkeys(p for profiles in proposed.values() for p in profiles))

@@ -1,0 +1,295 @@
+"""One whole run: from a configuration to the front, resumable at every moment."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ...evaluators.journal.journal import Journal
+from ...evaluators.population.sanity import Sanity
+from ...spaces.space import Profile
+from ...workers.pool import WorkerPool
+from ..asking.calibration_pool import Pool, Workload
+from ..asking.fixed import FixedSearcher
+from ..asking.series import Leg, SeriesSearcher
+from ..folder.runfolder import RunFolder, file_name
+from ..folder.settings import differences
+from ..run.assembly import Assembly
+from ..run.configuration import RunConfig
+from ..run.event import Event, Listener
+from ..run.goals import Goal, make_goals, unit_errors
+from ..run.left_out import left_out
+from ..site.shared_values import journals
+from ..site.site import Site, open_site
+from ..study.archive import ParetoArchive
+from ..study.looks import Looks
+from ..study.selection import FEWEST_DOCUMENTS
+from ..study.study import Study
+from .front import fingerprints, make_front, profile_record
+from .legs import legs, workload
+
+_SELDOM = 20
+"""Times as long as a checkpoint takes, at least, until the next."""
+
+HARMLESS = ("evaluation.device", "evaluation.memory", "evaluation.host_memory", "workers", "stop", "name")
+"""Configuration keys that may differ when a run goes on: no value changes, or the fingerprints tell."""
+
+
+def run(
+    config: RunConfig,
+    path: Path,
+    *,
+    databases: Path | None = None,
+    fresh: bool = False,
+    listen: Listener = lambda event: None,
+    report: Callable[[Path], object] = lambda folder: None,
+) -> dict[str, Any]:
+    """Run or resume the search that `config` describes, in the run folder `path`.
+
+    Args:
+        config: what to do.
+        path: the run folder.
+        databases: where level databases are kept; beside the run folder by default, shared by all runs there.
+        fresh: forget what the folder holds (levels and other runs' values stay).
+        listen: told of progress.
+        report: makes the report page once the front is written.
+
+    Returns:
+        The content of front.json.
+
+    Raises:
+        ValueError: the configuration cannot work, or differs from the one that the folder was started with.
+        FileExistsError: the folder holds something else than a run.
+        BlockingIOError: another process works on this run.
+    """
+    RunFolder(path).check()
+    listen(Event("open model and text", 0))
+    with closing(open_site(config, databases or path.parent / "databases")) as site:
+        return _run(site, path, fresh, listen, report)
+
+
+def _run(
+    site: Site, path: Path, fresh: bool, listen: Listener, report: Callable[[Path], object]
+) -> dict[str, Any]:
+    assembly = site.assembly
+    if not fresh:
+        _refuse_other(site, path)
+    sanity = site.check()
+    listen(Event("memory", 1, 1, site.description))
+    listen(Event("check the dense model", 1, 1, _checked(assembly, sanity)))
+    for text in left_out(assembly):
+        listen(Event("levels", 1, 1, text))
+    if (groups := assembly.data["validation"].groups) < FEWEST_DOCUMENTS:
+        text = (
+            f"{groups} validation documents: nothing can be claimed to beat uniform, give {FEWEST_DOCUMENTS}"
+        )
+        listen(Event("check the validation text", 1, 1, text))
+    with RunFolder(path) as folder:
+        if fresh:
+            folder.begin_anew(_settings(assembly))
+        else:
+            folder.settle_config(_settings(assembly), HARMLESS)
+        folder.write_environment(_environment(site, sanity))
+        assembly.database.verify()
+        build_levels(site, len(assembly.structure.blocks), listen)
+        name = folder.path.resolve().name
+        journal, library = journals(assembly, folder.journal, name, site.fingerprint)
+        goals = make_goals(assembly)
+        pool = site.pool(lambda text: listen(Event("workers", 0, None, text)))
+        try:
+            study = make_study(assembly, goals, pool, journal, library)
+            state = folder.read_checkpoint()
+            if state is not None and not study.resume(state):
+                listen(Event("search", 0, None, "the journal lost values; measuring them again"))
+            total = expected(assembly, goals).tokens
+            if assembly.config.stop.max_tokens is not None:
+                total = min(total, assembly.config.stop.max_tokens)
+            _tell(study, total, listen)
+            study.on_answer = lambda tokens: _tell(study, total, listen, tokens)
+            checkpoints = Checkpoints(folder)
+            study.run(lambda study: _after_step(study, checkpoints, total, listen))
+            checkpoints.store(study)
+            _tell(study, study.progress.tokens, listen)
+            if study.stopped:
+                text = f"{study.stopped}, after {study.progress.steps} steps"
+                listen(Event("stopped by `stop`", 1, 1, text))
+            listen(Event("validate and report", 0, 1))
+            front = make_front(assembly, study, goals, site.fingerprint)
+        finally:
+            pool.close()
+            journal.close()
+        front = folder.write_front(front)
+        folder.write_profiles(
+            {file_name(point["budget"]): profile_record(point, front) for point in front["points"]}
+        )
+        report(path)
+        listen(Event("validate and report", 1, 1))
+    return front
+
+
+def _refuse_other(site: Site, path: Path) -> None:
+    """Refuse, before any work, a run that is busy or was started with something else.
+
+    Raises:
+        ValueError: configuration, model, text, libraries or hardware differ; the message names what.
+        BlockingIOError: another process works on this run.
+    """
+    if RunFolder(path).read_config() is None:
+        return
+    with RunFolder(path) as folder:
+        folder.settle_config(_settings(site.assembly), HARMLESS)
+        before = folder.read_environment() or {}
+    now = fingerprints(site.assembly, site.fingerprint)
+    changed = differences(before.get("fingerprints", now), now)
+    if changed:
+        libraries = differences(before.get("packages", {}), site.environment["packages"])
+        versions = "".join(f"; {name} was {old}, is {new}" for name, (old, new) in libraries.items())
+        raise ValueError(
+            f"run {path} was made with another {', another '.join(changed)}{versions}: its values are not "
+            "comparable; restore what changed, choose another --run folder, or start anew with --fresh"
+        )
+
+
+def _checked(assembly: Assembly, sanity: Sanity) -> str:
+    """What a person should look at before the work begins: a wrong BOS shows in the perplexity."""
+    bos = None if assembly.config.data.bos == "never" else assembly.tokenizer.bos
+    start = "no BOS" if bos is None else f"BOS {bos}"
+    return f"perplexity {sanity.perplexity:.3f}, {start} before each document"
+
+
+def _settings(assembly: Assembly) -> dict[str, Any]:
+    return assembly.config.model_dump(mode="json")
+
+
+def build_levels(where: Site | Assembly, blocks: int, listen: Listener) -> None:
+    """Fill the level database, telling of each block."""
+    done: set[str] = set()
+
+    def progress(part: str) -> None:
+        done.add(part)
+        listen(Event("build levels", len(done), blocks, part))
+
+    where.build(progress)
+
+
+def make_study(
+    assembly: Assembly, goals: list[Goal], pool: WorkerPool, journal: Journal, library: Journal
+) -> Study:
+    """The baselines, then the method, for every budget."""
+    fidelity = assembly.archive_fidelity
+    first = [baseline.profile for goal in goals for baseline in goal.baselines]
+    starts = starting_profiles(assembly)
+    budgets = {goal.budget.name: goal.limits for goal in goals}
+    methods = legs(
+        assembly.config.search,
+        assembly.space,
+        [goal.limits for goal in goals],
+        search_pool(assembly),
+        assembly.config.seed,
+        unit_errors(assembly.space, assembly.database.errors()),
+        informed=bool(starts),
+    )
+    opening: Leg = lambda scored: FixedSearcher([*first, *starts], fidelity)  # noqa: E731
+    return Study(
+        SeriesSearcher([opening, *methods], fidelity),
+        pool,
+        ParetoArchive(assembly.space, assembly.kind, fidelity),
+        journal,
+        space=assembly.space,
+        data={name: sequences.fingerprint for name, sequences in assembly.data.items()},
+        library=library,
+        teacher=assembly.config.fitness.name != "cross-entropy",
+        budgets=budgets,
+        max_tokens=assembly.config.stop.max_tokens,
+        max_time=assembly.config.stop.max_time,
+        looks=Looks(
+            assembly.space,
+            budgets,
+            assembly.data["validation"],
+            seed=assembly.config.seed,
+            patience=assembly.config.stop.looks,
+        ),
+    )
+
+
+def starting_profiles(assembly: Assembly) -> list[Profile]:
+    """The front of the run that `start_from` names; empty without one.
+
+    Raises:
+        ValueError: that run has no front, is of another model, or has units or levels that this space lacks.
+    """
+    if assembly.config.start_from is None:
+        return []
+    front = RunFolder(Path(assembly.config.start_from)).read_front()
+    if front is None:
+        raise ValueError(
+            f"start_from {assembly.config.start_from!r} has no front.json; finish that run first"
+        )
+    if front["fingerprints"]["model"] != assembly.checkpoint.fingerprint:
+        raise ValueError(
+            f"start_from {assembly.config.start_from!r} is a run of another model, {front['model']}"
+        )
+    return [assembly.space.parse(point["profile"]) for point in front["points"]]
+
+
+def search_pool(assembly: Assembly) -> Pool:
+    """The calibration sequences that searchers draw on."""
+    return Pool(len(assembly.data["calibration"]), assembly.config.data.length, assembly.archive_fidelity)
+
+
+def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
+    """Most trials and tokens that the search will ask, the baselines' too."""
+    known = unit_errors(assembly.space, assembly.database.errors())
+    limits = [goal.limits for goal in goals]
+    work = workload(assembly.config.search, assembly.space, limits, search_pool(assembly), known)
+    opening = sum(len(goal.baselines) for goal in goals) + len(starting_profiles(assembly))
+    return work.add(opening, assembly.archive_fidelity)
+
+
+class Checkpoints:
+    """A study's state on disk, stored after a step unless that would take more than a part of the time.
+
+    What a state that is not stored has beyond the last one is asked again, and the journal has the values; but not the
+    slopes, so a step with these is always stored.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._again = 0.0
+        self._slope_tokens = 0
+
+    def after_step(self, study: Study) -> None:
+        """Store the state if it is time, or if there are new slopes."""
+        if time.monotonic() >= self._again or study.progress.slope_tokens > self._slope_tokens:
+            self.store(study)
+
+    def store(self, study: Study) -> None:
+        """Store the state; the journal first, so that no power cut leaves a state whose values are lost."""
+        began = time.monotonic()
+        study.journal.sync()
+        self.folder.write_checkpoint(study.state_dict())
+        self._slope_tokens = study.progress.slope_tokens
+        ended = time.monotonic()
+        self._again = ended + _SELDOM * (ended - began)
+
+
+def _after_step(study: Study, checkpoints: Checkpoints, total: int, listen: Listener) -> None:
+    checkpoints.after_step(study)
+    _tell(study, total, listen)
+
+
+def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> None:
+    best = " ".join(f"{curve[-1][1]:.3g}" for curve in study.progress.curve.values() if curve)
+    text = f"best {best}" if best else ""
+    done = study.progress.tokens + within_step
+    listen(Event("search", done, max(total, done), text))
+
+
+def _environment(site: Site, sanity: Sanity) -> dict[str, Any]:
+    return site.environment | {
+        "seed": site.assembly.config.seed,
+        "fingerprints": fingerprints(site.assembly, site.fingerprint),
+        "dense_calibration_perplexity": sanity.perplexity,
+        "dense_tokens_per_second": round(sanity.tokens_per_second),
+    }

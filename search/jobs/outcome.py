@@ -1,0 +1,161 @@
+"""What a search concludes: winners chosen on validation documents, figures made on held-out ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...evaluators.text.packing import Sequences
+from ...evaluators.trial import Evaluation, Fidelity, Trial
+from ...spaces.budget import in_units
+from ...spaces.space import DENSE, Profile, Space
+from ..run.goals import Goal
+from ..study.looks import Look, look_rows
+from ..study.selection import Choice, Contest, Finalist, choose, finalists
+from ..study.study import Study
+
+RESAMPLES = 2_000
+
+
+def conclude(
+    study: Study, goals: Sequence[Goal], data: Mapping[str, Sequences], *, kind: str, seed: int, method: str
+) -> dict[str, Any]:
+    """Choose one winner per budget and measure winners, baselines and the dense model on held-out text.
+
+    Returns:
+        The content of `front.json` that comes from measurements: `points`, `baselines`, `dense`, `archive`,
+        `looks` and token counts.
+
+    References:
+        shared by all methods: at most four finalists per budget fixed by calibration values, a one-sided paired
+        sign-flip test over documents, Holm's correction over budgets and finalists, 5 % per run.
+    """
+    judge = _Judge(study, data, seed)
+    fields = [_field(study, goal) for goal in goals]
+    validated = judge.measure("validation", [profile for field in fields for profile in field])
+    looks = study.looks.finish(study.progress.total_tokens, study.evaluate) if study.looks else []
+    documents = data["validation"].documents.tolist()
+    choices = _choices(fields, validated, documents, seed)
+    wanted = [choice.profile for choice in choices] + [b.profile for goal in goals for b in goal.baselines]
+    heldout = judge.measure("heldout", [DENSE, *wanted])
+    points, baselines = [], []
+    for goal, choice in zip(goals, choices, strict=True):
+        points.append(
+            judge.row(_author(study.space, goal, choice, method), goal, choice.profile, heldout, kind)
+        )
+        points[-1] |= _verdict(choice)
+        for baseline in goal.baselines:
+            baselines.append(judge.row(baseline.method, goal, baseline.profile, heldout, kind))
+    return {
+        "points": sorted(points, key=lambda row: row["cost"]),
+        "baselines": sorted(baselines, key=lambda row: row["cost"]),
+        "dense": {"heldout_perplexity": heldout[DENSE].perplexity},
+        "archive": [
+            [in_units(kind, entry.cost, study.space), entry.fitness] for entry in study.archive.entries
+        ],
+        "looks": look_rows(looks, _uniforms(study, goals, validated)),
+        "validation_tokens": data["validation"].tokens.size
+        * len({look.model for look in looks} | {study.space.key(profile) for profile in validated}),
+    }
+
+
+def _uniforms(
+    study: Study, goals: Sequence[Goal], validated: Mapping[Profile, Evaluation]
+) -> dict[str, Look]:
+    """The uniform profile of each budget as if it had been looked at, where its calibration value is known."""
+    known = {entry.profile: entry.fitness for entry in study.archive.entries}
+    found = {}
+    for goal in goals:
+        profile = goal.baselines[0].profile
+        model, value = study.space.canonical(profile), validated.get(profile)
+        if model in known:
+            key, name = study.space.key(model), goal.budget.name
+            found[name] = Look(0, name, key, known[model], value.fitness if value else None)
+    return found
+
+
+def _choices(
+    fields: Sequence[Sequence[Profile]],
+    validated: Mapping[Profile, Evaluation],
+    documents: Sequence[int],
+    seed: int,
+) -> list[Choice]:
+    """The winner of each field; profiles without finite values take no part.
+
+    Where uniform itself has none, the first finalist that has wins, and nothing is claimed.
+    """
+    finite = [[Finalist(p, validated[p].values) for p in field if p in validated] for field in fields]
+    contested = [i for i, field in enumerate(fields) if field[0] in validated]
+    chosen = choose([Contest(finite[i][0], finite[i][1:], documents) for i in contested], seed)
+    known = dict(zip(contested, chosen, strict=True))
+    fallback = [
+        next((f.profile for f in found), field[0]) for found, field in zip(finite, fields, strict=True)
+    ]
+    return [known.get(i, Choice(fallback[i], None, ())) for i in range(len(fields))]
+
+
+def _field(study: Study, goal: Goal) -> list[Profile]:
+    """Uniform, then the finalists."""
+    uniform = goal.baselines[0].profile
+    return [uniform, *finalists(study.archive, goal.limits, uniform)]
+
+
+def _author(space: Space, goal: Goal, choice: Choice, method: str) -> str:
+    """Who proposed the winner: a baseline, else the method."""
+    winner = space.canonical(choice.profile)
+    return next((b.method for b in goal.baselines if space.canonical(b.profile) == winner), method)
+
+
+def _verdict(choice: Choice) -> dict[str, Any]:
+    """Whether the winner beats uniform, and its p-value after Holm's correction; None where nothing is claimed."""
+    p_value = next((v.adjusted for v in choice.verdicts if v.profile == choice.profile), None)
+    return {"significant": choice.significant, "p_value": p_value}
+
+
+class _Judge:
+    def __init__(self, study: Study, data: Mapping[str, Sequences], seed: int) -> None:
+        self.study = study
+        self.data = data
+        self.seed = seed
+
+    def measure(self, which: str, profiles: Sequence[Profile]) -> dict[Profile, Evaluation]:
+        """Evaluations on all sequences of a set; what has no finite fitness is left out."""
+        pool = self.data[which]
+        fidelity = Fidelity(0, 0, len(pool), pool.length, which)
+        trials = [Trial(i, profile, fidelity) for i, profile in enumerate(dict.fromkeys(profiles))]
+        evaluations = self.study.evaluate(trials)
+        return {e.trial.profile: e for e in evaluations if e.error is None}
+
+    def row(
+        self, method: str, goal: Goal, profile: Profile, heldout: Mapping[Profile, Evaluation], kind: str
+    ) -> dict[str, Any]:
+        """One point of the front or one baseline, as `front.json` holds it."""
+        space: Space = self.study.space
+        evaluation = heldout.get(profile)
+        documents = self.data["heldout"].documents
+        known = {entry.profile: entry.fitness for entry in self.study.archive.entries}
+        return {
+            "budget": goal.budget.name,
+            "method": method,
+            "cost": in_units(kind, space.cost(profile, kind), space),
+            "costs": space.costs(profile),
+            "bytes": space.cost(profile, "bytes"),
+            "fitness": known.get(space.canonical(profile)),
+            "heldout_kl": evaluation and evaluation.fitness,
+            "heldout_perplexity": evaluation and evaluation.perplexity,
+            "heldout_interval": evaluation and interval(evaluation.values, documents, self.seed),
+            "profile": space.describe(profile),
+        }
+
+
+def interval(values: Sequence[float], documents: np.ndarray, seed: int) -> list[float]:
+    """95 % interval of the mean: percentiles of a seeded bootstrap over documents.
+
+    Sequences of one document are drawn together, since they are not independent.
+    """
+    _, group = np.unique(documents, return_inverse=True)
+    sums = np.bincount(group, weights=np.asarray(values))
+    counts = np.bincount(group)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
+    return [float(x) for x in np.quantile(means, (0.025, 0.975))]

@@ -1,0 +1,191 @@
+"""Refit the points of a finished run: levels made anew behind the compressed layers before them.
+
+A refit is kept where it is significantly better on validation documents; held-out figures are for the report.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...evaluators.levels.refitting import refit_database, refit_labels
+from ...spaces.storage.database import LevelDatabase
+from ...spaces.storage.files import digest
+from ..folder.runfolder import RunFolder, file_name
+from ..folder.settings import differences
+from ..run.assembly import Assembly, assemble
+from ..run.configuration import load_config
+from ..run.event import Event, Listener
+from ..study.selection import FEWEST_DOCUMENTS, LEVEL, document_means, sign_flip
+from .front import find_point, fingerprints, profile_record
+from .measure import everything
+from .outcome import interval
+from .refitted import open_refit, refit_folder, refit_recipe
+
+
+def refit(
+    run: Path,
+    budget: str | None = None,
+    *,
+    databases: Path | None = None,
+    listen: Listener = lambda event: None,
+    report: Callable[[Path], object] = lambda folder: None,
+) -> dict[str, Any]:
+    """Refit one point of a run's front, or all of them; what is done already is not done again.
+
+    Every point gets a record `refit`: whether it is `kept`, the `validation_gain` in nats per token, its
+    `p_value` (one-sided paired sign-flip over documents, times the number of the front's points) and the refit's
+    held-out figures. From then on a kept refit's weights are those that are evaluated and exported.
+
+    Args:
+        run: the run's folder.
+        budget: name of a budget or its last word; all by default.
+        databases: where level databases are kept; beside the run folder by default.
+        listen: told of progress.
+        report: makes the report page anew after each point.
+
+    Returns:
+        The content of front.json.
+
+    Raises:
+        FileNotFoundError: the run has no front yet.
+        ValueError: no such budget, no layer to refit, or model, text, libraries or hardware are not the run's.
+        BlockingIOError: another process works on this run.
+    """
+    if RunFolder(run).read_front() is None:
+        raise FileNotFoundError(f"{run} has no front yet; let the search finish, then refit")
+    with RunFolder(run) as folder:
+        front = folder.read_front() or {}
+        points = front["points"] if budget is None else [find_point(front, budget)]
+        listen(Event("open model and text", 0))
+        assembly = assemble(load_config(run / "config.yaml"), databases or run.parent / "databases")
+        _refuse_other(assembly, front, run)
+        wanted = [point for point in points if refit_labels(_assignment(assembly, point))]
+        if not wanted:
+            raise ValueError(f"no layer of {run} is compressed at this budget; there is nothing to refit")
+        left = [point for point in wanted if not _done(assembly, run, point)]
+        originals = _originals(assembly, left)
+        for point, original in zip(left, originals, strict=True):
+            point["refit"] = _refit(assembly, run, point, original, len(front["points"]), listen)
+            folder.write_front(front)
+            folder.write_profiles({file_name(p["budget"]): profile_record(p, front) for p in front["points"]})
+            report(run)
+    return front
+
+
+def _refuse_other(assembly: Assembly, front: Mapping[str, Any], run: Path) -> None:
+    now = fingerprints(assembly, assembly.evaluator().fingerprint)
+    if changed := differences(front["fingerprints"], now):
+        raise ValueError(
+            f"run {run} was made with another {', another '.join(changed)}: a refit cannot be compared with it; "
+            "restore what changed"
+        )
+    if assembly.labels and not assembly.database.bytes:
+        raise FileNotFoundError(
+            f"{assembly.database.path} holds no levels; make them again with `paretopress build`"
+        )
+
+
+def _assignment(assembly: Assembly, point: Mapping[str, Any]) -> dict[str, str]:
+    return assembly.space.assignment(assembly.space.parse(point["profile"]))
+
+
+def _done(assembly: Assembly, run: Path, point: Mapping[str, Any]) -> bool:
+    """Whether the point's record is of this refit, and all its levels are still there."""
+    assignment, folder = _assignment(assembly, point), refit_folder(run, point["budget"])
+    recipe = refit_recipe(assembly, assignment)
+    if (point.get("refit") or {}).get("database") != digest(recipe) or not folder.exists():
+        return False
+    return set(refit_labels(assignment)) <= set(open_refit(folder, recipe).errors())
+
+
+def _originals(assembly: Assembly, points: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Validation values of the points as the search left them."""
+    assignments = [_assignment(assembly, point) for point in points]
+    if not assignments:
+        return []
+    values, _ = assembly.evaluator().measure(assignments, everything(assembly, "validation"))
+    return values
+
+
+def _refit(
+    assembly: Assembly,
+    run: Path,
+    point: Mapping[str, Any],
+    original: Sequence[float],
+    points: int,
+    listen: Listener,
+) -> dict[str, Any]:
+    """Make the levels of one point and measure them; the content of its record."""
+    assignment = _assignment(assembly, point)
+    database = open_refit(refit_folder(run, point["budget"]), refit_recipe(assembly, assignment))
+    _build(assembly, database, assignment, point["budget"], listen)
+    evaluator = assembly.evaluator(database)
+    ((values,), _) = evaluator.measure([assignment], everything(assembly, "validation"))
+    ((heldout,), (losses,)) = evaluator.measure([assignment], everything(assembly, "heldout"))
+    documents = assembly.data["validation"].documents.tolist()
+    record = {
+        "database": database.fingerprint,
+        **verdict(original, values, documents, assembly.config.seed, points),
+        "heldout_kl": None,
+        "heldout_perplexity": None,
+        "heldout_interval": None,
+    }
+    if not np.isfinite([*heldout, *losses]).all():
+        record["kept"] = False
+    else:
+        record["heldout_kl"] = math.fsum(heldout) / len(heldout)
+        record["heldout_perplexity"] = math.exp(math.fsum(losses) / len(losses))
+        record["heldout_interval"] = interval(
+            heldout, assembly.data["heldout"].documents, assembly.config.seed
+        )
+    return record
+
+
+def verdict(
+    original: Sequence[float], refitted: Sequence[float], documents: Sequence[int], seed: int, points: int
+) -> dict[str, Any]:
+    """Whether a refit is kept: significantly better at 5 % for all points of the front together.
+
+    Args:
+        original: validation values, one per sequence.
+        refitted: the same of the refit.
+        documents: the document of each sequence; with fewer than 20 nothing is claimed and nothing kept.
+        seed: of the test.
+        points: of the front; p-values are multiplied by it, so that the order of refits does not matter.
+    """
+    if not np.isfinite([*original, *refitted]).all():
+        return {"kept": False, "validation_gain": None, "p_value": None}
+    gains = document_means(original, documents) - document_means(refitted, documents)
+    found: dict[str, Any] = {"kept": False, "validation_gain": float(gains.mean()), "p_value": None}
+    if len(gains) >= FEWEST_DOCUMENTS:
+        found["p_value"] = min(1.0, points * sign_flip(gains, seed))
+        found["kept"] = found["p_value"] <= LEVEL
+    return found
+
+
+def _build(
+    assembly: Assembly,
+    database: LevelDatabase,
+    assignment: Mapping[str, str],
+    budget: str,
+    listen: Listener,
+) -> None:
+    total, done = len(assembly.structure.blocks), 0
+
+    def progress(part: str) -> None:
+        nonlocal done
+        done += 1
+        listen(Event(f"refit {budget}", done, total, part))
+
+    database.verify()
+    refit_database(
+        database,
+        assignment,
+        assembly.runner,
+        assembly.builder_tokens,
+        assembly.config.builder,
+        progress=progress,
+    )

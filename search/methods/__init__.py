@@ -1,0 +1,1 @@
+"""The other search methods: evolution, dynamic programming, greedy, random and Optuna."""

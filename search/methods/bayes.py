@@ -1,0 +1,246 @@
+"""Black-box samplers of Optuna over a few parameters; every vector is projected onto the budget.
+
+Raw per-unit variables under a budget constraint fail: independent draws for 224 units lie ten standard deviations
+from the budget, and not one of a thousand trials was as good as uniform.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from cmaes import CMA
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+from ...spaces.space import Limits, Profile, Space
+from ..asking.calibration_pool import Pool, Workload
+from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
+from .projection import Projection
+
+Parameters = dict[str, float]
+
+
+class OptunaConfig(BaseModel):
+    """Settings of `optuna`.
+
+    Attributes:
+        sampler: `cmaes` (best in benchmarks/methods/methods.py), `tpe`, `nsga2` or `gp` (seconds per trial: for evaluations of minutes).
+        trials: parameter vectors, the zero vector (uniform) included.
+        tokens: with which each is measured.
+        finalists: best of them that are measured again at the archive's fidelity.
+        knots: of the depth curve.
+        spread: parameters lie within plus and minus this; 1 is a factor of two in cost.
+        batch: vectors per ask.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["optuna"] = "optuna"
+    sampler: Literal["tpe", "nsga2", "gp", "cmaes"] = "cmaes"
+    trials: PositiveInt = 256
+    tokens: PositiveInt = 16384
+    finalists: PositiveInt = 4
+    knots: PositiveInt = 8
+    spread: PositiveFloat = 1.5
+    batch: PositiveInt = 8
+
+
+class OptunaSearcher(Turns):
+    """Optuna by ask and tell, restartable without a pickle.
+
+    The study is made anew for every ask from the recorded parameters, values and attributes, and the sampler of
+    each trial is seeded by the root seed and the trial's number; so what comes next follows from the record alone.
+    CMA-ES runs on the package that Optuna's own sampler wraps, because that one keeps its state as a pickle.
+
+    Args:
+        config: settings.
+        space: of the profiles.
+        limits: that no profile exceeds.
+        pool: calibration sequences.
+        rng_seed: root of every sampler's seed.
+        start: profiles that are measured beside the uniform one; no parameters belong to them.
+    """
+
+    def __init__(
+        self,
+        config: OptunaConfig,
+        space: Space,
+        limits: Limits,
+        pool: Pool,
+        rng_seed: int,
+        start: Sequence[Profile] = (),
+    ) -> None:
+        super().__init__(space, pool, rng_seed, starting_profiles(space, limits, start))
+        self.config = config
+        self._seed = rng_seed
+        self.projection = Projection(space, limits, config.knots)
+        self._started = False
+        self._finished = False
+        self._parameters: list[Parameters] = []
+        self._attributes: list[dict[str, Any]] = []
+        self._profiles: list[Profile] = []
+        self._fitness: list[float] = []
+        self._cma: CMA | None = None
+
+    def workload(self) -> Workload:
+        """Most trials and tokens, known values not subtracted."""
+        config, pool = self.config, self.pool
+        work = Workload().add(len(self.starts) + config.finalists, pool.archive)
+        return work.add(config.trials, pool.prefix(config.tokens))
+
+    def _next(self) -> list[Request]:
+        if not self._started:
+            return [(profile, self.pool.archive) for profile in self.starts]
+        if self._finished:
+            return []
+        count = min(self.config.batch, self.config.trials - len(self._fitness))
+        if not count:
+            self._finished = True
+            self._promote_best()
+            return []
+        for parameters, attributes in self._suggest(count):
+            self._parameters.append(parameters)
+            self._attributes.append(attributes)
+            self._profiles.append(self.projection.profile(parameters))
+        return [(profile, self.pool.prefix(self.config.tokens)) for profile in self._profiles[-count:]]
+
+    def _promote_best(self) -> None:
+        """Have the best few different models measured at the archive's fidelity."""
+        best: dict[Profile, Profile] = {}
+        for i in np.argsort(self._fitness, kind="stable"):
+            best.setdefault(self.space.canonical(self._profiles[i]), self._profiles[i])
+        for profile in list(best.values())[: self.config.finalists]:
+            self._promote(profile)
+
+    def _suggest(self, count: int) -> list[tuple[Parameters, dict[str, Any]]]:
+        first = len(self._fitness)
+        found: list[tuple[Parameters, dict[str, Any]]] = []
+        if first == 0:
+            found = [(dict.fromkeys(self.projection.names, 0.0), self._first_attributes())]
+        numbers = range(first + len(found), first + count)
+        if self.config.sampler == "cmaes":
+            return found + [(self._ask_cma(number), {}) for number in numbers]
+        with _quiet():
+            study = self._study(found)
+            return found + [self._ask_optuna(study, number) for number in numbers]
+
+    def _first_attributes(self) -> dict[str, Any]:
+        """The attributes that the sampler would give the enqueued zero vector."""
+        if self.config.sampler == "cmaes":
+            return {}
+        with _quiet():
+            return self._ask_optuna(optuna.create_study(), 0)[1]
+
+    def _distributions(self) -> dict[str, BaseDistribution]:
+        spread = self.config.spread
+        return {name: FloatDistribution(-spread, spread) for name in self.projection.names}
+
+    def _study(self, running: Sequence[tuple[Parameters, dict[str, Any]]]) -> optuna.Study:
+        """A study in memory with everything told so far, and the first vector of this ask still running."""
+        study = optuna.create_study()
+        distributions = self._distributions()
+        told = zip(self._parameters, self._attributes, self._fitness, strict=True)
+        trials = [
+            create_trial(
+                state=TrialState.COMPLETE if fitness < math.inf else TrialState.FAIL,
+                params=dict(parameters),
+                distributions=distributions,
+                value=fitness if fitness < math.inf else None,
+                system_attrs=dict(attributes),
+            )
+            for parameters, attributes, fitness in told
+        ]
+        trials += [
+            create_trial(
+                state=TrialState.RUNNING,
+                params=dict(parameters),
+                distributions=distributions,
+                system_attrs=dict(attributes),
+            )
+            for parameters, attributes in running
+        ]
+        study.add_trials(trials)
+        return study
+
+    def _ask_optuna(self, study: optuna.Study, number: int) -> tuple[Parameters, dict[str, Any]]:
+        study.sampler = self._sampler(self._seed_of(number))
+        trial = study.ask(self._distributions())
+        recorded = study.trials[trial.number]
+        return dict(recorded.params), dict(recorded.system_attrs)
+
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        match self.config.sampler:
+            case "nsga2":
+                population = max(min(50, self.config.trials // 8), 4)
+                return optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case _:
+                return optuna.samplers.TPESampler(multivariate=True, seed=seed)
+
+    def _seed_of(self, number: int) -> int:
+        return int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+
+    def _ask_cma(self, number: int) -> Parameters:
+        """CMA-ES after all full populations told so far; inside one all vectors share a distribution."""
+        names, spread = self.projection.names, self.config.spread
+        if self._cma is None:
+            bounds = np.tile([-spread, spread], (len(names), 1))
+            self._cma = CMA(np.zeros(len(names)), spread / 4, bounds, seed=self._seed_of(0))
+        cma, size = self._cma, self._cma.population_size
+        for start in range(cma.generation * size, len(self._fitness) - size + 1, size):
+            cma.tell(self._population(range(start, start + size)))
+        cma.reseed_rng(self._seed_of(number))
+        return dict(zip(names, map(float, cma.ask()), strict=True))
+
+    def _population(self, numbers: range) -> list[tuple[npt.NDArray[np.float64], float]]:
+        """Vectors with their fitness; one that failed is worse than all so far."""
+        worst = max((f for f in self._fitness[: numbers.stop] if f < math.inf), default=0.0) + 1.0
+        return [
+            (
+                np.array([self._parameters[n][name] for name in self.projection.names]),
+                min(self._fitness[n], worst),
+            )
+            for n in numbers
+        ]
+
+    def _learn(self, _profiles: list[Profile], fitness: list[float]) -> None:
+        if self._started:
+            self._fitness += fitness
+        self._started = True
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "started": self._started,
+            "finished": self._finished,
+            "parameters": [list(p.values()) for p in self._parameters],
+            "attributes": list(self._attributes),
+            "profiles": [list(p) for p in self._profiles],
+            "fitness": [write_fitness(f) for f in self._fitness],
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        names = self.projection.names
+        self._seed, self._cma = state["seed"], None
+        self._started, self._finished = state["started"], state["finished"]
+        self._parameters = [dict(zip(names, row, strict=True)) for row in state["parameters"]]
+        self._attributes = [dict(row) for row in state["attributes"]]
+        self._profiles = read_profiles(state["profiles"])
+        self._fitness = [read_fitness(f) for f in state["fitness"]]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's messages off for a while."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,246 @@
+"""Search by dynamic programming: measure (or be given) the error of each level of each unit, then allocate.
+
+References:
+    SPDY (arXiv 2201.13096) for the dynamic program over layer errors. End-to-end divergences of one unit at a
+    time in place of layer errors follow shared practice in mixed-precision quantisation (HAWQ, arXiv 1905.03696).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from ...spaces.space import Limits, Profile, Space
+from ..allocation.allocation import Errors, PredictedFront
+from ..allocation.allocator import Allocator
+from ..allocation.moves import Moves
+from ..allocation.sensitivity import Probe, Sensitivity, probes
+from ..asking.calibration_pool import Pool, Workload
+from ..asking.turns import Request, Turns, starting_profiles
+
+
+class DPConfig(BaseModel):
+    """Settings of `dp`.
+
+    Attributes:
+        errors: `kl` measures each unit at each level end to end; `nmse` takes the layer errors of the level
+            database and needs no trial before its result.
+        base: what the other units are at while one is measured: `best` (the dearest level of each), `uniform`
+            or `current` (the first start profile, else uniform).
+        tokens: of each measurement.
+        rounds: times to measure; each but the first is made around the best profile so far, on the next
+            sequences of the pool, and ends the search where its result is no better.
+        trust_region: rounds after the first measure and choose only levels one step from that profile.
+        max_states: of the dynamic program; where sums of costs can take about as many values or more, only one
+            state per cell of nearby costs is kept. Costs stay exact.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["dp"] = "dp"
+    errors: Literal["kl", "nmse"] = "kl"
+    base: Literal["best", "uniform", "current"] = "best"
+    tokens: PositiveInt = 8192
+    rounds: PositiveInt = 1
+    trust_region: bool = True
+    max_states: PositiveInt = 2**18
+
+
+def layer_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> list[list[float]]:
+    """Errors per unit and level from unit name to label to error, as `allocate` takes them.
+
+    What is missing is filled in where it is known by definition: `dense` and `keep` have error 0, and a dropped
+    branch has the relative error 1 of each of its linear layers.
+
+    Raises:
+        ValueError: another level has no error.
+    """
+    rows = []
+    for unit in space.units:
+        known = {"dense": 0.0, "keep": 0.0, "drop": float(max(len(unit.modules), 1))}
+        known |= errors.get(unit.name, {})
+        for level in unit.levels:
+            if level.label not in known:
+                raise ValueError(
+                    f"unit {unit.name!r} has no error for level {level.label!r}; build the level database with "
+                    "errors or use errors: kl"
+                )
+        rows.append([known[level.label] for level in unit.levels])
+    return rows
+
+
+class DPSearcher(Turns):
+    """Additive errors and an exact allocation, for one budget or several from one set of measurements.
+
+    Args:
+        config: settings.
+        space: of the profiles.
+        limits: of the profile wanted, or a list of limits for one profile each.
+        pool: calibration sequences.
+        rng_seed: unused, the method is deterministic.
+        start: profiles within the first limits that are measured beside the uniform ones.
+        errors: unit name to label to layer error, for `errors: nmse`.
+
+    Attributes:
+        sensitivity: the measurements of the last round finished, of its last budget.
+    """
+
+    def __init__(
+        self,
+        config: DPConfig,
+        space: Space,
+        limits: Limits | Sequence[Limits],
+        pool: Pool,
+        rng_seed: int,
+        start: Sequence[Profile] = (),
+        errors: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        self._budgets: list[Limits] = [limits] if isinstance(limits, Mapping) else list(limits)
+        if not self._budgets or not all(self._budgets):
+            raise ValueError("dp needs a limit; give at least one budget")
+        uniforms = [p for each in self._budgets for p in starting_profiles(space, each, ())]
+        firsts = starting_profiles(space, self._budgets[0], start)
+        super().__init__(space, pool, rng_seed, list(dict.fromkeys([*firsts, *uniforms])))
+        self.config = config
+        self._first = firsts[min(1, len(firsts) - 1)]
+        self.sensitivity: Sensitivity | None = None
+        self._layer_errors: Errors | None = None
+        if config.errors == "nmse":
+            if errors is None:
+                raise ValueError("errors: nmse needs the layer errors of a level database; use errors: kl")
+            self._layer_errors = layer_errors(space, errors)
+        self._phase: Literal["measure", "check", "done"] = "check" if self._layer_errors else "measure"
+        self._round = 0
+        self._current: list[Profile] = [space.uniform(each) for each in self._budgets]
+        self._open = list(range(len(self._budgets)))
+        self._proposed: list[Profile] = []
+        if self._layer_errors is not None:
+            allocator = self._allocator(self._layer_errors)
+            self._proposed = [allocator.best(each) for each in self._budgets]
+
+    def workload(self) -> Workload:
+        """Most trials and tokens; later rounds are counted as if every level was within reach."""
+        work = Workload().add(len(self.starts), self.pool.archive)
+        work = work.add(len(self._budgets), self.pool.archive)
+        if self._layer_errors is not None:
+            return work
+        fidelity = self.pool.prefix(self.config.tokens)
+        moves = sum(len(unit.levels) - 1 for unit in self.space.units)
+        for turn in range(self.config.rounds):
+            bases = 1 if turn == 0 else len(self._budgets)
+            work = work.add(bases * (1 + moves), fidelity).add(bases * bool(turn), self.pool.archive)
+        return work
+
+    def predicted(self) -> PredictedFront:
+        """The front that the layer errors, or the last sensitivities, predict in the first limit's kind.
+
+        It knows no other limit, minimum counts among them: under these the profiles that the search proposes may
+        be worse, and are found by integer programming.
+
+        Raises:
+            ValueError: nothing is measured yet.
+        """
+        kind = next(iter(self._budgets[0]))
+        if self._layer_errors is not None:
+            return self._allocator(self._layer_errors).front(kind)
+        if self.sensitivity is None:
+            raise ValueError("nothing is measured yet; tell the first trials before asking for the front")
+        return self._allocator(self.sensitivity.errors(self.space)).front(kind)
+
+    def _allocator(self, errors: Errors) -> Allocator:
+        return Allocator(self.space, errors, self.config.max_states)
+
+    def _bases(self) -> list[Profile]:
+        """What this round measures around: one profile for all budgets at first, then one for each open one."""
+        if self._round:
+            return [self._current[i] for i in self._open]
+        match self.config.base:
+            case "best":
+                return [Moves(self.space, self._budgets[0]).dearest]
+            case "uniform":
+                return [self.starts[0]]
+            case "current":
+                return [self._first]
+
+    def _probes(self, base: Profile) -> list[Probe]:
+        return probes(self.space, base, near=self._round > 0 and self.config.trust_region)
+
+    def _next(self) -> list[Request]:
+        archive = self.pool.archive
+        own: list[Request] = []
+        if self._phase == "measure":
+            fidelity = self.pool.window(self.config.tokens, self._round, self.config.tokens)
+            for base in self._bases():
+                own += [(p, fidelity) for p in [base, *(probe.profile for probe in self._probes(base))]]
+        elif self._phase == "check":
+            own = [(profile, archive) for profile in self._proposed]
+        if self._round == 0 and not self.archived:
+            for profile in self.starts:
+                self._promote(profile)
+        return own
+
+    def _learn(self, _profiles: list[Profile], fitness: list[float]) -> None:
+        if self._phase == "measure":
+            self._propose(fitness)
+        else:
+            self._judge()
+
+    def _propose(self, fitness: list[float]) -> None:
+        """From measurements to one profile for each open budget."""
+        allocators, at = [], 0
+        for base in self._bases():
+            found = self._probes(base)
+            measured = list(zip(found, fitness[at + 1 : at + 1 + len(found)], strict=True))
+            tokens = self.pool.prefix(self.config.tokens).tokens
+            self.sensitivity = Sensitivity.of(self.space, base, tokens, fitness[at], measured)
+            allocators.append(self._allocator(self.sensitivity.errors(self.space)))
+            at += 1 + len(found)
+        if len(allocators) == 1:
+            allocators *= len(self._open)
+        self._proposed = [
+            allocator.best(self._budgets[i]) for allocator, i in zip(allocators, self._open, strict=True)
+        ]
+        self._phase = "check"
+
+    def _judge(self) -> None:
+        """Take proposals that improve; close the budgets of those that do not, and end after the last round."""
+        still = []
+        for budget, profile in zip(self._open, self._proposed, strict=True):
+            before = self._value(self._current[budget])
+            if self._round == 0:
+                self._current[budget] = self._best_within(self._budgets[budget])
+                still.append(budget)
+            elif self._value(profile) < before:
+                self._current[budget] = profile
+                still.append(budget)
+        self._open, self._round = still, self._round + 1
+        measured = self._layer_errors is None and self._round < self.config.rounds
+        self._phase = "measure" if measured and still else "done"
+
+    def _value(self, profile: Profile) -> float:
+        return self.archived.get(self.space.canonical(profile), math.inf)
+
+    def _best_within(self, limits: Limits) -> Profile:
+        known = [*self.starts, *self._proposed]
+        fitting = [profile for profile in known if self.space.fits(profile, limits)]
+        return min(fitting, key=self._value)
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "phase": self._phase,
+            "round": self._round,
+            "current": [list(p) for p in self._current],
+            "open": list(self._open),
+            "proposed": [list(p) for p in self._proposed],
+            "sensitivity": None if self.sensitivity is None else self.sensitivity.to_json(),
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._phase = state["phase"]
+        self._round = state["round"]
+        self._current = [tuple(p) for p in state["current"]]
+        self._open = list(state["open"])
+        self._proposed = [tuple(p) for p in state["proposed"]]
+        record = state["sensitivity"]
+        self.sensitivity = None if record is None else Sensitivity.from_json(record)

@@ -1,0 +1,153 @@
+"""Greedy search: lower one unit at a time by measured fitness, as BlockPruner does with branches."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from ...spaces.space import Limits, Profile, Space
+from ..allocation.moves import Bools, Ints, Moves, as_profile
+from ..allocation.sensitivity import moved
+from ..asking.calibration_pool import Pool, Workload
+from ..asking.turns import Request, Turns, read_fitness, starting_profiles, write_fitness
+from .state import State
+
+
+class GreedyConfig(BaseModel):
+    """Settings of `greedy`.
+
+    Attributes:
+        tokens: with which each single lowering is measured.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["greedy"] = "greedy"
+    tokens: PositiveInt = 16384
+
+
+class GreedySearcher(Turns):
+    """From the dearest profile down to the limits, one measured step at a time, then up into what is left.
+
+    Each step measures every unit at its nearest cheaper level (or dropped) and takes the one whose fitness rises
+    least per cost saved; in a space of nothing but branches, the one of best fitness. Afterwards single raises
+    that fit are taken while they improve.
+
+    Args:
+        config: settings.
+        space: of the profiles.
+        limits: that the result keeps; profiles on the way down exceed them.
+        pool: calibration sequences.
+        rng_seed: unused, the method is deterministic.
+        start: profiles that are measured beside the uniform one.
+
+    References:
+        BlockPruner: Fine-grained Pruning for Large Language Models (arXiv 2406.10594), algorithm 1.
+    """
+
+    def __init__(
+        self,
+        config: GreedyConfig,
+        space: Space,
+        limits: Limits,
+        pool: Pool,
+        rng_seed: int,
+        start: Sequence[Profile] = (),
+    ) -> None:
+        super().__init__(space, pool, rng_seed, starting_profiles(space, limits, start))
+        self.config = config
+        self._limits = dict(limits)
+        self._moves = Moves(space, limits)
+        self._current = self._moves.dearest
+        self._fitness = math.inf
+        self._phase: Literal["starts", "down", "up", "done"] = "starts"
+
+    def workload(self) -> Workload:
+        """Most trials and tokens: every unit at every step down, and one round up."""
+        units = len(self.space.units)
+        steps = sum(len(unit.levels) - 1 for unit in self.space.units)
+        work = Workload().add(len(self.starts) + 1, self.pool.archive)
+        return work.add(1 + units * (steps + 1), self.pool.prefix(self.config.tokens))
+
+    def _next(self) -> list[Request]:
+        fidelity = self.pool.prefix(self.config.tokens)
+        if self._phase == "starts":
+            own = [(profile, self.pool.archive) for profile in self.starts]
+            return [*own, (self._current, fidelity)]
+        if self._phase == "down":
+            if self.space.fits(self._current, self._limits):
+                self._phase = "up"
+            elif options := self._options(up=False):
+                return [(profile, fidelity) for profile in options]
+            else:
+                self._current, self._phase = self.space.cheapest(self._limits), "done"
+        if self._phase == "up":
+            if options := self._options(up=True):
+                return [(profile, fidelity) for profile in options]
+            self._phase = "done"
+        self._promote(self._current)
+        return []
+
+    def _options(self, *, up: bool) -> list[Profile]:
+        """Each unit moved by its smallest step that goes the right way."""
+        levels_U = np.array(self._current, np.int64)
+        if up:
+            return self._smallest(State.at(self._moves, levels_U).raises().T)
+        near, far = (
+            State.at(self._moves, levels_U, far=far).lowerings().T & self._keeping(levels_U)
+            for far in (False, True)
+        )
+        return self._smallest(near) or self._smallest(far)
+
+    def _keeping(self, levels_U: Ints) -> Bools:
+        """Shape (U, L): moves that exceed no limit that holds, or costs that oppose each other take turns forever."""
+        total_K = self._moves.total(levels_U)
+        most_K = np.maximum(self._moves.limit_K, total_K)
+        keeps_KUL = self._moves.deltas(levels_U) <= (most_K - total_K)[:, None, None]
+        return np.asarray(keeps_KUL.all(axis=0), np.bool_)
+
+    def _smallest(self, open_UL: Bools) -> list[Profile]:
+        levels_U = np.array(self._current, np.int64)
+        size_UL = np.abs(self._moves.direction(self._moves.deltas(levels_U)))
+        size_UL = np.where(open_UL, size_UL, math.inf)
+        units = np.flatnonzero(open_UL.any(axis=1)).tolist()
+        return [moved(as_profile(levels_U), u, int(size_UL[u].argmin())) for u in units]
+
+    def _learn(self, profiles: list[Profile], fitness: list[float]) -> None:
+        if self._phase == "starts":
+            self._fitness, self._phase = fitness[-1], "down"
+        elif self._phase == "down":
+            best = min(range(len(profiles)), key=lambda i: self._price(profiles[i], fitness[i]))
+            self._current, self._fitness = profiles[best], fitness[best]
+        else:
+            best = int(np.argmin(fitness))
+            if fitness[best] < self._fitness:
+                self._current, self._fitness = profiles[best], fitness[best]
+            else:
+                self._phase = "done"
+
+    def _price(self, profile: Profile, fitness: float) -> float:
+        """Rise of fitness per cost saved; the fitness itself among branches only."""
+        if self._moves.droppable_U.all() or math.isinf(fitness):
+            return fitness
+        saved = self._size(self._current) - self._size(profile)
+        rise = fitness - (self._fitness if self._fitness < math.inf else 0.0)
+        return rise / saved if saved > 0 else math.inf
+
+    def _size(self, profile: Profile) -> float:
+        costs = [self.space.cost(profile, kind) for kind in self._moves.kinds]
+        return math.fsum(c / max(int(m), 1) for c, m in zip(costs, self._moves.limit_K, strict=True))
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "phase": self._phase,
+            "current": list(self._current),
+            "fitness": write_fitness(self._fitness),
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._phase = state["phase"]
+        self._current = tuple(state["current"])
+        self._fitness = read_fitness(state["fitness"])

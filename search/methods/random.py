@@ -1,0 +1,106 @@
+"""Random search: what any other method has to beat at equal tokens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from ...spaces.space import Limits, Profile, Space
+from ..allocation.moves import Moves
+from ..asking.calibration_pool import Pool, Workload
+from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
+from .mutation import distinct
+from .state import sample
+
+
+class RandomConfig(BaseModel):
+    """Settings of `random`.
+
+    Attributes:
+        samples: random profiles.
+        tokens: with which each is measured.
+        finalists: best of them that are measured again at the archive's fidelity.
+        batch: profiles per ask.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["random"] = "random"
+    samples: PositiveInt = 256
+    tokens: PositiveInt = 16384
+    finalists: PositiveInt = 4
+    batch: PositiveInt = 64
+
+
+class RandomSearcher(Turns):
+    """Independent random profiles within the limits; the best few are measured properly.
+
+    Args:
+        config: settings.
+        space: of the profiles.
+        limits: that no profile exceeds.
+        pool: calibration sequences.
+        rng_seed: of every draw.
+        start: profiles that are measured beside the uniform one.
+    """
+
+    def __init__(
+        self,
+        config: RandomConfig,
+        space: Space,
+        limits: Limits,
+        pool: Pool,
+        rng_seed: int,
+        start: Sequence[Profile] = (),
+    ) -> None:
+        super().__init__(space, pool, rng_seed, starting_profiles(space, limits, start))
+        self.config = config
+        self._moves = Moves(space, limits)
+        self._started = False
+        self._finished = False
+        self._sampled: list[Profile] = []
+        self._fitness: list[float] = []
+
+    def workload(self) -> Workload:
+        """Most trials and tokens, known values not subtracted."""
+        config, pool = self.config, self.pool
+        work = Workload().add(len(self.starts) + config.finalists, pool.archive)
+        return work.add(config.samples, pool.prefix(config.tokens))
+
+    def _next(self) -> list[Request]:
+        if not self._started:
+            return [(profile, self.pool.archive) for profile in self.starts]
+        if self._finished:
+            return []
+        drawn = self._draw(min(self.config.batch, self.config.samples - len(self._sampled)))
+        if not drawn:
+            ranked = np.argsort(self._fitness, kind="stable")[: self.config.finalists]
+            for i in ranked:
+                self._promote(self._sampled[int(i)])
+            self._finished = True
+        return [(profile, self.pool.prefix(self.config.tokens)) for profile in drawn]
+
+    def _draw(self, count: int) -> list[Profile]:
+        """At most `count` models not drawn before."""
+        return distinct(self.space, lambda: sample(self._moves, self.rng), count, self._sampled)
+
+    def _learn(self, profiles: list[Profile], fitness: list[float]) -> None:
+        if not self._started:
+            self._started = True
+            return
+        self._sampled += profiles
+        self._fitness += fitness
+
+    def _save(self) -> dict[str, Any]:
+        return {
+            "started": self._started,
+            "finished": self._finished,
+            "sampled": [list(p) for p in self._sampled],
+            "fitness": [write_fitness(f) for f in self._fitness],
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._started, self._finished = state["started"], state["finished"]
+        self._sampled = read_profiles(state["sampled"])
+        self._fitness = [read_fitness(f) for f in state["fitness"]]

@@ -1,0 +1,1 @@
+"""One run: its configuration, and the objects that this names."""

@@ -1,0 +1,181 @@
+"""The configuration of one run: YAML in, validated models out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ...evaluators.fitness import FitnessConfig
+from ...evaluators.levels.building import CalibratedBuilderConfig
+from ...evaluators.runner.numerics import EvaluationConfig
+from ...evaluators.text.data import DataConfig
+from ...spaces.budget import BudgetConfig
+from ...spaces.configuration import SpaceConfig
+from ...spaces.storage.files import read_yaml
+from ...workers.configuration import LocalConfig, WorkersConfig
+from ..frontier.frontier import FrontierConfig
+from ..methods.bayes import OptunaConfig
+from ..methods.dp import DPConfig
+from ..methods.evolution import EvolutionConfig
+from ..methods.greedy import GreedyConfig
+from ..methods.random import RandomConfig
+from .messages import explain
+
+SearchConfig = Annotated[
+    FrontierConfig | EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig,
+    Field(discriminator="method"),
+]
+
+
+class StopConfig(BaseModel):
+    """When a search ends early.
+
+    Attributes:
+        max_tokens: calibration tokens, profiles times tokens, the teacher's too; never exceeded.
+        max_time: seconds of searching.
+        looks: looks at validation in a row that find no gain beyond chance (`search/study/looks.py`); None: never end
+            for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    max_tokens: int | None = Field(default=None, gt=0)
+    max_time: float | None = Field(default=None, gt=0)
+    looks: int | None = Field(default=3, gt=0)
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run.
+
+    Attributes:
+        model: a folder with a Hugging Face model, or a name on the hub.
+        trust_remote_code: run code that the model brings.
+        name: of the run's folder under `runs/`.
+        seed: of everything random.
+        data: calibration, validation and held-out text.
+        space: units and levels.
+        builder: how levels are made.
+        evaluation: numerics and memory.
+        workers: where evaluations run; `ray` stands for its defaults.
+        fitness: what is minimised.
+        budgets: the points of the front; the first figure of each is the front's axis.
+        archive_tokens: the fixed calibration prefix on which profiles are compared.
+        search: the method, or several that run in turn, each from the best that those before it found.
+        start_from: folder of a finished run of the same model whose front is measured first and started from.
+        stop: when to end early.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    model: str
+    trust_remote_code: bool = False
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig = DataConfig()
+    space: SpaceConfig
+    builder: CalibratedBuilderConfig = CalibratedBuilderConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    workers: WorkersConfig = LocalConfig()
+    fitness: FitnessConfig = FitnessConfig()
+    budgets: tuple[BudgetConfig, ...] = Field(min_length=1)
+    archive_tokens: int = Field(default=65_536, gt=0)
+    search: tuple[SearchConfig, ...] = Field(default=(FrontierConfig(),), min_length=1)
+    start_from: str | None = None
+    stop: StopConfig = StopConfig()
+
+    @field_validator("budgets")
+    @classmethod
+    def _different(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
+        names = [budget.name for budget in budgets]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"budget {repeated[0]!r} is given twice; leave one out")
+        return budgets
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _kind(cls, value: object) -> object:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("budgets", "search", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, Mapping) else value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration and apply `key.inner=value` overrides (values are YAML, places in lists numbers).
+
+    A relative path (model, text, latency table) that exists beside the configuration but not in the working
+    directory is taken from there. The `config.yaml` of a run folder is a configuration too.
+
+    Raises:
+        ValueError: the file is no YAML mapping, a key is unknown (answered with the nearest match), or a
+            value is not allowed.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}; ready ones are in configs/")
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no mapping; a configuration has keys such as `model` and `space`")
+    _name_workers(content, content.get("workers"), None)
+    content.pop("format_version", None)
+    for override in overrides:
+        before = content.get("workers")
+        _override(content, override)
+        _name_workers(content, content.get("workers"), before)
+    content.setdefault("name", path.stem)
+    _resolve(content, ("model",), path.parent)
+    _resolve(content, ("space", "latency"), path.parent)
+    for place in ("data", "data.calibration", "data.validation", "data.heldout"):
+        _resolve(content, (*place.split("."), "source"), path.parent)
+        _resolve(content, (*place.split("."), "source", "source"), path.parent)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> RunConfig:
+    """Validate a mapping; errors begin with `where`."""
+    try:
+        return RunConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error, RunConfig)}") from error
+
+
+def _name_workers(content: dict[str, Any], given: object, before: object) -> None:
+    """Write a bare kind of workers out, so that later overrides find a mapping; one of that kind stays as it was."""
+    if isinstance(given, str):
+        same = isinstance(before, Mapping) and before.get("kind") == given
+        content["workers"] = before if same else {"kind": given}
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ValueError(f"--set {override!r} has no value; write --set key=value")
+    *parents, last = key.strip().split(".")
+    place: Any = content
+    for parent in parents:
+        place = place[_index(place, parent, key)] if isinstance(place, list) else place.setdefault(parent, {})
+        if not isinstance(place, dict | list):
+            raise ValueError(f"--set {key}: {parent!r} is a value, not a mapping")
+    try:
+        place[_index(place, last, key) if isinstance(place, list) else last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {override!r}: the value is not YAML; quote what YAML would read") from error
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise ValueError(f"--set {key}: {part!r} is no place in a list of {len(items)}; count from 0")
+    return int(part)
+
+
+def _resolve(content: Mapping[str, Any], keys: Sequence[str], folder: Path) -> None:
+    """Replace the path at `keys` by the one beside the configuration, if only that exists."""
+    *parents, last = keys
+    place: Any = content
+    for key in parents:
+        place = place.get(key) if isinstance(place, dict) else None
+    path = place.get(last) if isinstance(place, dict) else None
+    if isinstance(path, str) and path and not Path(path).exists() and (folder / path).exists():
+        place[last] = str(folder / path)

@@ -1,0 +1,20 @@
+"""Levels that some layers do not take, because their blocks or patterns do not divide the inputs."""
+
+from ...spaces.levels.labels import parse_label
+from .assembly import Assembly
+
+
+def left_out(assembly: Assembly) -> list[str]:
+    """One line for each number of layers and multiple; none where every layer takes every level."""
+    linears = (*assembly.structure.linears, *assembly.structure.ends.linears)
+    inputs = {linear.path: linear.in_features for linear in linears}
+    found: dict[tuple[int, int], list[str]] = {}
+    for label in assembly.config.space.levels:
+        multiple = parse_label(label).multiple
+        if count := sum(inputs[layer] % multiple > 0 for layer in assembly.labels):
+            found.setdefault((count, multiple), []).append(label)
+    return [
+        f"{', '.join(labels)} left out for {count} of {len(assembly.labels)} layers, whose inputs are no "
+        f"multiples of {multiple}"
+        for (count, multiple), labels in found.items()
+    ]

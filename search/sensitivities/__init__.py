@@ -1,0 +1,1 @@
+"""Scores of levels, and what they are worth as predictions."""

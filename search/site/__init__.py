@@ -1,0 +1,1 @@
+"""Where heavy work is done: in this process, or on a Ray cluster."""

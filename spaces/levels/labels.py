@@ -1,0 +1,169 @@
+"""Labels: the names of levels, and what each of them stores.
+
+| label | level |
+| --- | --- |
+| `dense`, `keep` | nothing changed (a linear layer; a branch or block) |
+| `drop` | the branch or block is removed |
+| `w4g128`, `w4` | 4-bit symmetric integers in groups of 128 inputs, or one group per output channel |
+| `w4g128a` | the same with a stored zero point (asymmetric, what EvoPress uses) |
+| `s60`, `s60-1000000` | 60 % of the weights are zero; the same less 1,000,000 zeros (EvoPress's ladder) |
+| `2:4`, `4:8` | N nonzero weights in each M consecutive inputs |
+| `2:4+w4g128` | both: the surviving weights are quantised |
+| `q4_k`, `iq3_s` ... | a storage type of llama.cpp (`spaces/levels/ggml.py` has them all) |
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from .ggml import GGML_TYPES, Blocks
+
+_GRID = re.compile(r"w(?P<bits>[2-8])(?:g(?P<group>[1-9]\d*))?(?P<asymmetric>a?)")
+_SPARSE = re.compile(r"s(?P<percent>\d{1,2}(?:\.\d+)?)(?P<offset>[+-]\d+)?")
+_PATTERN = re.compile(r"(?P<keep>[1-9]\d*):(?P<of>[1-9]\d*)")
+_MIX = re.compile(r"(?P<type>q\d_k)_(?:s|m|l)")
+_GRAMMAR = "levels look like dense, w4g128, w4g128a, w8, s60, 2:4, 2:4+w4g128 or q4_k"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Integer codes of `bits` bits with one 16-bit scale per `group` inputs (None: per output channel).
+
+    An asymmetric grid also stores a 16-bit zero point per group.
+    """
+
+    bits: int
+    group: int | None
+    symmetric: bool
+
+    def groups(self, in_features: int) -> int:
+        """Groups in one row of `in_features` weights; the last one may be shorter."""
+        return -(-in_features // self.group) if self.group else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unstructured:
+    """`ceil(fraction * numel) + offset` zeros anywhere in the weight.
+
+    Rounded up, so that a model uniform at `s60` is never less than 60 % sparse.
+    """
+
+    fraction: float
+    offset: int = 0
+
+    def zeros(self, numel: int) -> int:
+        """The number of zeros among `numel` weights, within [0, numel]."""
+        return min(max(math.ceil(self.fraction * numel - 1e-6) + self.offset, 0), numel)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """`keep` nonzero weights in each `of` consecutive inputs of a row."""
+
+    keep: int
+    of: int
+
+    def zeros(self, numel: int) -> int:
+        """The number of zeros among `numel` weights (rows are whole multiples of `of`)."""
+        return numel // self.of * (self.of - self.keep)
+
+
+Sparsity = Unstructured | Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """What a label says is done to a linear layer: zeros, then a grid; or llama.cpp's blocks; nothing for `dense`."""
+
+    sparsity: Sparsity | None = None
+    grid: Grid | None = None
+    blocks: Blocks | None = None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights that stay are rounded."""
+        return self.grid is not None or self.blocks is not None
+
+    @property
+    def multiple(self) -> int:
+        """Inputs of which rows must be whole multiples."""
+        if isinstance(self.sparsity, Pattern):
+            return self.sparsity.of
+        return self.blocks.weights if self.blocks else 1
+
+
+def parse_label(label: str) -> Scheme:
+    """The scheme that `label` names.
+
+    Raises:
+        ValueError: the label is not of the grammar in this module's table. `keep` and `drop` belong to
+            branches and have no scheme.
+    """
+    if label == "dense":
+        return Scheme()
+    if label in GGML_TYPES:
+        return Scheme(blocks=GGML_TYPES[label])
+    _refuse_written_otherwise(label)
+    head, w, tail = label.partition("w")
+    if head and w and not head.endswith("+"):
+        raise ValueError(f"level {label!r} is unknown; {_GRAMMAR}")
+    sparse_text, grid_text = (head[:-1] if w else head), w + tail
+    grid = _parse_grid(grid_text, label) if grid_text else None
+    sparsity = _parse_sparsity(sparse_text, label) if head or not w else None
+    return Scheme(sparsity, grid)
+
+
+def _refuse_written_otherwise(label: str) -> None:
+    """Types in capitals and mixes such as `Q4_K_M`, as llama.cpp's users write them."""
+    name = label.lower()
+    if name in GGML_TYPES:
+        raise ValueError(f"level {label!r} is unknown; did you mean {name!r}?")
+    if (match := _MIX.fullmatch(name)) and match["type"] in GGML_TYPES:
+        raise ValueError(
+            f"level {label!r} is a mix of llama.cpp's types, mostly {match['type']}; "
+            f"give the types as levels, such as {match['type']} and q6_k, and the search mixes them"
+        )
+
+
+def _parse_grid(text: str, label: str) -> Grid:
+    match = _GRID.fullmatch(text)
+    if not match:
+        raise ValueError(f"level {label!r} is unknown; {_GRAMMAR}")
+    group = match["group"]
+    return Grid(int(match["bits"]), int(group) if group else None, not match["asymmetric"])
+
+
+def _parse_sparsity(text: str, label: str) -> Sparsity:
+    if match := _SPARSE.fullmatch(text):
+        return Unstructured(float(match["percent"]) / 100, int(match["offset"] or 0))
+    if match := _PATTERN.fullmatch(text):
+        keep, of = int(match["keep"]), int(match["of"])
+        if keep < of:
+            return Pattern(keep, of)
+    raise ValueError(f"level {label!r} is unknown; {_GRAMMAR}")
+
+
+def kept(scheme: Scheme, numel: int) -> int:
+    """Weights that may be nonzero."""
+    return numel - (scheme.sparsity.zeros(numel) if scheme.sparsity else 0)
+
+
+def stored_bits(scheme: Scheme, shape: tuple[int, int], dense_bits: int = 16) -> int:
+    """Exact bits that a (out, in) weight takes: codes or values, scales, zero points and mask.
+
+    A sparse level stores one mask bit per weight and its survivors in 16 bits; a 16-bit scale (and a 16-bit zero
+    point when asymmetric) belongs to each group; `dense_bits` is the width of the model's own weights.
+    6,979,321,856 weights at `w3g128a` take 3.25 bits each.
+    """
+    out_features, in_features = shape
+    numel = out_features * in_features
+    if scheme == Scheme():
+        return dense_bits * numel
+    if scheme.blocks is not None:
+        return 8 * out_features * scheme.blocks.row_bytes(in_features)
+    mask = numel if scheme.sparsity else 0
+    if scheme.grid is None:
+        return mask + 16 * kept(scheme, numel)
+    per_group = 16 if scheme.grid.symmetric else 32
+    scales = per_group * out_features * scheme.grid.groups(in_features)
+    return mask + scheme.grid.bits * kept(scheme, numel) + scales

@@ -1,0 +1,1 @@
+"""The model: its files, and the structure of blocks, branches and linear layers."""

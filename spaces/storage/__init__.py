@@ -1,0 +1,1 @@
+"""Files: atomic writes, ownership, and the level database."""

@@ -1,0 +1,106 @@
+"""One worker on a Ray cluster that holds something and is sent on errands with it, before there is a pool."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
+
+from ..configuration import RayConfig
+from .ray_cluster import Share, line, missing_package, no_room, options
+from .ray_worker import Say, Worker
+
+_TICK = 0.5  # seconds between looks at what the worker tells
+
+Held = TypeVar("Held")
+Result = TypeVar("Result")
+
+
+class RayErrands(Generic[Held]):
+    """Runs errands, one after the other, where there are a worker's resources; a worker that dies is replaced.
+
+    Args:
+        make: what the worker holds, made there.
+        config: settings; `gpus` and `cpus` are given.
+    """
+
+    def __init__(self, make: Callable[[Share], Held], config: RayConfig) -> None:
+        self.config = config
+        self._make = ray.put(make)
+        self._actor: Any = ray.remote(Worker).options(**options(config), max_concurrency=2)
+        self._worker: Any = None
+        self._heard = 0
+
+    def call(self, errand: Callable[[Held, Say], Result], say: Say = lambda text: None) -> Result:
+        """Run one errand; `say` gets what it tells.
+
+        Raises:
+            ValueError: bad input, found there, or a package that is not.
+            TimeoutError: no worker could start.
+            ConnectionError: workers failed on it more often than is tried again.
+        """
+        for _ in range(self.config.retries + 1):
+            try:
+                return self._try(errand, say)
+            except RayTaskError as error:
+                if isinstance(error.cause, ValueError):
+                    raise error.cause from None
+                failure = line(error.cause or error)
+            except RayError as error:
+                failure = line(error)
+            self.dismiss()
+        raise ConnectionError(
+            f"workers failed {self.config.retries + 1} times before the search: {failure}; the same command tries again"
+        )
+
+    def _try(self, errand: Callable[[Held, Say], Result], say: Say) -> Result:
+        if self._worker is None:
+            self._hire()
+        answer = self._worker.go.remote(self._make, errand)
+        ready: list[Any] = []
+        latest = time.monotonic()
+        while not ready:
+            ready, _ = ray.wait([answer], timeout=_TICK)
+            for text in ray.get(self._worker.told.remote(self._heard), timeout=self.config.deadline):
+                self._heard += 1
+                latest = time.monotonic()
+                say(text)
+            if time.monotonic() - latest > self.config.deadline:
+                raise GetTimeoutError(f"nothing heard in {self.config.deadline:g} s")
+        found: Result = ray.get(answer)
+        return found
+
+    def _hire(self) -> None:
+        self._worker = self._actor.remote()
+        began = time.monotonic()
+        started = self._worker.start.remote()
+        while not ray.wait([started], timeout=_TICK)[0]:
+            if time.monotonic() - began > self.config.patience:
+                self.dismiss()
+                raise no_room(self.config)
+        try:
+            ray.get(started)
+        except ActorDiedError as error:
+            if missing := missing_package(error):
+                raise ValueError(
+                    f"a worker could not start: {missing}; install the same packages on every node"
+                ) from None
+            if "never ran" in str(error):
+                raise ConnectionError(
+                    "the cluster ended a worker before it began, as for a process that is gone: it could not reach this "
+                    "one; give both the same RAY_AUTH_MODE and token"
+                ) from None
+            raise
+        self._heard = 0
+
+    def release(self) -> Any:
+        """The worker, if there is one, with what it holds; the next errand starts one anew."""
+        worker, self._worker = self._worker, None
+        return worker
+
+    def dismiss(self) -> None:
+        """End the worker, so that others have its place; the next errand starts one anew."""
+        if self._worker is not None:
+            ray.kill(self._worker)
+            self._worker = None

@@ -1,0 +1,1 @@
+"""Simulated evaluators and clusters, for tests and benchmarks."""

@@ -1,0 +1,82 @@
+"""Sums over the units of one profile, and what they become when one unit alone moves.
+
+Array names carry their axes: U units, F levels of all units in a row, B blocks, D directions.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from ...spaces.space import DENSE, Profile, Space
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Moves:
+    """All moves of one unit to one level from a profile.
+
+    A branch that is dropped takes its units, which stand in its block, out of every sum; one that is brought back
+    brings them as the profile has them. In the dense model no unit counts.
+
+    Args:
+        space: of the profile.
+        profile: to move from.
+
+    Attributes:
+        profile: to move from.
+        key_U: level of each unit, -1 where it does not count.
+        unit_F: of each level.
+        labels: of the levels that units can move to, by unit; not the level that is there, none of units that do not count.
+        other_F: whether each level is one of these.
+    """
+
+    def __init__(self, space: Space, profile: Profile) -> None:
+        self.space = space
+        self.profile = profile
+        units = space.units
+        counts_U = [len(unit.levels) for unit in units]
+        level_U = np.array(profile or [0] * len(units))
+        parent_U = np.array([-1 if unit.parent is None else unit.parent for unit in units])
+        drop_F = np.array([level.label == "drop" for unit in units for level in unit.levels], np.int64)
+        self.unit_F: Ints = np.repeat(np.arange(len(units)), counts_U)
+        self._at_U: Ints = np.cumsum([0, *counts_U[:-1]]) + level_U
+        self._counted_U = np.array([profile != DENSE and space.active(profile, u) for u in range(len(units))])
+        self.key_U: Ints = np.where(self._counted_U, level_U, -1)
+        self._child_U: Ints = np.flatnonzero(parent_U >= 0)
+        self._parents: Ints = parent_U[self._child_U]
+        self._brought_F: Ints = drop_F[self._at_U][self.unit_F] - drop_F if profile else 0 * drop_F
+        self._block_U: Ints = np.unique([unit.block for unit in units], return_inverse=True)[1]
+        self.labels = {unit.name: self._labels(u) for u, unit in enumerate(units)}
+        self.other_F = np.array([label in self.labels[unit.name] for unit in units for label in unit.index])
+
+    def sums(self, term_F: Floats) -> tuple[float, Floats]:
+        """The sum of a term over units, and after each move."""
+        here = float(self._here(term_F).sum())
+        return here, here + self._changes(term_F)
+
+    def pairs(self, amplitude_DF: Floats) -> tuple[float, Floats]:
+        """The sum of products over pairs, twice in one block, once in neighbouring ones, and after each move."""
+        pairs, change_F = 0.0, np.zeros(len(self.unit_F))
+        for amplitude_F in amplitude_DF:
+            here_U, moved_F = self._here(amplitude_F), self._changes(amplitude_F)
+            sum_B = np.bincount(self._block_U, here_U)
+            reach_B = 2 * sum_B
+            reach_B[1:] += sum_B[:-1]
+            reach_B[:-1] += sum_B[1:]
+            pairs += float((sum_B**2).sum() - (here_U**2).sum() + (sum_B[1:] * sum_B[:-1]).sum())
+            change_F += moved_F * (reach_B[self._block_U][self.unit_F] + moved_F)
+            change_F -= self._changes(amplitude_F**2)
+        return pairs, pairs + change_F
+
+    def _labels(self, u: int) -> tuple[str, ...]:
+        labels = enumerate(self.space.units[u].index)
+        if not self.profile:
+            return tuple(label for _, label in labels if label not in ("dense", "keep"))
+        return tuple(label for i, label in labels if self.key_U[u] not in (-1, i))
+
+    def _here(self, term_F: Floats) -> Floats:
+        return np.where(self._counted_U, term_F[self._at_U], 0.0)
+
+    def _changes(self, term_F: Floats) -> Floats:
+        inside_U = np.bincount(self._parents, term_F[self._at_U[self._child_U]], len(self._at_U))
+        return term_F - self._here(term_F)[self.unit_F] + self._brought_F * inside_U[self.unit_F]
