@@ -61,7 +61,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tpe": {"search": [{"method": "optuna", "sampler": "tpe", "trials": 24}]},
     "nsga2": {"search": [{"method": "optuna", "sampler": "nsga2", "trials": 24}]},
     "greedy": {"search": [{"method": "greedy", "tokens": 256}], "budgets": [{"bits": 5.8}]},
-    "random": {"search": [{"method": "random", "trials": 24}]},
+    "random": {"search": [{"method": "random", "samples": 24}]},
     "series": {
         "search": [{"method": "dp", "tokens": 256}, {"method": "evolution", "generations": 2, **_SHORT}]
     },

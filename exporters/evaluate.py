@@ -20,8 +20,8 @@ from ..search.run.configuration import RunConfig
 from ..search.run.machine import DTYPES, devices_of, free_memory, resolve
 from ..spaces.model.checkpoint import Checkpoint
 from ..spaces.model.structure import find_structure
+from ..spaces.profile_file import read_profile
 from .artifact.compression import Compression
-from .artifact.profiles import read_profile
 from .checkpoints.packed_checkpoint import open_model
 from .figures import size
 from .gguf.llama_cpp import FILE, measure_file

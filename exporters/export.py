@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..search.run.messages import nearest
+from ..spaces.nearest import nearest
 from .artifact.appearing import check_output
 from .artifact.fusing import check_fused, mixed_groups, raised, refuse_mixed
 from .artifact.winner import Winner, Winners

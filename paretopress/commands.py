@@ -163,7 +163,7 @@ def refit(
     with _resumable(f"{run} keeps what was refitted"), progress() as listen:
         front = refit_run(existing(run), budget, listen=listen, report=write_report)
     console.console.print(front_table(front))
-    _next_export(run, budget or front["points"][-1]["budget"])
+    _next_export(run, budget or front.points[-1].budget)
 
 
 @app.command()
@@ -201,7 +201,7 @@ def show(run: Run, as_json: Annotated[bool, typer.Option("--json", help="print f
     """The front as a table."""
     front = front_of(run)
     if as_json:
-        print(json.dumps(front, indent=1, allow_nan=False))
+        print(json.dumps(front.record(), indent=1, allow_nan=False))
     else:
         from .tables import front_table
 
@@ -283,7 +283,7 @@ def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
         front = run_job(settings, folder, fresh=fresh, listen=listen, report=write_report)
     console.console.print(front_table(front))
     console.say(f"report: {folder / 'report.html'}")
-    _next_export(folder, front["points"][-1]["budget"])
+    _next_export(folder, front.points[-1].budget)
 
 
 @contextmanager

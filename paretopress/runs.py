@@ -4,11 +4,12 @@ import json
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 if TYPE_CHECKING:
+    from .search.folder.front import Front
     from .search.run.configuration import RunConfig
 
 RUNS = Path("runs")
@@ -50,7 +51,7 @@ def holder(target: Path) -> Path:
     return run
 
 
-def front_of(run: Path) -> dict[str, Any]:
+def front_of(run: Path) -> "Front":
     """The front that a run ended with.
 
     Raises:

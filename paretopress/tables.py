@@ -1,8 +1,8 @@
 """Fronts, scores and allocations as tables that fit 80 columns; figures are never cut."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
@@ -12,51 +12,54 @@ from .exporters.figures import size
 if TYPE_CHECKING:
     from .evaluators.tasks.harness import Score
     from .exporters.evaluate import Compared
+    from .search.folder.front import Front, Point, Refit
     from .search.sensitivities.sensitivities import Allocation, Comparison
 
 
-def front_table(front: Mapping[str, Any]) -> Table:
+def front_table(front: "Front") -> Table:
     """Baselines and front of a run, in order of budget, with the held-out figures of each."""
-    dense = front["dense"]
+    dense = front.dense
     table = _table(
         "→ what the search found, in order the points 1, 2, ... of `export --point`; KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
         "p on validation text: against uniform, a refit's against the row above",
-        f"{front['name']}: {front['model']} ({size(dense['bytes'])}, perplexity {dense['heldout_perplexity']:.3f})",
+        f"{front.name}: {front.model} ({size(dense['bytes'])}, perplexity {dense['heldout_perplexity']:.3f})",
     )
     table.add_column("budget", vertical="top")
     table.add_column("method", min_width=10)
-    if front["cost_kind"] != "bytes":
-        table.add_column(front["cost_unit"].replace("/", "/\n"), justify="right", min_width=6)
+    if front.cost_kind != "bytes":
+        table.add_column(front.cost_unit.replace("/", "/\n"), justify="right", min_width=6)
     for heading in ("size", "KL", "±", "perplexity", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for point in front["points"]:
-        rows = [row for row in front["baselines"] if row["budget"] == point["budget"]]
-        rows.sort(key=lambda row: row["method"] != "uniform")
+    for point in front.points:
+        rows = [row for row in front.baselines if row.budget == point.budget]
+        rows.sort(key=lambda row: row.method != "uniform")
         for i, row in enumerate(rows):
-            table.add_row(point["budget"] if i == 0 else "", row["method"], *_figures(front, row))
-        refit = point.get("refit")
+            table.add_row(point.budget if i == 0 else "", row.method, *_figures(front, row, row))
+        refit = point.refit
         table.add_row(
-            "" if rows else point["budget"],
-            f"→ {point['method'].replace('+', ' + ')}",
-            *_figures(front, point),
+            "" if rows else point.budget,
+            f"→ {point.method.replace('+', ' + ')}",
+            *_figures(front, point, point),
             style="bold",
             end_section=not refit,
         )
         if refit:
-            kept = "refit" if refit["kept"] else "refit, not kept"
-            table.add_row("", kept, *_figures(front, point | refit), end_section=True)
+            kept = "refit" if refit.kept else "refit, not kept"
+            table.add_row("", kept, *_figures(front, point, refit), end_section=True)
     return table
 
 
-def _figures(front: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    p_value = row.get("p_value")
-    if row["heldout_kl"] is None:
-        measured = ["not finite", "", ""]
+def _figures(front: "Front", point: "Point", measured: "Point | Refit") -> list[str]:
+    """The cells of a row: cost and size of a point, and what was measured of it or of its refit."""
+    interval = measured.heldout_interval
+    if measured.heldout_kl is None or interval is None:
+        heldout = ["not finite", "", ""]
     else:
-        low, high = row["heldout_interval"]
-        measured = [f"{row['heldout_kl']:.5f}", f"{(high - low) / 2:.2g}", f"{row['heldout_perplexity']:.3f}"]
-    figures = [size(row["bytes"]), *measured, "" if p_value is None else f"{p_value:.2g}"]
-    return figures if front["cost_kind"] == "bytes" else [f"{row['cost']:.6g}", *figures]
+        half = (interval[1] - interval[0]) / 2
+        heldout = [f"{measured.heldout_kl:.5f}", f"{half:.2g}", f"{measured.heldout_perplexity:.3f}"]
+    p_value = "" if measured.p_value is None else f"{measured.p_value:.2g}"
+    figures = [size(point.bytes), *heldout, p_value]
+    return figures if front.cost_kind == "bytes" else [f"{point.cost:.6g}", *figures]
 
 
 def score_table(found: "Comparison") -> Table:

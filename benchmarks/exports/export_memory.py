@@ -17,12 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from paretopress.exporters.artifact.profiles import ProfileFile
 from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.formats import FORMATS
 from paretopress.spaces.levels.builders import BuilderConfig, build
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import Structure, find_structure
+from paretopress.spaces.profile_file import ProfileFile
 from paretopress.spaces.storage.database import LevelDatabase
 
 from ..memory import Cost, measured

@@ -101,7 +101,7 @@ def searched(args: argparse.Namespace, sizes: Mapping[str, int]) -> list[Made]:
     print(f"search: {time.perf_counter() - began:.0f} s", flush=True)
     found = []
     for name, size in sizes.items():
-        budget = next(point["budget"] for point in front["points"] if point["budget"] == f"bytes {size}")
+        budget = front.find(f"bytes {size}").budget
         winner, output = Winners(run).choose(budget, None), args.folder / name.replace(" ", "-")
         cost = measured(lambda w=winner, o=output: export_gguf(w, o, overwrite=True))  # type: ignore[misc]
         found.append(Made(f"searched, {name}", output / FILE, cost.seconds, cost.resident))

@@ -33,12 +33,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from paretopress.exporters.export import export_run
+from paretopress.search.folder.front import Front, Point
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.job import run
 from paretopress.search.run.assembly import Assembly, assemble
@@ -130,14 +130,14 @@ class Stage:
     def rows(self) -> list[Row]:
         """Search every space; the rows in order of budgets."""
         found: list[Row] = []
-        points: list[dict[str, Any]] = []
+        points: list[Point] = []
         spent = 0
         for kind in KINDS:
             rows, front = self._search(kind, only(kind, self.config.space))
             found += rows
             if front is not None:
-                spent += front["tokens"] + front["teacher_tokens"]
-                points += front["points"]
+                spent += (front.tokens or 0) + (front.teacher_tokens or 0)
+                points += front.points
         found += self._search(JOINT, self.config.space)[0]
         start = self._seeds(points) if points else None
         rows, front = self._search(SEEDED, self.config.space, start, spent)
@@ -153,7 +153,7 @@ class Stage:
 
     def _search(
         self, kind: str, space_config: SpaceConfig, start: Path | None = None, before: int = 0
-    ) -> tuple[list[Row], dict[str, Any] | None]:
+    ) -> tuple[list[Row], Front | None]:
         """One run over the budgets that the space can meet, and a row for each budget."""
         space = space_like(self._joint, space_config)
         refused = {budget.name: why for budget in self.budgets if (why := refusal(budget, space))}
@@ -168,17 +168,18 @@ class Stage:
         rows += [row_of(front, budget.name, kind, space, before) for budget in budgets]
         return rows, front
 
-    def _seeds(self, points: Sequence[Mapping[str, Any]]) -> Path:
+    def _seeds(self, points: Sequence[Point]) -> Path:
         """The winners of the single kinds as the front of a run of the joint space."""
         path = self._run_folder("single kinds")
         joint = self._joint.space
         with RunFolder(path) as folder:
+            folder.settle_config({"model": self.config.model})
             folder.write_front(
-                {
-                    "model": self.config.model,
-                    "fingerprints": {"model": self._joint.checkpoint.fingerprint},
-                    "points": [dict(p) | {"profile": as_joint(p["profile"], joint)} for p in points],
-                }
+                Front(
+                    model=self.config.model,
+                    fingerprints={"model": self._joint.checkpoint.fingerprint},
+                    points=[p.model_copy(update={"profile": as_joint(p.profile, joint)}) for p in points],
+                )
             )
         return path
 
@@ -227,12 +228,12 @@ def check_export(config: RunConfig, run_folder: Path, budget: str, output: Path)
         print(line)
     front = RunFolder(run_folder).read_front()
     assert front is not None
-    point = next(p for p in front["points"] if p["budget"] == budget)
+    perplexity_of_front = front.find(budget).heldout_perplexity or math.inf
     single = with_space(config, config.space, [BudgetConfig(macs=1.0)])
     data = assemble(single, output / "databases").data["heldout"]
     exported = perplexity(output / "model", torch.from_numpy(data.tokens.astype("int64")))
-    print(f"front: {point['heldout_perplexity']:.6f}; exported, by transformers: {exported:.6f}")
-    if abs(exported / point["heldout_perplexity"] - 1) > TOLERANCE:
+    print(f"front: {perplexity_of_front:.6f}; exported, by transformers: {exported:.6f}")
+    if abs(exported / perplexity_of_front - 1) > TOLERANCE:
         raise SystemExit("the exported model is not the one of the front")
 
 

@@ -1,9 +1,10 @@
 """The rows of `joint`: what each space reached within each budget, and what the joint one gains."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from paretopress.search.folder.front import Front
 from paretopress.spaces.space import Space
 
 from .joint_spaces import mix
@@ -12,26 +13,26 @@ Row = dict[str, Any]
 JOINT, SEEDED = "joint", "joint, from the single kinds"
 
 
-def row_of(front: Mapping[str, Any], budget: str, kind: str, space: Space, before: int = 0) -> Row:
+def row_of(front: Front, budget: str, kind: str, space: Space, before: int = 0) -> Row:
     """The record of one budget of a finished run; `before` are tokens of runs that it started from."""
-    point = next(p for p in front["points"] if p["budget"] == budget)
-    uniform = next(b for b in front["baselines"] if b["budget"] == budget and b["method"] == "uniform")
+    point = front.find(budget)
+    uniform = next(b for b in front.baselines if b.budget == budget and b.method == "uniform")
     return {
         "budget": budget,
         "space": kind,
         "feasible": True,
-        "heldout_kl": _finite(point["heldout_kl"]),
-        "heldout_interval": point["heldout_interval"] or [math.inf, math.inf],
-        "heldout_perplexity": _finite(point["heldout_perplexity"]),
-        "calibration_kl": point["fitness"],
-        "uniform_kl": _finite(uniform["heldout_kl"]),
-        "bits": point["costs"]["bits"] / space.weights,
-        "macs": point["costs"]["macs"] / space.weights,
-        "tokens": front["tokens"] + front["teacher_tokens"] + before,
-        "seconds": front["seconds"],
-        "winner": point["method"],
-        "mix": mix(point["profile"], front["weights"]),
-        "profile": point["profile"],
+        "heldout_kl": _finite(point.heldout_kl),
+        "heldout_interval": point.heldout_interval or [math.inf, math.inf],
+        "heldout_perplexity": _finite(point.heldout_perplexity),
+        "calibration_kl": point.fitness,
+        "uniform_kl": _finite(uniform.heldout_kl),
+        "bits": point.costs["bits"] / space.weights,
+        "macs": point.costs["macs"] / space.weights,
+        "tokens": (front.tokens or 0) + (front.teacher_tokens or 0) + before,
+        "seconds": front.seconds,
+        "winner": point.method,
+        "mix": mix(point.profile, front.weights),
+        "profile": point.profile,
     }
 
 

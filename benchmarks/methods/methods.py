@@ -189,7 +189,7 @@ def run_job(config: RunConfig, job: Job, output: Path, free: "Queue[str]") -> li
         front = run(RunConfig.model_validate(settings), folder, databases=output / "databases")
     finally:
         free.put(device)
-    return rows_of(front, job.method, job.seed, job.search, time.perf_counter() - began)
+    return rows_of(front.record(), job.method, job.seed, job.search, time.perf_counter() - began)
 
 
 if __name__ == "__main__":

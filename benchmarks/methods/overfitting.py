@@ -13,10 +13,10 @@ held-out divergence of the point that the run chose. A run in the output folder 
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from paretopress.search.folder.front import LookRow
 from paretopress.search.jobs.job import run
 from paretopress.search.run.configuration import RunConfig, load_config
 
@@ -62,19 +62,17 @@ def follow(config: RunConfig, archive: int, tokens: int, output: Path) -> list[s
         "stop": {"max_tokens": tokens, "looks": None},
     }
     front = run(RunConfig.model_validate(settings), output / settings["name"], databases=output / "databases")
-    heldout = {point["budget"]: point["heldout_kl"] for point in front["points"]}
-    end = max((look["tokens"] for look in front["looks"]), default=0)
-    return [
-        row(archive, look, heldout[look["budget"]] if look["tokens"] == end else None)
-        for look in front["looks"]
-    ]
+    heldout = {point.budget: point.heldout_kl for point in front.points}
+    end = max((look.tokens for look in front.looks), default=0)
+    return [row(archive, look, heldout[look.budget] if look.tokens == end else None) for look in front.looks]
 
 
-def row(archive: int, look: Mapping[str, Any], heldout: float | None) -> str:
+def row(archive: int, look: LookRow, heldout: float | None) -> str:
     """One line of the markdown table."""
     names = ("calibration", "validation", "calibration_of_uniform", "validation_of_uniform", "gap")
-    figures = ["" if look[name] is None else f"{look[name]:.4f}" for name in names]
-    cells = [f"{archive:,}", f"{look['tokens'] / 1e6:.2f} M", look["budget"], *figures]
+    values = [getattr(look, name) for name in names]
+    figures = ["" if value is None else f"{value:.4f}" for value in values]
+    cells = [f"{archive:,}", f"{look.tokens / 1e6:.2f} M", look.budget, *figures]
     return "| " + " | ".join([*cells, "" if heldout is None else f"{heldout:.4f}"]) + " |"
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     overrides = [f"model={model}", f"data.source={model / 'text.safetensors'}", *args.overrides]
     front = run(load_config(args.config, overrides), args.folder / "run", listen=clock.listen)
     clock.stage("end")
-    print(f"search: {front['evaluations']} evaluations, {front['tokens']:,} tokens, {front['seconds']:.1f} s")
+    print(f"search: {front.evaluations} evaluations, {front.tokens:,} tokens, {front.seconds:.1f} s")
     print(f"files: {sum(f.stat().st_size for f in model.glob('*.safetensors')):,} bytes of model, ", end="")
     levels = (args.folder / "databases").glob("*/*.safetensors")
     print(f"{sum(f.stat().st_size for f in levels):,} bytes of levels")

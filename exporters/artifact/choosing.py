@@ -1,12 +1,10 @@
 """Which point of a front a user means: by budget, by number or by size."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ...search.jobs.front import find_point
+from ...search.folder.front import Front, Point
 from ...spaces.budget import parse_bytes
 
 
@@ -26,7 +24,7 @@ class Choice:
     size: str | None = None
     profile: Path | None = None
 
-    def check(self, front: Mapping[str, Any]) -> None:
+    def check(self, front: Front) -> None:
         """Refuse all but one way.
 
         Raises:
@@ -38,13 +36,13 @@ class Choice:
                 f"{' and '.join(f'--{name}' for name in given)} both say what to export; keep one"
             )
         if not given:
-            names = ", ".join(point["budget"] for point in front["points"])
+            names = ", ".join(point.budget for point in front.points)
             raise ValueError(
-                f"give a budget of the run ({names}) or a profile file, a point (1 to {len(front['points'])}) or a size"
+                f"give a budget of the run ({names}) or a profile file, a point (1 to {len(front.points)}) or a size"
             )
 
 
-def choose_point(front: dict[str, Any], choice: Choice) -> dict[str, Any]:
+def choose_point(front: Front, choice: Choice) -> Point:
     """The point that a choice without a profile file means.
 
     Raises:
@@ -54,34 +52,34 @@ def choose_point(front: dict[str, Any], choice: Choice) -> dict[str, Any]:
         return _numbered(front, choice.point)
     if choice.size is not None:
         return _within(front, choice.size)
-    return find_point(front, str(choice.budget))
+    return front.find(str(choice.budget))
 
 
-def _numbered(front: Mapping[str, Any], number: int) -> dict[str, Any]:
-    points: list[dict[str, Any]] = front["points"]
+def _numbered(front: Front, number: int) -> Point:
+    points = front.points
     if not 1 <= number <= len(points):
         raise ValueError(f"the front has no point {number}; its points are 1 to {len(points)}")
     return points[number - 1]
 
 
-def _within(front: Mapping[str, Any], size: str) -> dict[str, Any]:
+def _within(front: Front, size: str) -> Point:
     """The point with the lowest calibration fitness of those that are small enough.
 
     The held-out figures choose nothing: they would no longer be fair for what they chose. Of equals the larger is
     taken, which has lost less.
     """
-    points: list[dict[str, Any]] = front["points"]
-    if any(point.get("bytes") is None for point in points):
+    points = front.points
+    sizes = [point.bytes for point in points]
+    if None in sizes:
         raise ValueError("this run's front has no bytes; choose with --budget or --point")
     limit = parse_bytes(size)
-    if small := [point for point in points if point["bytes"] <= limit]:
-        return min(small, key=lambda point: (_fitness(point), -point["bytes"]))
-    least = min(points, key=lambda point: int(point["bytes"]))
+    if small := [point for point in points if (point.bytes or 0) <= limit]:
+        return min(small, key=lambda point: (_fitness(point), -(point.bytes or 0)))
+    least = min(points, key=lambda point: point.bytes or 0)
     raise ValueError(
-        f"no point of the front fits in {limit:,} bytes; the smallest, {least['budget']}, takes {least['bytes']:,}"
+        f"no point of the front fits in {limit:,} bytes; the smallest, {least.budget}, takes {least.bytes:,}"
     )
 
 
-def _fitness(point: Mapping[str, Any]) -> float:
-    value = point.get("fitness")
-    return math.inf if value is None else float(value)
+def _fitness(point: Point) -> float:
+    return math.inf if point.fitness is None else float(point.fitness)

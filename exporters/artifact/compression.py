@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ...search.run.messages import nearest
 from ...spaces.levels.ggml import Blocks
 from ...spaces.levels.labels import parse_label
 from ...spaces.levels.packed import Packed
 from ...spaces.model.structure import Linear, Structure
+from ...spaces.nearest import nearest
 from ...spaces.storage.database import LevelDatabase
 
 

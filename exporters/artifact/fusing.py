@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...search.run.messages import nearest
 from ...spaces.levels.labels import Grid, kept, parse_label, stored_bits
 from ...spaces.levels.sizes import compressed_tensors
 from ...spaces.model.structure import Structure, fused_groups
+from ...spaces.nearest import nearest
+from ...spaces.profile_file import ProfileFile
 from ...spaces.unit import Unit
 from .limits import check_budget, run_space
-from .profiles import ProfileFile
 from .winner import Winner
 
 FUSED = ("refuse", "raise", "keep")

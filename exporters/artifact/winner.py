@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ...search.folder.runfolder import RunFolder
-from ...search.jobs.front import heldout_figures
-from ...search.jobs.refitted import kept_point, kept_refit
+from ...search.jobs.front_making import profile_of
+from ...search.jobs.refitted import kept_refit
 from ...spaces.model.checkpoint import Checkpoint
 from ...spaces.model.structure import Structure, find_structure
+from ...spaces.profile_file import ProfileFile, read_profile
 from ...spaces.storage.database import LevelDatabase
 from ...spaces.storage.files import read_json
 from .choosing import Choice, choose_point
-from .profiles import ProfileFile, layer_labels, read_profile
+from .layer_labels import layer_labels
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,9 @@ class Winners:
         database = kept_refit(self._run, known.units)
         if database is not None:
             database.verify()
-            known = replace(known, heldout=heldout_figures(kept_point(self._front, known.units) or {}))
-        point = next((point for point in self._front["points"] if point["profile"] == known.units), None)
+            point = self._front.kept_refit(known.units)
+            known = replace(known, heldout=_finite(point.heldout()) if point else {})
+        point = next((point for point in self._front.points if point.profile == known.units), None)
         return Winner(
             checkpoint,
             structure,
@@ -120,7 +122,7 @@ class Winners:
             self._config,
             refitted=database is not None,
             trust_remote_code=bool(self._config["trust_remote_code"]),
-            measured=_finite(heldout_figures(point)) if point else {},
+            measured=_finite(point.heldout()) if point else {},
             run=self._run,
         )
 
@@ -130,18 +132,10 @@ class Winners:
         if choice.profile is not None:
             return read_profile(choice.profile)
         point = choose_point(front, choice)
-        return ProfileFile(
-            point["profile"],
-            model=front["model"],
-            fingerprint=front["fingerprints"]["model"],
-            method=point["method"],
-            budget=point["budget"],
-            costs=point["costs"],
-            heldout=heldout_figures(point),
-        )
+        return profile_of(point, front)
 
     def _plain(self) -> LevelDatabase:
-        path = self._run.parent / "databases" / self._front["fingerprints"]["database"]
+        path = self._run.parent / "databases" / self._front.fingerprints["database"]
         manifest = path / "manifest.json"
         if not manifest.exists():
             raise FileNotFoundError(

@@ -9,9 +9,9 @@ import torch
 from ...spaces.levels.sizes import SizeRule
 from ...spaces.model.checkpoint import Checkpoint
 from ...spaces.model.structure import Structure, find_structure
+from ...spaces.profile_file import ProfileFile
 from ...spaces.storage.database import LevelDatabase
 from ..artifact.compression import Compression
-from ..artifact.profiles import ProfileFile
 from ..artifact.remains import Remains
 from ..artifact.tensor_files import PlannedTensor
 from ..artifact.winner import Winner

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...search.run.messages import nearest
+from ...spaces.nearest import nearest
 
 _TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 _LINEAR = ("default", "linear")

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ...search.run.messages import nearest
 from ...spaces.levels.labels import parse_label
 from ...spaces.model.structure import Structure
+from ...spaces.nearest import nearest
+from ...spaces.profile_file import ProfileFile, read_profile, write_profile
 from ...spaces.storage.ownership import check_output_file
-from ..artifact.profiles import ProfileFile, read_profile, write_profile
 
 Kind = Literal["quantization", "sparsity", "drop"]
 _DROPS: dict[str, tuple[str, ...]] = {

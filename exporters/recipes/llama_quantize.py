@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ...search.run.messages import nearest
+from ...spaces.nearest import nearest
 from ...spaces.storage.files import write_atomic
 from ..artifact.appearing import appearing
 from ..artifact.compression import Compression, default_device

@@ -11,16 +11,18 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from ...search.folder.front import Front, LookRow, Point
+from ...search.folder.runfolder import RunFolder
 from ...spaces.storage.files import write_atomic
 from ..figures import cost_figure, duration, figure, percent, size, whole
 from .heatmap import HeatMaps
 from .plot import Mark, Series, chart
-from .read_front import Front, Look, Point, read_front
 from .section import section
 from .stylesheet import STYLE, selection_rules
 from .task_scores import read_scores, scores_section
 
 _SHAPES = (("first dashed", "square"), ("second dashed", "diamond"), ("third dashed", "square"))
+_MEASURED = ("heldout_kl", "heldout_perplexity", "heldout_interval", "p_value")
 _SCRIPT = (
     "document.querySelectorAll('[data-selects]').forEach(mark => mark.addEventListener('click', () => {"
     "document.getElementById(mark.dataset.selects).checked = true; }));"
@@ -37,8 +39,11 @@ def write_report(run: Path) -> Path:
         FileNotFoundError: the run has no front yet.
         ValueError: `front.json` or a file of scores is damaged.
     """
+    front = RunFolder(run).read_front()
+    if front is None:
+        raise FileNotFoundError(f"{run / 'front.json'} does not exist; finish the search of this run first")
     path = run / "report.html"
-    write_atomic(path, page(read_front(run), str(run), read_scores(run)))
+    write_atomic(path, page(front, str(run), read_scores(run)))
     return path
 
 
@@ -76,6 +81,18 @@ def _uniform(front: Front, point: Point) -> Point | None:
     return next(found, None)
 
 
+def _refits(front: Front) -> list[Point]:
+    """The points that were refitted, with their refits' figures."""
+    found = []
+    for point in front.points:
+        if (refit := point.refit) is not None:
+            figures = {name: getattr(refit, name) for name in _MEASURED}
+            method = "refit" if refit.kept else "refit, not kept"
+            changes = figures | {"method": method, "significant": refit.kept, "fitness": None}
+            found.append(point.model_copy(update=changes))
+    return found
+
+
 def _summary(front: Front) -> str:
     gains = [
         (gain, p)
@@ -91,8 +108,9 @@ def _summary(front: Front) -> str:
         )
         text += f" {len(gains)} of {len(front.points)} points are significantly better than uniform."
     tiles = [("points on the front", whole(len(front.points)))]
-    tiles += [(name, whole(front.made[name])) for name in ("evaluations", "tokens") if name in front.made]
-    tiles += [("search time", duration(front.made["seconds"]))] if "seconds" in front.made else []
+    counts = {"evaluations": front.evaluations, "tokens": front.tokens}
+    tiles += [(name, whole(count)) for name, count in counts.items() if count is not None]
+    tiles += [("search time", duration(front.seconds))] if front.seconds is not None else []
     items = "".join(f"<li><b>{value}</b><span>{name}</span></li>" for name, value in tiles)
     return f'<p>{text}</p>\n<ul class="tiles">{items}</ul>'
 
@@ -103,8 +121,8 @@ def _front(front: Front) -> str:
         _series(method, *_SHAPES[i % len(_SHAPES)], front, (b for b in front.baselines if b.method == method))
         for i, method in enumerate(methods)
     ]
-    if front.refits:
-        series.append(_series("refit", "third", "diamond", front, front.refits))
+    if refits := _refits(front):
+        series.append(_series("refit", "third", "diamond", front, refits))
     series.append(_series("front", "front", "circle", front, front.points, selects=True))
     series = [one for one in series if one.marks]
     note = "Divergence from the dense model on held-out text against cost; lower and further left is better. "
@@ -180,12 +198,15 @@ def _progress(front: Front) -> str:
 
 
 def _looks(front: Front) -> str:
-    groups = [list(rows) for _, rows in groupby(front.looks, key=lambda look: look.tokens)]
+    known = [
+        row for row in front.looks if None not in (row.calibration_of_uniform, row.validation_of_uniform)
+    ]
+    groups = [list(rows) for _, rows in groupby(known, key=lambda row: row.tokens)]
     if not groups:
         return ""
     series = [
-        _shares("validation", "first dashed", "square", groups, lambda look: look.validation),
-        _shares("calibration", "front", "circle", groups, lambda look: look.calibration),
+        _shares("validation", "first dashed", "square", groups, lambda row: row.validation_of_uniform or 0),
+        _shares("calibration", "front", "circle", groups, lambda row: row.calibration_of_uniform or 0),
     ]
     budgets = max(len(rows) for rows in groups)
     title = "fitness / uniform's (log)"
@@ -200,7 +221,7 @@ def _looks(front: Front) -> str:
 
 
 def _shares(
-    name: str, style: str, shape: str, groups: Sequence[Sequence[Look]], share: Callable[[Look], float]
+    name: str, style: str, shape: str, groups: Sequence[Sequence[LookRow]], share: Callable[[LookRow], float]
 ) -> Series:
     """One mark a look, at the geometric mean over budgets; each budget's own share under the pointer."""
     marks = []
@@ -230,7 +251,7 @@ def _table(front: Front) -> str:
     rows = []
     for budget in budgets:
         chosen = [p for p in front.points if p.budget == budget]
-        others = [b for b in (*front.refits, *front.baselines) if b.budget == budget]
+        others = [b for b in (*_refits(front), *front.baselines) if b.budget == budget]
         group = [_row(front, p, chosen=p in chosen) for p in (*chosen, *others)]
         rows += [group[0].replace('<tr class="', '<tr class="start ', 1), *group[1:]]
     dense = _dense_row(front)
@@ -277,17 +298,15 @@ def _dense_row(front: Front) -> str:
 
 def _made(front: Front) -> str:
     items: list[tuple[str, str]] = [("model", escape(front.model))]
-    for name in ("seed", "evaluations", "tokens", "teacher_tokens"):
-        if name in front.made:
-            items.append(
-                (
-                    name.replace("_", " "),
-                    whole(front.made[name]) if name != "seed" else f"{front.made[name]:.0f}",
-                )
-            )
-    if "seconds" in front.made:
-        seconds = front.made["seconds"]
-        items.append(("time", f"{duration(seconds)} ({seconds:.1f} s)"))
+    items += [("seed", str(front.seed))] if front.seed is not None else []
+    counts = {
+        "evaluations": front.evaluations,
+        "tokens": front.tokens,
+        "teacher tokens": front.teacher_tokens,
+    }
+    items += [(name, whole(count)) for name, count in counts.items() if count is not None]
+    if front.seconds is not None:
+        items.append(("time", f"{duration(front.seconds)} ({front.seconds:.1f} s)"))
     items += [
         (f"{escape(name)} fingerprint", f"<code>{escape(value)}</code>")
         for name, value in front.fingerprints.items()

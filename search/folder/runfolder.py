@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ...spaces.profile_file import ProfileFile, write_profile
 from ...spaces.storage.files import (
     FORMAT_VERSION,
     check_version,
@@ -30,6 +31,7 @@ from ...spaces.storage.files import (
     write_yaml,
 )
 from ...spaces.storage.ownership import check_removable, database_files, is_own, kind_of
+from .front import Front, Point
 from .runlock import RunLock
 from .settings import differences
 
@@ -213,25 +215,33 @@ class RunFolder:
         """The last checkpoint; None if there is none."""
         return _read(self._checkpoint)
 
-    def write_front(self, front: Mapping[str, Any]) -> dict[str, Any]:
-        """Replace the front; a point that finds its profile again keeps the refit it had. Returns what is stored."""
+    def write_front(self, front: Front) -> Front:
+        """Replace the front; a point that finds its profile again keeps the refit it had.
+
+        Returns:
+            The front as it was stored.
+        """
         known = self._refitted()
-        points = [_with_refit(point, known.get(point["budget"])) for point in front["points"]]
-        stored = {**front, "points": points}
-        write_json(self._front, _versioned(stored))
+        stored = front.with_points([_with_refit(point, known.get(point.budget)) for point in front.points])
+        write_json(self._front, _versioned(stored.record()))
         return stored
 
-    def _refitted(self) -> dict[str, dict[str, Any]]:
+    def _refitted(self) -> dict[str, Point]:
         """Budget to point, of those that were refitted; a damaged front has none."""
         try:
-            points = (self.read_front() or {}).get("points", [])
+            front = self.read_front()
         except ValueError:
             return {}
-        return {point["budget"]: point for point in points if "refit" in point}
+        return {point.budget: point for point in (front.points if front else ()) if point.refit is not None}
 
-    def read_front(self) -> dict[str, Any] | None:
-        """The front; None if the run has not come that far."""
-        return _read(self._front)
+    def read_front(self) -> Front | None:
+        """Return the front, or None if the run has not come that far.
+
+        Raises:
+            ValueError: `front.json` is damaged, or a newer release wrote it.
+        """
+        record = _read(self._front)
+        return None if record is None else Front.of(record, str(self._front))
 
     def refit(self, name: str) -> Path:
         """Where the refitted levels of a point lie.
@@ -242,8 +252,8 @@ class RunFolder:
         _check_name(name)
         return self._refits / name
 
-    def write_profiles(self, profiles: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the profiles of the front: name (without `.yaml`) to content.
+    def write_profiles(self, profiles: Mapping[str, ProfileFile]) -> None:
+        """Write the profiles of the front, by their names without `.yaml`.
 
         Raises:
             ValueError: a name that is not a plain file name.
@@ -252,13 +262,13 @@ class RunFolder:
             _check_name(name)
         self._profiles.mkdir(exist_ok=True)
         for name, profile in profiles.items():
-            write_yaml(self._profiles / f"{name}.yaml", _versioned(profile))
+            write_profile(self._profiles / f"{name}.yaml", profile)
 
 
-def _with_refit(point: Mapping[str, Any], before: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    if before is None or "refit" in point or before["profile"] != point["profile"]:
+def _with_refit(point: Point, before: Point | None) -> Point:
+    if before is None or point.refit is not None or before.profile != point.profile:
         return point
-    return {**point, "refit": before["refit"]}
+    return point.model_copy(update={"refit": before.refit})
 
 
 def file_name(budget: str) -> str:

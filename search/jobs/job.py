@@ -13,6 +13,7 @@ from ...workers.pool import WorkerPool
 from ..asking.calibration_pool import Pool, Workload
 from ..asking.fixed import FixedSearcher
 from ..asking.series import Leg, SeriesSearcher
+from ..folder.front import Front
 from ..folder.runfolder import RunFolder, file_name
 from ..folder.settings import differences
 from ..run.assembly import Assembly
@@ -26,7 +27,7 @@ from ..study.archive import ParetoArchive
 from ..study.looks import Looks
 from ..study.selection import FEWEST_DOCUMENTS
 from ..study.study import Study
-from .front import fingerprints, make_front, profile_record
+from .front_making import fingerprints, make_front, profile_of
 from .legs import legs, workload
 
 _SELDOM = 20
@@ -44,7 +45,7 @@ def run(
     fresh: bool = False,
     listen: Listener = lambda event: None,
     report: Callable[[Path], object] = lambda folder: None,
-) -> dict[str, Any]:
+) -> Front:
     """Run or resume the search that `config` describes, in the run folder `path`.
 
     Args:
@@ -56,7 +57,7 @@ def run(
         report: makes the report page once the front is written.
 
     Returns:
-        The content of front.json.
+        The front that the run found, which `front.json` holds.
 
     Raises:
         ValueError: the configuration cannot work, or differs from the one that the folder was started with.
@@ -69,9 +70,7 @@ def run(
         return _run(site, path, fresh, listen, report)
 
 
-def _run(
-    site: Site, path: Path, fresh: bool, listen: Listener, report: Callable[[Path], object]
-) -> dict[str, Any]:
+def _run(site: Site, path: Path, fresh: bool, listen: Listener, report: Callable[[Path], object]) -> Front:
     assembly = site.assembly
     if not fresh:
         _refuse_other(site, path)
@@ -120,9 +119,7 @@ def _run(
             pool.close()
             journal.close()
         front = folder.write_front(front)
-        folder.write_profiles(
-            {file_name(point["budget"]): profile_record(point, front) for point in front["points"]}
-        )
+        folder.write_profiles({file_name(point.budget): profile_of(point, front) for point in front.points})
         report(path)
         listen(Event("validate and report", 1, 1))
     return front
@@ -226,11 +223,11 @@ def starting_profiles(assembly: Assembly) -> list[Profile]:
         raise ValueError(
             f"start_from {assembly.config.start_from!r} has no front.json; finish that run first"
         )
-    if front["fingerprints"]["model"] != assembly.checkpoint.fingerprint:
+    if front.fingerprints["model"] != assembly.checkpoint.fingerprint:
         raise ValueError(
-            f"start_from {assembly.config.start_from!r} is a run of another model, {front['model']}"
+            f"start_from {assembly.config.start_from!r} is a run of another model, {front.model}"
         )
-    return [assembly.space.parse(point["profile"]) for point in front["points"]]
+    return [assembly.space.parse(point.profile) for point in front.points]
 
 
 def search_pool(assembly: Assembly) -> Pool:

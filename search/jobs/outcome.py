@@ -1,6 +1,7 @@
 """What a search concludes: winners chosen on validation documents, figures made on held-out ones."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from ...evaluators.text.packing import Sequences
 from ...evaluators.trial import Evaluation, Fidelity, Trial
 from ...spaces.budget import in_units
 from ...spaces.space import DENSE, Profile, Space
+from ..folder.front import Figure, LookRow, Point
 from ..run.goals import Goal
 from ..study.looks import Look, look_rows
 from ..study.selection import Choice, Contest, Finalist, choose, finalists
@@ -17,18 +19,42 @@ from ..study.study import Study
 RESAMPLES = 2_000
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a search concludes, from measurements only.
+
+    Attributes:
+        points: the winner of every budget, in order of cost.
+        baselines: the baselines of every budget, in order of cost.
+        dense_perplexity: perplexity of the uncompressed model on held-out text.
+        archive: cost and fitness of every entry of the archive.
+        looks: looks at validation text beside the uniform profiles.
+        validation_tokens: tokens of validation text that went through the model.
+    """
+
+    points: list[Point]
+    baselines: list[Point]
+    dense_perplexity: float
+    archive: list[list[Figure]]
+    looks: list[LookRow]
+    validation_tokens: int
+
+
 def conclude(
     study: Study, goals: Sequence[Goal], data: Mapping[str, Sequences], *, kind: str, seed: int, method: str
-) -> dict[str, Any]:
+) -> Outcome:
     """Choose one winner per budget and measure winners, baselines and the dense model on held-out text.
 
-    Returns:
-        The content of `front.json` that comes from measurements: `points`, `baselines`, `dense`, `archive`,
-        `looks` and token counts.
+    All methods share the rule: at most four finalists per budget are fixed by calibration values; a one-sided paired
+    sign-flip test over documents decides, with Holm's correction over budgets and finalists, at 5 % per run.
 
-    References:
-        shared by all methods: at most four finalists per budget fixed by calibration values, a one-sided paired
-        sign-flip test over documents, Holm's correction over budgets and finalists, 5 % per run.
+    Args:
+        study: the finished search.
+        goals: every budget with its baselines.
+        data: sequences by name, `validation` and `heldout` among them.
+        kind: kind of cost that is the front's axis.
+        seed: root of the random numbers of tests and intervals.
+        method: name of the search, the author of winners that are no baseline.
     """
     judge = _Judge(study, data, seed)
     fields = [_field(study, goal) for goal in goals]
@@ -40,23 +66,19 @@ def conclude(
     heldout = judge.measure("heldout", [DENSE, *wanted])
     points, baselines = [], []
     for goal, choice in zip(goals, choices, strict=True):
-        points.append(
-            judge.row(_author(study.space, goal, choice, method), goal, choice.profile, heldout, kind)
-        )
-        points[-1] |= _verdict(choice)
+        author = _author(study.space, goal, choice, method)
+        points.append(Point(**judge.row(author, goal, choice.profile, heldout, kind), **_verdict(choice)))
         for baseline in goal.baselines:
-            baselines.append(judge.row(baseline.method, goal, baseline.profile, heldout, kind))
-    return {
-        "points": sorted(points, key=lambda row: row["cost"]),
-        "baselines": sorted(baselines, key=lambda row: row["cost"]),
-        "dense": {"heldout_perplexity": heldout[DENSE].perplexity},
-        "archive": [
-            [in_units(kind, entry.cost, study.space), entry.fitness] for entry in study.archive.entries
-        ],
-        "looks": look_rows(looks, _uniforms(study, goals, validated)),
-        "validation_tokens": data["validation"].tokens.size
-        * len({look.model for look in looks} | {study.space.key(profile) for profile in validated}),
-    }
+            baselines.append(Point(**judge.row(baseline.method, goal, baseline.profile, heldout, kind)))
+    models = {look.model for look in looks} | {study.space.key(profile) for profile in validated}
+    return Outcome(
+        sorted(points, key=lambda point: point.cost),
+        sorted(baselines, key=lambda point: point.cost),
+        heldout[DENSE].perplexity,
+        [[in_units(kind, entry.cost, study.space), entry.fitness] for entry in study.archive.entries],
+        look_rows(looks, _uniforms(study, goals, validated)),
+        data["validation"].tokens.size * len(models),
+    )
 
 
 def _uniforms(
@@ -129,7 +151,7 @@ class _Judge:
     def row(
         self, method: str, goal: Goal, profile: Profile, heldout: Mapping[Profile, Evaluation], kind: str
     ) -> dict[str, Any]:
-        """One point of the front or one baseline, as `front.json` holds it."""
+        """The fields of one point of the front, or of one baseline."""
         space: Space = self.study.space
         evaluation = heldout.get(profile)
         documents = self.data["heldout"].documents

@@ -10,7 +10,7 @@ from ..run.configuration import RunConfig
 from ..run.event import duration
 from ..run.left_out import left_out
 from ..site.site import open_site
-from .front import COST_UNITS
+from .front_making import COST_UNITS
 from .job import search_pool
 from .legs import workload
 

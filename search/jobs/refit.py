@@ -13,13 +13,14 @@ import numpy as np
 from ...evaluators.levels.refitting import refit_database, refit_labels
 from ...spaces.storage.database import LevelDatabase
 from ...spaces.storage.files import digest
+from ..folder.front import Front, Point, Refit
 from ..folder.runfolder import RunFolder, file_name
 from ..folder.settings import differences
 from ..run.assembly import Assembly, assemble
 from ..run.configuration import load_config
 from ..run.event import Event, Listener
 from ..study.selection import FEWEST_DOCUMENTS, LEVEL, document_means, sign_flip
-from .front import find_point, fingerprints, profile_record
+from .front_making import fingerprints, profile_of
 from .measure import everything
 from .outcome import interval
 from .refitted import open_refit, refit_folder, refit_recipe
@@ -32,7 +33,7 @@ def refit(
     databases: Path | None = None,
     listen: Listener = lambda event: None,
     report: Callable[[Path], object] = lambda folder: None,
-) -> dict[str, Any]:
+) -> Front:
     """Refit one point of a run's front, or all of them; what is done already is not done again.
 
     Every point gets a record `refit`: whether it is `kept`, the `validation_gain` in nats per token, its
@@ -47,18 +48,18 @@ def refit(
         report: makes the report page anew after each point.
 
     Returns:
-        The content of front.json.
+        The run's front with the refits.
 
     Raises:
         FileNotFoundError: the run has no front yet.
         ValueError: no such budget, no layer to refit, or model, text, libraries or hardware are not the run's.
         BlockingIOError: another process works on this run.
     """
-    if RunFolder(run).read_front() is None:
+    if (front := RunFolder(run).read_front()) is None:
         raise FileNotFoundError(f"{run} has no front yet; let the search finish, then refit")
     with RunFolder(run) as folder:
-        front = folder.read_front() or {}
-        points = front["points"] if budget is None else [find_point(front, budget)]
+        front = folder.read_front() or front
+        points = front.points if budget is None else [front.find(budget)]
         listen(Event("open model and text", 0))
         assembly = assemble(load_config(run / "config.yaml"), databases or run.parent / "databases")
         _refuse_other(assembly, front, run)
@@ -68,16 +69,18 @@ def refit(
         left = [point for point in wanted if not _done(assembly, run, point)]
         originals = _originals(assembly, left)
         for point, original in zip(left, originals, strict=True):
-            point["refit"] = _refit(assembly, run, point, original, len(front["points"]), listen)
+            found = _refit(assembly, run, point, original, len(front.points), listen)
+            refitted = point.model_copy(update={"refit": found})
+            front = front.with_points([refitted if p.budget == point.budget else p for p in front.points])
             folder.write_front(front)
-            folder.write_profiles({file_name(p["budget"]): profile_record(p, front) for p in front["points"]})
+            folder.write_profiles({file_name(p.budget): profile_of(p, front) for p in front.points})
             report(run)
     return front
 
 
-def _refuse_other(assembly: Assembly, front: Mapping[str, Any], run: Path) -> None:
+def _refuse_other(assembly: Assembly, front: Front, run: Path) -> None:
     now = fingerprints(assembly, assembly.evaluator().fingerprint)
-    if changed := differences(front["fingerprints"], now):
+    if changed := differences(front.fingerprints, now):
         raise ValueError(
             f"run {run} was made with another {', another '.join(changed)}: a refit cannot be compared with it; "
             "restore what changed"
@@ -88,20 +91,20 @@ def _refuse_other(assembly: Assembly, front: Mapping[str, Any], run: Path) -> No
         )
 
 
-def _assignment(assembly: Assembly, point: Mapping[str, Any]) -> dict[str, str]:
-    return assembly.space.assignment(assembly.space.parse(point["profile"]))
+def _assignment(assembly: Assembly, point: Point) -> dict[str, str]:
+    return assembly.space.assignment(assembly.space.parse(point.profile))
 
 
-def _done(assembly: Assembly, run: Path, point: Mapping[str, Any]) -> bool:
+def _done(assembly: Assembly, run: Path, point: Point) -> bool:
     """Whether the point's record is of this refit, and all its levels are still there."""
-    assignment, folder = _assignment(assembly, point), refit_folder(run, point["budget"])
+    assignment, folder = _assignment(assembly, point), refit_folder(run, point.budget)
     recipe = refit_recipe(assembly, assignment)
-    if (point.get("refit") or {}).get("database") != digest(recipe) or not folder.exists():
+    if point.refit is None or point.refit.database != digest(recipe) or not folder.exists():
         return False
     return set(refit_labels(assignment)) <= set(open_refit(folder, recipe).errors())
 
 
-def _originals(assembly: Assembly, points: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+def _originals(assembly: Assembly, points: Sequence[Point]) -> list[list[float]]:
     """Validation values of the points as the search left them."""
     assignments = [_assignment(assembly, point) for point in points]
     if not assignments:
@@ -113,35 +116,30 @@ def _originals(assembly: Assembly, points: Sequence[Mapping[str, Any]]) -> list[
 def _refit(
     assembly: Assembly,
     run: Path,
-    point: Mapping[str, Any],
+    point: Point,
     original: Sequence[float],
     points: int,
     listen: Listener,
-) -> dict[str, Any]:
-    """Make the levels of one point and measure them; the content of its record."""
+) -> Refit:
+    """Make the levels of one point and measure them."""
     assignment = _assignment(assembly, point)
-    database = open_refit(refit_folder(run, point["budget"]), refit_recipe(assembly, assignment))
-    _build(assembly, database, assignment, point["budget"], listen)
+    database = open_refit(refit_folder(run, point.budget), refit_recipe(assembly, assignment))
+    _build(assembly, database, assignment, point.budget, listen)
     evaluator = assembly.evaluator(database)
     ((values,), _) = evaluator.measure([assignment], everything(assembly, "validation"))
     ((heldout,), (losses,)) = evaluator.measure([assignment], everything(assembly, "heldout"))
     documents = assembly.data["validation"].documents.tolist()
-    record = {
-        "database": database.fingerprint,
-        **verdict(original, values, documents, assembly.config.seed, points),
-        "heldout_kl": None,
-        "heldout_perplexity": None,
-        "heldout_interval": None,
-    }
+    found = verdict(original, values, documents, assembly.config.seed, points)
+    figures: dict[str, Any] = {"heldout_kl": None, "heldout_perplexity": None, "heldout_interval": None}
     if not np.isfinite([*heldout, *losses]).all():
-        record["kept"] = False
+        found["kept"] = False
     else:
-        record["heldout_kl"] = math.fsum(heldout) / len(heldout)
-        record["heldout_perplexity"] = math.exp(math.fsum(losses) / len(losses))
-        record["heldout_interval"] = interval(
-            heldout, assembly.data["heldout"].documents, assembly.config.seed
-        )
-    return record
+        figures = {
+            "heldout_kl": math.fsum(heldout) / len(heldout),
+            "heldout_perplexity": math.exp(math.fsum(losses) / len(losses)),
+            "heldout_interval": interval(heldout, assembly.data["heldout"].documents, assembly.config.seed),
+        }
+    return Refit(database=database.fingerprint, **found, **figures)
 
 
 def verdict(

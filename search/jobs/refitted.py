@@ -41,23 +41,15 @@ def kept_refit(run: Path, units: Mapping[str, str]) -> LevelDatabase | None:
     Raises:
         FileNotFoundError: the front names refitted levels that are gone or were made anew.
     """
-    front = RunFolder(run).read_front() or {"points": []}
-    point = kept_point(front, units)
-    if point is None:
+    front = RunFolder(run).read_front()
+    point = front.kept_refit(units) if front else None
+    if point is None or point.refit is None:
         return None
-    folder = refit_folder(run, point["budget"])
+    folder = refit_folder(run, point.budget)
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
-    if manifest.get("fingerprint") != point["refit"]["database"]:
+    if manifest.get("fingerprint") != point.refit.database:
         raise FileNotFoundError(
-            f"{folder} does not hold the refitted levels of {point['budget']}; "
+            f"{folder} does not hold the refitted levels of {point.budget}; "
             "make them again with `paretopress refit`"
         )
     return LevelDatabase(folder, manifest["recipe"])
-
-
-def kept_point(front: Mapping[str, Any], units: Mapping[str, str]) -> dict[str, Any] | None:
-    """The point of a front with these units whose refit was kept."""
-    for point in front["points"]:
-        if point["profile"] == units and (point.get("refit") or {}).get("kept"):
-            return dict(point)
-    return None

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...spaces.budget import in_units
+from ...spaces.nearest import nearest
 from ...spaces.space import Limits, Profile
 from ...spaces.storage.files import FORMAT_VERSION, write_yaml
 from ..allocation.allocator import Allocator
 from ..allocation.sensitivity import Sensitivity
 from ..folder.runfolder import RunFolder, file_name
-from ..jobs.front import COST_UNITS
+from ..jobs.front_making import COST_UNITS
 from ..jobs.job import build_levels
 from ..run.assembly import Assembly, assemble
 from ..run.configuration import RunConfig
 from ..run.event import Event, Listener
-from ..run.messages import nearest
 from .comparison import cheapest_within, predicted, rank_correlations
 from .level_scores import Scored, stored_proxy
 from .probing import MEASURED, Base, Probing

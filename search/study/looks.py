@@ -18,6 +18,7 @@ import numpy as np
 from ...evaluators.text.packing import Sequences
 from ...evaluators.trial import Evaluation, Fidelity, Trial
 from ...spaces.space import Limits, Profile, Space
+from ..folder.front import LookRow
 from .archive import Entry
 from .selection import FEWEST_DOCUMENTS, LEVEL, Floats, document_means, sign_flip
 
@@ -188,8 +189,8 @@ def _rank(entry: Entry) -> tuple[float, int, Profile]:
     return entry.fitness, entry.cost, entry.profile
 
 
-def look_rows(looks: Iterable[Look], uniform: Mapping[str, Look]) -> list[dict[str, Any]]:
-    """Looks as `front.json` holds them, beside the values of each budget's uniform profile.
+def look_rows(looks: Iterable[Look], uniform: Mapping[str, Look]) -> list[LookRow]:
+    """Looks beside the values of each budget's uniform profile.
 
     Texts differ in difficulty, so what can be compared is a value's share of the uniform profile's on the same text;
     `gap` is how much less of it is left on calibration than on validation.
@@ -200,15 +201,15 @@ def look_rows(looks: Iterable[Look], uniform: Mapping[str, Look]) -> list[dict[s
         calibration = _share(look.calibration, against.calibration if against else None)
         validation = _share(look.validation, against.validation if against else None)
         rows.append(
-            {
-                "tokens": look.tokens,
-                "budget": look.budget,
-                "calibration": look.calibration,
-                "validation": look.validation,
-                "calibration_of_uniform": calibration,
-                "validation_of_uniform": validation,
-                "gap": None if calibration is None or validation is None else validation - calibration,
-            }
+            LookRow(
+                tokens=look.tokens,
+                budget=look.budget,
+                calibration=look.calibration,
+                validation=look.validation,
+                calibration_of_uniform=calibration,
+                validation_of_uniform=validation,
+                gap=None if calibration is None or validation is None else validation - calibration,
+            )
         )
     return rows
 

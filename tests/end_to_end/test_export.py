@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from paretopress.exporters.artifact.profiles import read_profile
 from paretopress.exporters.export import export_run
 from paretopress.exporters.heldout import compare_figures
+from paretopress.spaces.profile_file import read_profile
 from tests.end_to_end.conftest import Answer, Finished, shell
 
 

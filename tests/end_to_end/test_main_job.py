@@ -16,13 +16,12 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from paretopress.exporters.artifact.profiles import read_profile
-from paretopress.exporters.report.read_front import read_front
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.measure import measure_model, measure_profile
 from paretopress.search.run.assembly import Assembly, assemble
 from paretopress.search.run.configuration import load_config
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.profile_file import read_profile
 from tests.end_to_end.conftest import Answer, Finished, Tiny, shell
 from tests.end_to_end.tiny import ROOT, evolution, subprocess_environment
 
@@ -80,7 +79,9 @@ def test_the_front_holds_exact_costs_within_the_budgets(finished: Finished) -> N
         low, high = row["heldout_interval"]
         assert 0 < low < row["heldout_kl"] < high
         assert row["heldout_perplexity"] > front["dense"]["heldout_perplexity"] > 1
-    assert read_front(finished.run).points[0].profile == front["points"][0]["profile"]
+    read = RunFolder(finished.run).read_front()
+    assert read is not None
+    assert read.points[0].profile == front["points"][0]["profile"]
 
 
 def test_profiles_are_readable_and_complete(finished: Finished) -> None:
@@ -253,7 +254,7 @@ def test_settings_from_the_command_line_and_a_fresh_start(
     stored, front = run.read_config(), run.read_front()
     assert stored is not None
     assert front is not None
-    assert (stored["seed"], front["seed"], front["points"][0]["budget"]) == (5, 5, "bits 3.75")
+    assert (stored["seed"], front.seed, front.points[0].budget) == (5, 5, "bits 3.75")
     lines = run.journal.read_text().splitlines()
     assert shell("search", config, *chosen).code == 0
     assert run.journal.read_text().splitlines() == lines

@@ -92,7 +92,7 @@ def check_front(
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_keep_the_budget(method: str, tiny: Tiny, tmp_path: Path, asked: list[Trial]) -> None:
     config = load_config(tiny.config(tmp_path, search=METHODS[method]))
-    front = job.run(config, tmp_path / "tiny")
+    front = job.run(config, tmp_path / "tiny").record()
     # These measure around profiles that are larger than the budget before they propose one that is not.
     within = not method.startswith(("frontier", "dp-kl", "dp,", "greedy"))
     check_front(config, tmp_path, front, asked, within=within)
@@ -105,7 +105,7 @@ def test_spaces_keep_their_budgets_and_are_exported(
 ) -> None:
     search = [evolution(2, groups="none")] if space != "drop" else [evolution(2, initial=4)]
     config = load_config(tiny.config(tmp_path, search=search, **SPACES[space]))
-    front = job.run(config, tmp_path / "tiny")
+    front = job.run(config, tmp_path / "tiny").record()
     check_front(config, tmp_path, front, asked, within=True)
     point = front["points"][-1]
     export_run(tmp_path / "tiny", tmp_path / "model", budget=point["budget"])
@@ -116,7 +116,7 @@ def test_spaces_keep_their_budgets_and_are_exported(
 @pytest.mark.parametrize("space", SPACES)
 def test_frontier_searches_every_space(space: str, tiny: Tiny, tmp_path: Path, asked: list[Trial]) -> None:
     config = load_config(tiny.config(tmp_path, search=[FRONTIER], **SPACES[space]))
-    front = job.run(config, tmp_path / "tiny")
+    front = job.run(config, tmp_path / "tiny").record()
     check_front(config, tmp_path, front, asked, within=False)
     assert len({trial.fidelity for trial in asked if trial.fidelity.data == "calibration"}) > 1
 
@@ -125,7 +125,7 @@ def test_baselines_do_not_depend_on_the_method(tiny: Tiny, tmp_path: Path) -> No
     fronts = []
     for method in ("random", "dp-nmse"):
         config = load_config(tiny.config(tmp_path, search=METHODS[method], name=method))
-        fronts.append(job.run(config, tmp_path / method))
+        fronts.append(job.run(config, tmp_path / method).record())
     assert fronts[0]["baselines"] == fronts[1]["baselines"]
     assert fronts[0]["dense"] == fronts[1]["dense"]
 
@@ -136,6 +136,6 @@ def test_a_method_starts_from_what_those_before_it_found(tiny: Tiny, tmp_path: P
         load_config(tiny.config(tmp_path, search=[*METHODS["dp-kl"], evolution(3)], name="two")),
         tmp_path / "two",
     )
-    best = [min(row["fitness"] for row in front["progress"]) for front in (alone, both)]
+    best = [min(row.fitness for row in front.progress) for front in (alone, both)]
     assert best[1] <= best[0]
-    assert both["tokens"] > alone["tokens"]
+    assert (both.tokens or 0) > (alone.tokens or 0)

@@ -10,6 +10,7 @@ import yaml
 
 from paretopress.exporters.export import export_run
 from paretopress.exporters.report.report import write_report
+from paretopress.search.folder.front import Refit
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs import job
 from paretopress.search.jobs.measure import measure_model, measure_profile
@@ -36,7 +37,7 @@ def front_of(run: Path) -> dict[str, Any]:
 
 def test_front_export_and_evaluation_agree_on_a_refit(run: Path, tmp_path: Path) -> None:
     before = front_of(run)
-    front = refit(run, report=write_report)
+    front = refit(run, report=write_report).record()
     assert {"format_version": 1, **front} == front_of(run)
     config = load_config(run / "config.yaml")
     for old, new in zip(before["points"], front["points"], strict=True):
@@ -97,10 +98,10 @@ def test_an_interrupted_refit_goes_on_where_it_stopped(run: Path, tmp_path: Path
 
 def test_one_budget_is_refitted_and_a_search_that_goes_on_keeps_it(run: Path) -> None:
     refitted = refit(run, "3.5")
-    assert ["refit" in point for point in refitted["points"]] == [True, False]
+    assert [point.refit is not None for point in refitted.points] == [True, False]
     profile = (run / PROFILE).read_text()
     job.run(load_config(run / "config.yaml"), run)
-    assert front_of(run)["points"][0]["refit"] == refitted["points"][0]["refit"]
+    assert Refit(**front_of(run)["points"][0]["refit"]) == refitted.points[0].refit
     assert (run / PROFILE).read_text() == profile
     job.run(load_config(run / "config.yaml"), run, fresh=True)
     assert "refit" not in front_of(run)["points"][0]

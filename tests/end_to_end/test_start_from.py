@@ -19,9 +19,10 @@ def test_a_run_starts_from_another_front(tiny: Tiny, tmp_path: Path) -> None:
         tmp_path, name="second", search=[evolution(1, offspring=2)], start_from=str(runs / "first")
     )
     second = job.run(load_config(config), runs / "second")
-    found = [entry for entry in second["archive"] if entry in first["archive"]]
-    assert [first["points"][0]["cost"], first["points"][0]["fitness"]] in found
-    assert second["points"][0]["fitness"] <= first["points"][0]["fitness"]
+    found = [entry for entry in second.archive if entry in first.archive]
+    assert [first.points[0].cost, first.points[0].fitness] in found
+    fitness = [front.points[0].fitness for front in (second, first)]
+    assert fitness == sorted(value for value in fitness if value is not None)
 
 
 def test_starts_that_cannot_be_are_refused(tiny: Tiny, tmp_path: Path) -> None:

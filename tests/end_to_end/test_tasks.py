@@ -78,11 +78,12 @@ def test_a_profile_and_its_exports_have_the_same_scores(
 def test_a_refitted_profile_in_memory_is_its_export(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished.folder / "runs", tmp_path / "runs", symlinks=True)
     run = tmp_path / "runs" / "tiny"
-    point = refit(run, "3.5")["points"][0]
-    assert point["refit"]["kept"]
+    point = refit(run, "3.5").points[0]
+    assert point.refit is not None
+    assert point.refit.kept
     export_run(run, tmp_path / "out", budget="3.5")
     config, databases = load_config(run / "config.yaml"), run.parent / "databases"
-    refitted, plain = (profile_checkpoint(config, point["profile"], databases, run_) for run_ in (run, None))
+    refitted, plain = (profile_checkpoint(config, point.profile, databases, run_) for run_ in (run, None))
     written = Checkpoint(tmp_path / "out")
     names = list(written.skeleton().state_dict())
     assert all(torch.equal(refitted.tensor(name), written.tensor(name)) for name in names)

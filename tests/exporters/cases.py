@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from paretopress.exporters.checkpoints.hf import export_dense
 from paretopress.exporters.checkpoints.model_folder import WrittenModel
+from paretopress.search.folder.front import Front, Point
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.spaces.levels.builders import BuilderConfig, build
 from paretopress.spaces.model.checkpoint import Checkpoint
@@ -110,19 +111,13 @@ def finished_run(
     """A finished run as a search leaves it, over the levels of `case`, with the same profile for every budget."""
     database = LevelDatabase(folder / "databases" / case.database.fingerprint, case.database.recipe)
     shutil.copytree(case.database.path, database.path)
-    point = {
-        "method": "dp",
-        "heldout_kl": 0.5,
-        "heldout_perplexity": 9.5,
-        "costs": {"bits": 12},
-        "profile": dict(units),
-    }
+    figures: dict[str, Any] = {"heldout_kl": 0.5, "heldout_perplexity": 9.5, "costs": {"bits": 12}}
     run = RunFolder(folder / "run")
     with run:
         run.settle_config({"model": str(case.path), "trust_remote_code": False, **(config or {})})
         fingerprints = {"model": case.checkpoint.fingerprint, "database": case.database.fingerprint}
-        points = [point | {"budget": name} for name in budgets]
-        run.write_front({"model": str(case.path), "points": points, "fingerprints": fingerprints})
+        points = [Point(budget=name, method="dp", profile=dict(units), **figures) for name in budgets]
+        run.write_front(Front(model=str(case.path), points=points, fingerprints=fingerprints))
     return run.path
 
 

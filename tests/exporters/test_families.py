@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from paretopress.exporters.artifact.profiles import ProfileFile
 from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.formats import FORMATS
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.profile_file import ProfileFile
 from tests.exporters.cases import Case, half_model
 
 _HEADS: dict[str, Any] = {"head_dim": 32}

@@ -14,14 +14,15 @@ import yaml
 from paretopress.cli import main
 from paretopress.exporters.artifact.fusing import mixed_groups
 from paretopress.exporters.artifact.limits import byte_limit
-from paretopress.exporters.artifact.profiles import ProfileFile, write_profile
 from paretopress.exporters.artifact.winner import Winners
 from paretopress.exporters.export import export_run
 from paretopress.exporters.formats import FORMATS
+from paretopress.search.folder.front import Refit
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.refitted import refit_folder
 from paretopress.spaces.levels.builders import build
 from paretopress.spaces.levels.labels import parse_label
+from paretopress.spaces.profile_file import ProfileFile, write_profile
 from paretopress.spaces.storage.database import LevelDatabase
 from tests.exporters.cases import ROUNDED, Case, finished_run, half_model, load, logits, reloaded
 
@@ -127,10 +128,9 @@ def test_refitted_levels_are_packed_but_do_not_fit_a_raised_profile(case: Case, 
     folder = RunFolder(run)
     front = folder.read_front()
     assert front is not None
-    kept = {"kept": True, "database": refit.fingerprint, "heldout_kl": 0.25, "heldout_perplexity": 8.5}
-    front["points"][0]["refit"] = kept
+    kept = Refit(kept=True, database=refit.fingerprint, heldout_kl=0.25, heldout_perplexity=8.5)
     with folder:
-        folder.write_front(front)
+        folder.write_front(front.with_points([front.points[0].model_copy(update={"refit": kept})]))
     form = "compressed-tensors"
     lines = export_run(run, tmp_path / "kept", budget="4.5", form=form, fused="keep")
     assert "refitted weights; held-out kl 0.25, held-out perplexity 8.5" in lines

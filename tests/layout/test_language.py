@@ -17,7 +17,9 @@ ENTRY = re.compile(r"(\*{0,2}[\w., ]+): (.+)")
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
     """The place and the text of every docstring of a file."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (
+            text := ast.get_docstring(node)
+        ):
             yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}", text
 
 

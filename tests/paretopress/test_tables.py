@@ -8,6 +8,7 @@ from rich.console import Console
 
 from paretopress.evaluators.tasks.harness import Score
 from paretopress.exporters.evaluate import Compared
+from paretopress.search.folder.front import Front
 from paretopress.tables import front_table, task_table
 
 
@@ -23,8 +24,8 @@ def row(budget: str, method: str, kl: float, perplexity: float, **more: Any) -> 
     } | more
 
 
-def front(kind: str, unit: str, budgets: list[str]) -> dict[str, Any]:
-    return {
+def front(kind: str, unit: str, budgets: list[str]) -> Front:
+    record = {
         "name": "a-long-name-of-a-run",
         "model": "some-organisation/a-model-with-a-name-of-some-length-8B-instruct",
         "cost_kind": kind,
@@ -37,6 +38,7 @@ def front(kind: str, unit: str, budgets: list[str]) -> dict[str, Any]:
             for baseline in (row(b, "dp-nmse", 1.2, 98765.4321), row(b, "uniform", 11.54321, 1234.5))
         ],
     }
+    return Front.of(record, "front.json")
 
 
 def printed(table: object, width: int) -> list[str]:

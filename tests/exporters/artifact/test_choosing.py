@@ -1,24 +1,24 @@
 """Points by number and by size, against plain definitions."""
 
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from paretopress.exporters.artifact.choosing import Choice, choose_point
+from paretopress.search.folder.front import Front, Point
 
 
-def front(*points: tuple[int, float | None]) -> dict[str, Any]:
-    return {
-        "points": [{"budget": f"bits {i}", "bytes": size, "fitness": f} for i, (size, f) in enumerate(points)]
-    }
+def front(*points: tuple[int, float | None]) -> Front:
+    return Front(
+        points=[Point(budget=f"bits {i}", bytes=size, fitness=f) for i, (size, f) in enumerate(points)]
+    )
 
 
 def test_points_are_numbered_from_one() -> None:
     found = front((10, 0.5), (20, 0.2))
-    assert [choose_point(found, Choice(point=n))["budget"] for n in (1, 2)] == ["bits 0", "bits 1"]
+    assert [choose_point(found, Choice(point=n)).budget for n in (1, 2)] == ["bits 0", "bits 1"]
     for number in (0, 3, -1):
         with pytest.raises(ValueError, match=rf"no point {number}; its points are 1 to 2"):
             choose_point(found, Choice(point=number))
@@ -30,7 +30,7 @@ def test_points_are_numbered_from_one() -> None:
 )
 def test_the_lowest_fitness_of_those_that_fit(points: list[tuple[int, float | None]], limit: int) -> None:
     found = front(*points)
-    small = [point for point in found["points"] if point["bytes"] <= limit]
+    small = [point for point in found.points if (point.bytes or 0) <= limit]
     if not small:
         least = min(size for size, _ in points)
         with pytest.raises(
@@ -40,8 +40,8 @@ def test_the_lowest_fitness_of_those_that_fit(points: list[tuple[int, float | No
         return
     chosen = choose_point(found, Choice(size=str(limit)))
     assert chosen in small
-    known = [point["fitness"] for point in small if point["fitness"] is not None]
-    assert chosen["fitness"] == (min(known) if known else None)
+    known = [point.fitness for point in small if point.fitness is not None]
+    assert chosen.fitness == (min(known) if known else None)
 
 
 @pytest.mark.parametrize(
@@ -50,17 +50,21 @@ def test_the_lowest_fitness_of_those_that_fit(points: list[tuple[int, float | No
 )
 def test_sizes_have_units(size: str, budget: str) -> None:
     found = front((4_200_000_000, 0.5), (4_500_000_000, 0.2))
-    assert choose_point(found, Choice(size=size))["budget"] == budget
+    assert choose_point(found, Choice(size=size)).budget == budget
 
 
 @pytest.mark.parametrize(
     ("found", "size", "message"),
     [
         (front((10, 1.0)), "4.2 horses", "size '4.2 horses' is not a number with a unit"),
-        ({"points": [{"budget": "bits 3"}]}, "9", "this run's front has no bytes; choose with --budget or"),
+        (
+            Front(points=[Point(budget="bits 3")]),
+            "9",
+            "this run's front has no bytes; choose with --budget or",
+        ),
     ],
 )
-def test_sizes_that_mean_nothing(found: dict[str, Any], size: str, message: str) -> None:
+def test_sizes_that_mean_nothing(found: Front, size: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         choose_point(found, Choice(size=size))
 

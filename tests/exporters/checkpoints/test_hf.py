@@ -9,7 +9,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from paretopress.exporters.artifact.profiles import ProfileFile, write_profile
 from paretopress.exporters.artifact.shortening import shortened_config
 from paretopress.exporters.checkpoints import model_folder
 from paretopress.exporters.checkpoints.hf import export_dense
@@ -17,6 +16,7 @@ from paretopress.exporters.export import export_run
 from paretopress.spaces.levels.builders import build
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import find_structure
+from paretopress.spaces.profile_file import ProfileFile, write_profile
 from paretopress.spaces.storage.database import LevelDatabase
 from tests.architectures import random_model, save_model
 from tests.exporters.cases import LABELS, QUICKSTART, ROUNDED, Case, finished_run, load, logits, reloaded

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.exporters.artifact.profiles import read_profile, write_profile
 from paretopress.exporters.recipes.evopress import (
     EvoPressConfiguration,
     Scale,
@@ -20,6 +19,7 @@ from paretopress.exporters.recipes.evopress_writing import from_units
 from paretopress.spaces.levels.labels import kept, parse_label
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import Structure, find_structure
+from paretopress.spaces.profile_file import read_profile, write_profile
 
 SAMPLES = Path(__file__).parents[2] / "data" / "evopress"
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart-model"

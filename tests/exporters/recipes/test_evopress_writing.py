@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paretopress.exporters.artifact.profiles import ProfileFile, read_profile
 from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.recipes.evopress import import_file
 from paretopress.exporters.recipes.evopress_writing import export_evopress
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import find_structure
+from paretopress.spaces.profile_file import ProfileFile, read_profile
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart-model"
 CHECKPOINT = Checkpoint(QUICKSTART)

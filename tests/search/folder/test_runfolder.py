@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paretopress.search.folder.front import Front, Point, Refit
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.folder.settings import differences
 from paretopress.search.site.environment import environment
-from paretopress.spaces.storage.files import FORMAT_VERSION, read_yaml
+from paretopress.spaces.profile_file import ProfileFile, read_profile
 
 HOLD = (
     "import sys; from pathlib import Path; from paretopress.search.folder.runfolder import RunFolder\n"
@@ -91,13 +92,8 @@ def test_an_error_inside_gives_the_lock_back(tmp_path: Path) -> None:
 
 def test_reading_needs_no_lock_and_makes_nothing(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "none")
-    assert (
-        folder.read_config()
-        is folder.read_checkpoint()
-        is folder.read_front()
-        is folder.read_environment()
-        is None
-    )
+    assert folder.read_config() is folder.read_checkpoint() is folder.read_environment() is None
+    assert folder.read_front() is None
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file; choose another name"):
@@ -106,14 +102,17 @@ def test_reading_needs_no_lock_and_makes_nothing(tmp_path: Path) -> None:
 
 def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
     state = {"best": float("inf"), "population": [[1, 2], [3]], "rng": {"state": 2**127}}
-    profiles: dict[str, dict[str, Any]] = {"3.25": {"levels": {"blocks.0.mlp": "2:4+w4g128"}}, "b": {}}
+    profiles = {
+        "3.25": ProfileFile({"blocks.0.mlp": "2:4+w4g128"}),
+        "b": ProfileFile({"a": "w4"}, budget="c"),
+    }
     with RunFolder(tmp_path / "a" / "run") as folder:
         folder.settle_config(CONFIG)
         folder.write_environment({"seed": 3})
         folder.write_checkpoint({"old": 1})
         folder.write_checkpoint(state)
-        folder.write_front({"points": []})
-        folder.write_profiles({"b": {"old": 1}})
+        folder.write_front(Front(points=[]))
+        folder.write_profiles({"b": ProfileFile({"a": "w3"})})
         folder.write_profiles(profiles)
         (folder.path / "report.html").write_text("<html>")
         folder.journal.write_text("")
@@ -123,11 +122,8 @@ def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
     assert again.read_config() == CONFIG
     assert again.read_environment() == {"seed": 3}
     assert again.read_checkpoint() == state
-    assert again.read_front() == {"points": []}
-    found = {path.stem: read_yaml(path) for path in (again.path / "profiles").iterdir()}
-    assert found == {
-        name: {"format_version": FORMAT_VERSION, **profile} for name, profile in profiles.items()
-    }
+    assert again.read_front() == Front(points=[])
+    assert {path.stem: read_profile(path) for path in (again.path / "profiles").iterdir()} == profiles
     versioned = ("config.yaml", "environment.json", "checkpoint.json", "front.json", "profiles/b.yaml")
     assert all("format_version" in (again.path / name).read_text() for name in versioned)
     assert {p.relative_to(again.path).as_posix() for p in again.path.rglob("*") if p.is_file()} == {
@@ -154,29 +150,50 @@ def test_everything_comes_back_and_carries_its_version(tmp_path: Path) -> None:
 
 
 def test_a_new_front_keeps_the_refit_of_a_point_that_it_finds_again(tmp_path: Path) -> None:
-    point = {"budget": "bits 3", "profile": {"a": "w3", "b": "w4"}}
-    refitted = point | {"refit": {"kept": True}}
-    newer = point | {"refit": {"kept": False}}
-    other = point | {"profile": {"a": "w4", "b": "w3"}}
+    point = Point(budget="bits 3", profile={"a": "w3", "b": "w4"})
+    other = Point(budget="bits 3", profile={"a": "w4", "b": "w3"})
+    more = Point(budget="bits 4", profile={})
+    refitted = point.model_copy(update={"refit": Refit(kept=True)})
+    newer = point.model_copy(update={"refit": Refit(kept=False)})
     with RunFolder(tmp_path) as folder:
-        for front, expected in (
+        for points, expected in (
             ([refitted], [refitted]),
-            ([point, {"budget": "bits 4", "profile": {}}], [refitted, {"budget": "bits 4", "profile": {}}]),
+            ([point, more], [refitted, more]),
             ([newer], [newer]),
             ([other], [other]),
             ([point], [point]),
         ):
-            assert folder.write_front({"points": front}) == {"points": expected}
-            assert folder.read_front() == {"points": expected}
+            assert folder.write_front(Front(points=points)) == Front(points=expected)
+            assert folder.read_front() == Front(points=expected)
         (tmp_path / "front.json").write_text("damaged")
-        folder.write_front({"points": [point]})
-        assert folder.read_front() == {"points": [point]}
+        folder.write_front(Front(points=[point]))
+        assert folder.read_front() == Front(points=[point])
+
+
+def test_a_front_keeps_what_another_release_wrote_and_names_what_is_wrong(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    newer = {"format_version": 1, "points": [{"budget": "bits 3", "cost": 3, "colour": "red"}], "more": [1]}
+    (tmp_path / "front.json").write_text(json.dumps(newer))
+    front = folder.read_front()
+    assert front is not None
+    assert {"format_version": 1, **front.record()} == newer
+    for points, message in (
+        ([{"cost": "3"}], r"front.json is damaged at points.0.cost.int: Input should be a valid integer"),
+        (
+            [{"cost": 3, "heldout_kl": True}],
+            r"is damaged at points.0.heldout_kl.*; restore it, or let the search",
+        ),
+        (None, "is damaged at points: Input should be a valid list"),
+    ):
+        (tmp_path / "front.json").write_text(json.dumps({"format_version": 1, "points": points}))
+        with pytest.raises(ValueError, match=message):
+            folder.read_front()
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "x\n"])
 def test_profiles_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="is no plain file name"):
-        folder.write_profiles({"good": {}, name: {}})
+        folder.write_profiles({"good": ProfileFile({"a": "w4"}), name: ProfileFile({})})
     assert [p.name for p in tmp_path.rglob("*.yaml")] == []
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paretopress.search.folder.front import Front, Point, Refit
 from paretopress.search.folder.runfolder import RunFolder
-from paretopress.search.jobs.front import find_point, heldout_figures
 from paretopress.search.jobs.refit import verdict
 from paretopress.search.jobs.refitted import kept_refit, open_refit, refit_folder
 from paretopress.search.study.selection import document_means, sign_flip
@@ -83,28 +83,28 @@ def test_only_kept_levels_of_the_very_profile_are_used(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         folder.settle_config({"model": "m"})
     database = written(refit_folder(tmp_path, "bits 3, bytes 2"), {"a": 1})
-    record = {"kept": True, "database": database.fingerprint, "heldout_kl": 1.0, "heldout_perplexity": 2.0}
-    point = {"budget": "bits 3, bytes 2", "profile": units, "heldout_kl": 3.0, "heldout_perplexity": 4.0}
+    refit = Refit(database=database.fingerprint, kept=True, heldout_kl=1.0, heldout_perplexity=2.0)
+    dropped = refit.model_copy(update={"kept": False})
+    point = Point(budget="bits 3, bytes 2", profile=units, heldout_kl=3.0, heldout_perplexity=4.0)
     with RunFolder(tmp_path) as folder:
-        for refit, figures in ((record, (1.0, 2.0)), (record | {"kept": False}, (3.0, 4.0))):
-            folder.write_front({"points": [point | {"refit": refit}]})
-            front = folder.read_front() or {}
-            found = kept_refit(tmp_path, units)
-            assert (found is not None) == refit["kept"]
-            assert found is None or found.fingerprint == database.fingerprint
+        for found, figures in ((refit, (1.0, 2.0)), (dropped, (3.0, 4.0))):
+            front = folder.write_front(Front(points=[point.model_copy(update={"refit": found})]))
+            levels = kept_refit(tmp_path, units)
+            assert (levels is not None) == found.kept
+            assert levels is None or levels.fingerprint == database.fingerprint
             assert kept_refit(tmp_path, {"a": "w4"}) is None
-            chosen = heldout_figures(find_point(front, "2"))
-            assert (chosen["kl"], chosen["perplexity"]) == figures
-        folder.write_front({"points": [point | {"refit": record | {"database": "another"}}]})
+            assert tuple(front.find("2").heldout().values()) == figures
+        other = refit.model_copy(update={"database": "another"})
+        folder.write_front(Front(points=[point.model_copy(update={"refit": other})]))
         with pytest.raises(FileNotFoundError, match="make them again with `paretopress refit`"):
             kept_refit(tmp_path, units)
 
 
 def test_budgets_are_found_by_name_or_last_word() -> None:
-    front = {"points": [{"budget": "bits 3"}, {"budget": "bits 4"}, {"budget": "bytes 4"}]}
-    assert find_point(front, "3") == find_point(front, "bits 3") == {"budget": "bits 3"}
+    front = Front(points=[Point(budget=name) for name in ("bits 3", "bits 4", "bytes 4")])
+    assert front.find("3") == front.find("bits 3") == Point(budget="bits 3")
     for budget in ("4", "bits 5"):
         with pytest.raises(
             ValueError, match=rf"'{budget}' is not one of this run's; .*known: bits 3, bits 4"
         ):
-            find_point(front, budget)
+            front.find(budget)

@@ -1,6 +1,6 @@
 """Remedies for unknown names."""
 
-from paretopress.search.run.messages import nearest
+from paretopress.spaces.nearest import nearest
 
 
 def test_the_nearest_name_stands_before_all_known() -> None:

@@ -214,7 +214,7 @@ def test_rows_compare_shares_of_uniform() -> None:
     ]
     uniform = {"small": Look(0, "small", "u", 1.0, 1.2), "large": Look(0, "large", "v", 0.0, 1.0)}
     small, large, other = look_rows(taken, uniform)
-    assert small == {
+    assert small.record() == {
         "tokens": 7,
         "budget": "small",
         "calibration": 0.5,
@@ -223,5 +223,5 @@ def test_rows_compare_shares_of_uniform() -> None:
         "validation_of_uniform": 0.75,
         "gap": 0.25,
     }
-    assert (large["calibration_of_uniform"], large["gap"]) == (None, None)
-    assert (other["validation"], other["validation_of_uniform"]) == (0.1, None)
+    assert (large.calibration_of_uniform, large.gap) == (None, None)
+    assert (other.validation, other.validation_of_uniform) == (0.1, None)

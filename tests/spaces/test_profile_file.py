@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.exporters.artifact.profiles import ProfileFile, layer_labels, read_profile, write_profile
+from paretopress.exporters.artifact.layer_labels import layer_labels
 from paretopress.spaces.levels.labels import parse_label
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import Structure, find_structure
+from paretopress.spaces.profile_file import ProfileFile, read_profile, write_profile
 from paretopress.spaces.space import Space
 from paretopress.spaces.unit import Level, Unit
 
-QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart-model"
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart-model"
 FULL = ProfileFile(
     {"blocks.0.mlp": "drop", "a.b,a.c": "2:4", "d": "s60+1000000"},
     model="models/größer: №1",

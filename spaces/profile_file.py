@@ -7,11 +7,10 @@ from typing import Any
 
 import yaml
 
-from ...search.run.messages import nearest
-from ...spaces.levels.labels import parse_label
-from ...spaces.model.structure import Structure
-from ...spaces.space import Profile, Space
-from ...spaces.storage.files import check_version, read_yaml, write_atomic
+from .levels.labels import parse_label
+from .nearest import nearest
+from .space import Profile, Space
+from .storage.files import check_version, read_yaml, write_atomic
 
 FORMAT_VERSION = 1
 
@@ -87,40 +86,6 @@ def read_profile(path: Path) -> ProfileFile:
         costs=_figures(path, "costs", record.get("costs", {})),
         heldout=_figures(path, "heldout", record.get("heldout", {})),
     )
-
-
-def layer_labels(units: Mapping[str, str], structure: Structure) -> dict[str, str]:
-    """Layer path to label, as `Space.assignment` gives it, from a profile's units and no space.
-
-    Layers of a dropped branch are `drop` whatever else is said of them; dense layers are left out.
-
-    Raises:
-        ValueError: a unit that is neither a layer, a group of layers nor a branch or block of the model.
-    """
-    layers = {linear.path for linear in (*structure.ends.linears, *structure.linears)}
-    branches = {
-        name: branch.linears
-        for block in structure.blocks
-        for branch in block.branches
-        for name in (f"blocks.{block.index}.{branch.kind}",)
-    } | {f"blocks.{block.index}": block.linears for block in structure.blocks}
-    found: dict[str, str] = {}
-    for name, label in units.items():
-        paths = name.split(",")
-        if name not in branches and (unknown := [path for path in paths if path not in layers]):
-            raise ValueError(
-                f"unit {unknown[0]!r} is not in the model; {nearest(unknown[0], [*layers, *branches])}"
-            )
-        if (name in branches) != (label in ("keep", "drop")):
-            raise ValueError(
-                f"unit {name!r} cannot be {label!r}; branches are kept or dropped, layers take a level"
-            )
-        if name not in branches and label != "dense":
-            found |= dict.fromkeys(paths, label)
-    for name, label in units.items():
-        if label == "drop":
-            found |= dict.fromkeys((linear.path for linear in branches[name]), label)
-    return found
 
 
 def _units(path: Path, units: Any) -> dict[str, str]:

@@ -1,0 +1,88 @@
+"""What a finished search leaves for others to read: its front, and the profile files of its points."""
+
+from ...spaces.profile_file import ProfileFile
+from ..folder.front import Front, Incumbent, Point
+from ..run.assembly import Assembly
+from ..run.goals import Goal
+from ..study.study import Study
+from .outcome import conclude
+
+COST_UNITS = {
+    "bits": "bits/weight",
+    "bytes": "bytes",
+    "parameters": "fraction kept",
+    "macs": "fraction of MACs",
+    "branches": "branches",
+    "latency": "µs/token",
+}
+
+
+def fingerprints(assembly: Assembly, fingerprint: str) -> dict[str, str]:
+    """Digests of all that decides the values of a run; `fingerprint` is the evaluator's."""
+    return {
+        "model": assembly.checkpoint.fingerprint,
+        "space": assembly.space.fingerprint,
+        "database": assembly.database.fingerprint,
+        "evaluation": fingerprint,
+        **{name: sequences.fingerprint for name, sequences in assembly.data.items()},
+    }
+
+
+def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint: str) -> Front:
+    """Conclude a search and gather what is known of it."""
+    config, kind, progress = assembly.config, assembly.kind, study.progress
+    method = "+".join(method.method for method in config.search)
+    found = conclude(study, goals, assembly.data, kind=kind, seed=config.seed, method=method)
+    parameters = sum(parameter.numel() for parameter in assembly.checkpoint.skeleton().parameters())
+    return Front(
+        name=config.name,
+        model=config.model,
+        cost_kind=kind,
+        cost_unit=COST_UNITS[kind],
+        points=found.points,
+        baselines=found.baselines,
+        dense={
+            "heldout_perplexity": found.dense_perplexity,
+            "bytes": parameters * assembly.checkpoint.dtype.itemsize,
+        },
+        archive=found.archive,
+        looks=found.looks,
+        validation_tokens=found.validation_tokens,
+        weights=_weights(assembly),
+        method=method,
+        seed=config.seed,
+        evaluations=progress.evaluations,
+        tokens=progress.tokens,
+        teacher_tokens=progress.teacher_tokens,
+        seconds=round(progress.seconds, 3),
+        stopped=study.stopped,
+        progress=[
+            Incumbent(budget=name, tokens=tokens, fitness=fitness)
+            for name, curve in progress.curve.items()
+            for tokens, fitness in curve
+        ],
+        fingerprints=fingerprints(assembly, fingerprint),
+    )
+
+
+def profile_of(point: Point, front: Front) -> ProfileFile:
+    """What the profile file of a point says."""
+    figures = {name: value for name, value in point.heldout().items() if value is not None}
+    return ProfileFile(
+        point.profile,
+        model=front.model,
+        fingerprint=front.fingerprints["model"],
+        method=point.method,
+        budget=point.budget,
+        costs=point.costs,
+        heldout=figures,
+    )
+
+
+def _weights(assembly: Assembly) -> dict[str, int]:
+    """Unit name to its number of linear weights."""
+    sizes = {
+        n.path: n.in_features * n.out_features
+        for n in (*assembly.structure.linears, *assembly.structure.ends.linears)
+    }
+    return {unit.name: sum(sizes[module] for module in unit.modules) for unit in assembly.space.units}
