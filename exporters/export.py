@@ -67,9 +67,10 @@ def export_run(
     winner = winners.choose(budget, profile, point=point, size=size)
     check_output(output, winner.sources, overwrite)
     lines: list[str] = []
-    counted = winner.config.get("space", {}).get("format", "packed")
-    if size is not None and counted != form:
-        lines = [f"sizes are those of space.format {counted!r}; files of the format {form!r} may be larger"]
+    if size is not None and winner.counted != form:
+        lines = [
+            f"sizes are those of space.format {winner.counted!r}; files of the format {form!r} may be larger"
+        ]
     if chosen.fused and mode != "keep":
         groups = mixed_groups(winner.structure, winner.assignment)
         if groups and mode == "raise":
@@ -77,7 +78,7 @@ def export_run(
             lines += raised_lines
         else:
             refuse_mixed(winner.assignment, groups)
-    if measure:
+    if measure and winner.config is not None:
         winner = replace(winner, inspect=heldout_check(winner.config, winner.measured, say))
     return [*lines, *chosen.write(winner, output, overwrite)]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from ..evaluators.runner.numerics import EvaluationConfig
 from ..search.jobs.measure import measure_model
-from ..search.run.configuration import RunConfig, parse_config
+from ..search.run.configuration import RunConfig
 from ..spaces.model.checkpoint import Checkpoint
 from .gguf.llama_cpp import measure_file
 
@@ -22,14 +23,14 @@ LLAMA_ABSOLUTE = 0.02
 
 
 def heldout_check(
-    config: Mapping[str, Any], measured: Mapping[str, float], say: Callable[[str], None]
+    config: RunConfig, measured: Mapping[str, float], say: Callable[[str], None]
 ) -> Callable[[Checkpoint | Path], Mapping[str, Any]]:
     """What measures a written model and refuses one that its run knows otherwise.
 
     It takes two passes over the held-out text, one of the dense model.
 
     Args:
-        config: the run's, as its file has it.
+        config: the run's configuration, which names text and numerics.
         measured: the run's held-out figures of this model, `kl` and `perplexity`; empty if it has none.
         say: is told before measuring, since it may take long.
 
@@ -41,7 +42,7 @@ def heldout_check(
     def check(written: Checkpoint | Path) -> Mapping[str, Any]:
         if not measured:
             return {"heldout_measured": None}
-        settings = _settings(config)
+        settings = _here(config)
         say("measuring what was written on the held-out text; --no-measure skips it")
         try:
             if isinstance(written, Path):
@@ -85,14 +86,11 @@ def _nats(name: str, value: float) -> float:
     return math.log(value) if name == "perplexity" else value
 
 
-def _settings(config: Mapping[str, Any]) -> RunConfig:
-    content = {key: value for key, value in config.items() if key != "format_version"}
-    if "cuda" in str(content.get("evaluation", {}).get("device")) and not torch.cuda.is_available():
-        content.pop("evaluation")  # of the machine that searched
-    try:
-        return parse_config(content, "the run's config.yaml")
-    except ValueError as error:
-        raise _unmeasured(error) from error
+def _here(config: RunConfig) -> RunConfig:
+    """The configuration with this machine's own evaluation where it lacks the GPU of the machine that searched."""
+    if "cuda" in str(config.evaluation.device) and not torch.cuda.is_available():
+        return config.model_copy(update={"evaluation": EvaluationConfig()})
+    return config
 
 
 def _unmeasured(error: Exception) -> ValueError:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from ...search.run.configuration import RunConfig, parse_config
 from ...spaces.budget import BudgetConfig, in_units, parse_bytes
 from ...spaces.construction import space_of
 from ...spaces.levels.labels import parse_label
@@ -14,8 +13,14 @@ from .winner import Winner
 
 
 def run_space(winner: Winner) -> Space:
-    """The space that the winner's run searched."""
-    checkpoint, config = winner.checkpoint, _config(winner)
+    """The space that the winner's run searched.
+
+    Raises:
+        ValueError: the winner comes from no run.
+    """
+    checkpoint, config = winner.checkpoint, winner.config
+    if config is None:
+        raise ValueError("the profile comes from no run, so its space is unknown; export a point of a run")
     return space_of(winner.structure, config.space, checkpoint.skeleton(), checkpoint.dtype)
 
 
@@ -43,7 +48,7 @@ def check_budget(winner: Winner, space: Space, profile: Profile, change: str) ->
 def byte_limit(winner: Winner, name: str) -> int | None:
     """Bytes that the winner's budget allows, if it counts those of files in the format `name`."""
     budget = _budget(winner)
-    if budget is None or budget.bytes is None or winner.config["space"].get("format") != name:
+    if budget is None or budget.bytes is None or winner.counted != name:
         return None
     return parse_bytes(budget.bytes)
 
@@ -86,11 +91,6 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1e6 else f"{value:.6g}"
 
 
-def _config(winner: Winner) -> RunConfig:
-    content = {key: value for key, value in winner.config.items() if key != "format_version"}
-    return parse_config(content, "the run's config.yaml")
-
-
 def _budget(winner: Winner) -> BudgetConfig | None:
-    budgets = map(BudgetConfig.model_validate, winner.config.get("budgets", ()))
+    budgets = winner.config.budgets if winner.config else ()
     return next((budget for budget in budgets if budget.name == winner.profile.budget), None)

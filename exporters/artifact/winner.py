@@ -8,6 +8,7 @@ from typing import Any
 from ...search.folder.runfolder import RunFolder
 from ...search.jobs.front_making import profile_of
 from ...search.jobs.refitted import kept_refit
+from ...search.run.configuration import RunConfig, load_config
 from ...spaces.model.checkpoint import Checkpoint
 from ...spaces.model.structure import Structure, find_structure
 from ...spaces.profile_file import ProfileFile, read_profile
@@ -27,7 +28,7 @@ class Winner:
         database: where the levels are; None if nothing but `drop` is assigned.
         assignment: layer path to label; what is not named is dense, `drop` names whole branches.
         profile: the profile and what is known of it.
-        config: the run's resolved configuration, as its file has it; empty without a run.
+        config: the run's resolved configuration; None without a run.
         refitted: whether the levels are those of a refit.
         trust_remote_code: allow Python code that comes with the checkpoint (it is copied along).
         measured: held-out figures that its own run has of these very weights; empty if it has none.
@@ -40,12 +41,17 @@ class Winner:
     database: LevelDatabase | None
     assignment: Mapping[str, str]
     profile: ProfileFile = field(default_factory=lambda: ProfileFile({}))
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: RunConfig | None = None
     refitted: bool = False
     trust_remote_code: bool = False
     measured: Mapping[str, float] = field(default_factory=dict)
     run: Path | None = None
     inspect: Callable[[Checkpoint | Path], Mapping[str, Any]] | None = None
+
+    @property
+    def counted(self) -> str:
+        """The format whose files budgets in bytes count (`space.format`)."""
+        return "packed" if self.config is None else self.config.space.format
 
     @property
     def sources(self) -> dict[str, Path]:
@@ -71,12 +77,12 @@ class Winners:
 
     def __init__(self, run: Path) -> None:
         folder = RunFolder(run)
-        front, config = folder.read_front(), folder.read_config()
-        if front is None or config is None:
+        front = folder.read_front()
+        if front is None:
             raise FileNotFoundError(f"{run} has no front yet; let the search finish, then export")
         self._run = run
         self._front = front
-        self._config = config
+        self._config = load_config(run / "config.yaml")
 
     def choose(
         self,
@@ -97,10 +103,10 @@ class Winners:
         """
         known = self._chosen(Choice(budget, point, size, profile))
         config = self._config
-        checkpoint = Checkpoint(config["model"], trust_remote_code=config["trust_remote_code"])
+        checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
         if known.fingerprint not in (None, checkpoint.fingerprint):
             raise ValueError(
-                f"the profile is of another model than {config['model']}; give a profile of this one"
+                f"the profile is of another model than {config.model}; give a profile of this one"
             )
         return self.with_levels(checkpoint, find_structure(checkpoint.skeleton()), known)
 
@@ -121,7 +127,7 @@ class Winners:
             known,
             self._config,
             refitted=database is not None,
-            trust_remote_code=bool(self._config["trust_remote_code"]),
+            trust_remote_code=self._config.trust_remote_code,
             measured=_finite(point.heldout()) if point else {},
             run=self._run,
         )

@@ -58,7 +58,7 @@ class NemotronLayout:
                 "export with --format hf, which writes dropped branches as zeros, or search with space.drop=blocks"
             )
         self._classes = CLASSES[type(self._config)]
-        counted = winner.config.get("space", {}).get("format")
+        counted = winner.counted
         dense = set(winner.assignment.values()) <= {"dense", "drop"}
         self.budget: str | None = counted if dense and counted in _DENSE_AS_STORED else None
 

@@ -63,7 +63,7 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     )
     with appearing(output, winner.sources, overwrite) as folder:
         path = folder / FILE
-        name = str(winner.config.get("model", checkpoint.path.name))
+        name = winner.config.model if winner.config else checkpoint.path.name
         lack = write_file(path, tensors, target, name, checkpoint.path)
         inside = verify_file(path, tensors)
         bits = torch.finfo(checkpoint.dtype).bits

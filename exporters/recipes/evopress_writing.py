@@ -36,8 +36,8 @@ def export_evopress(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         OSError: the file does not read back as the profile.
     """
     units = _plain_units(winner)
-    ladder = winner.config.get("space", {}).get("ladder") or {}
-    scale = scale_of(units, ladder.get("step", Scale().step))
+    ladder = winner.config.space.ladder if winner.config else None
+    scale = scale_of(units, ladder.step if ladder else Scale().step)
     configuration = from_units(units, scale.step)
     configuration = replace(configuration, levels=configuration.modules)
     name = file_name(configuration)

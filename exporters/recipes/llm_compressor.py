@@ -27,7 +27,7 @@ def export_recipe(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     grids = {path: (_grid(winner, path), inputs) for path, inputs in _inputs(winner).items()}
     if not grids:
         raise ValueError("no layer has an integer level, so there is nothing to quantise; use --format hf")
-    quantizer = winner.config.get("builder", {}).get("quantizer", "gptq")
+    quantizer = winner.config.builder.quantizer if winner.config else "gptq"
     modifier = "GPTQModifier" if quantizer == "gptq" else "QuantizationModifier"
     linears = (winner.structure.ends.head, *winner.structure.linears)
     ignore = [linear.path for linear in linears if linear.path not in grids]

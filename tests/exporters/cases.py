@@ -114,7 +114,8 @@ def finished_run(
     figures: dict[str, Any] = {"heldout_kl": 0.5, "heldout_perplexity": 9.5, "costs": {"bits": 12}}
     run = RunFolder(folder / "run")
     with run:
-        run.settle_config({"model": str(case.path), "trust_remote_code": False, **(config or {})})
+        search = {"space": {"levels": list(case.labels)}, "budgets": [{"bits": 4.5}], **(config or {})}
+        run.settle_config({"model": str(case.path), **search})
         fingerprints = {"model": case.checkpoint.fingerprint, "database": case.database.fingerprint}
         points = [Point(budget=name, method="dp", profile=dict(units), **figures) for name in budgets]
         run.write_front(Front(model=str(case.path), points=points, fingerprints=fingerprints))

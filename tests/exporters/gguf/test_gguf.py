@@ -169,7 +169,7 @@ def test_held_out_figures_are_measured_before_a_file_appears(quickstart: Case, t
     said: list[str] = []
 
     def inspect(figures: Mapping[str, float]) -> Any:
-        return heldout_check(config.model_dump(mode="json"), figures, said.append)
+        return heldout_check(config, figures, said.append)
 
     export(quickstart, assignment, tmp_path / "out", inspect=inspect(known))
     record = json.loads((tmp_path / "out" / "paretopress.json").read_text())

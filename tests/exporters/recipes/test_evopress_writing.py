@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.recipes.evopress import import_file
 from paretopress.exporters.recipes.evopress_writing import export_evopress
+from paretopress.search.run.configuration import RunConfig
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import find_structure
 from paretopress.spaces.profile_file import ProfileFile, read_profile
@@ -26,7 +27,8 @@ once = settings(max_examples=15, deadline=None, suppress_health_check=[HealthChe
 
 
 def winner(units: Mapping[str, str], step: int | None = None) -> Winner:
-    config: dict[str, Any] = {} if step is None else {"space": {"ladder": {"base": 50, "step": step}}}
+    content = {"model": "m", "space": {"ladder": {"base": 50, "step": step}}, "budgets": [{"sparsity": 0.5}]}
+    config = None if step is None else RunConfig.model_validate(content)
     return Winner(CHECKPOINT, STRUCTURE, None, {}, ProfileFile(units), config)
 
 
