@@ -130,7 +130,7 @@ def record(checkout: Path, output: Path) -> None:
             digests |= {f"{name}/{key}": value for key, value in _run_digests(run)}
         for name, form in EXPORTS:
             target = folder / "exports" / f"{name}-{form}"
-            options = ("--point", "1", "--format", form, "--output", target)
+            options = ("--point", "1", "--format", form, "--no-measure", "--output", target)
             _command(checkout, "export", folder / name / "run", *options)
             digests |= {f"{target.name}/{key}": value for key, value in _export_digests(target)}
     finally:

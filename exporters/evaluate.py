@@ -19,7 +19,7 @@ from ..search.jobs.measure import Figures, measure_model, measure_profile, open_
 from ..search.run.configuration import RunConfig
 from ..search.run.machine import DTYPES, devices_of, free_memory, resolve
 from ..spaces.model.checkpoint import Checkpoint
-from ..spaces.model.structure import find_structure
+from ..spaces.model.dense_model import DenseModel
 from ..spaces.profile_file import read_profile
 from .artifact.compression import Compression
 from .checkpoints.packed_checkpoint import open_model
@@ -70,7 +70,7 @@ def evaluate_target(
     harness = Harness(tasks, trust_remote_code=trust) if tasks else None
     if target.is_dir():
         model = open_model(target, trust)
-        figures = measure_model(config, model, data)
+        figures = measure_model(config, DenseModel(model), data)
         return figures, compare_scores(config, model, harness, dense=dense) if harness else []
     units = read_profile(target).units
     figures = measure_profile(config, units, databases, data, run)
@@ -108,9 +108,9 @@ def compare_scores(
     Raises:
         ValueError: the configuration names several devices, or a model does not fit on the one.
     """
-    source = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    evaluation = resolve(config, source, find_structure(source.skeleton())).evaluation
-    found = _scores(config, model, evaluation, harness)
+    source = DenseModel.open(config.model, trust_remote_code=config.trust_remote_code)
+    evaluation = resolve(config, source).evaluation
+    found = _scores(config, DenseModel(model), evaluation, harness)
     others = _scores(config, source, evaluation, harness) if dense else []
     known = {(score.task, score.metric): score for score in others}
     return [Compared(score, known.get((score.task, score.metric))) for score in found]
@@ -131,19 +131,21 @@ def only_device(evaluation: EvaluationConfig) -> torch.device:
 
 
 def _scores(
-    config: RunConfig, checkpoint: Checkpoint, evaluation: EvaluationConfig, harness: Harness
+    config: RunConfig, model: DenseModel, evaluation: EvaluationConfig, harness: Harness
 ) -> list[Score]:
     device = only_device(evaluation)
     dtype = DTYPES[evaluation.dtype]
-    needed = sum(parameter.numel() for parameter in checkpoint.skeleton().parameters()) * dtype.itemsize
+    needed = model.parameters * dtype.itemsize
     if needed > (free := _free(device)):
         raise ValueError(
             f"tasks need the whole model, {size(needed)} in {evaluation.dtype}, and {size(free)} are free on "
             f"{device}; give evaluation.device or evaluation.dtype another value"
         )
-    model = whole_model(checkpoint, dtype=dtype, device=device)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=config.trust_remote_code)
-    return harness.scores(model, tokenizer, int(evaluation.micro_batch))
+    whole = whole_model(model.checkpoint, dtype=dtype, device=device)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model.checkpoint.path, trust_remote_code=config.trust_remote_code
+    )
+    return harness.scores(whole, tokenizer, int(evaluation.micro_batch))
 
 
 def _free(device: torch.device) -> int:

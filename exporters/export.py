@@ -85,7 +85,7 @@ def export_run(
 
 def _raise(winners: Winners, winner: Winner, groups: list[tuple[str, ...]]) -> tuple[Winner, list[str]]:
     """The winner with fused layers at one scheme, and lines that say so."""
-    found = winners.with_levels(winner.checkpoint, winner.structure, raised(winner, groups))
+    found = winners.with_levels(winner.model, raised(winner, groups))
     before, after = winner.assignment, found.assignment
     changed = sum(before.get(path) != after.get(path) for path in {**before, **after})
     lines = [

@@ -10,7 +10,7 @@ import torch
 from ..evaluators.runner.numerics import EvaluationConfig
 from ..search.jobs.measure import measure_model
 from ..search.run.configuration import RunConfig
-from ..spaces.model.checkpoint import Checkpoint
+from ..spaces.model.dense_model import DenseModel
 from .gguf.llama_cpp import measure_file
 
 RELATIVE = 0.01
@@ -24,7 +24,7 @@ LLAMA_ABSOLUTE = 0.02
 
 def heldout_check(
     config: RunConfig, measured: Mapping[str, float], say: Callable[[str], None]
-) -> Callable[[Checkpoint | Path], Mapping[str, Any]]:
+) -> Callable[[DenseModel | Path], Mapping[str, Any]]:
     """What measures a written model and refuses one that its run knows otherwise.
 
     It takes two passes over the held-out text, one of the dense model.
@@ -39,7 +39,7 @@ def heldout_check(
         figures differ.
     """
 
-    def check(written: Checkpoint | Path) -> Mapping[str, Any]:
+    def check(written: DenseModel | Path) -> Mapping[str, Any]:
         if not measured:
             return {"heldout_measured": None}
         settings = _here(config)

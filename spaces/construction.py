@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from .configuration import SpaceConfig
 from .latency import Latency, nanoseconds, read_latency
 from .levels.labels import kept, parse_label, stored_bits
 from .levels.sizes import SIZE_RULES
 from .minimums import with_minimums
+from .model.dense_model import DenseModel
 from .model.structure import Block, Branch, Linear, Structure, fused_groups
 from .neighbours import link_neighbours
 from .space import Space
@@ -48,13 +48,13 @@ def build_space(
     return with_minimums(space, config.at_least)
 
 
-def space_of(structure: Structure, config: SpaceConfig, skeleton: nn.Module, dtype: torch.dtype) -> Space:
-    """`build_space` over a model of these parameters, stored in this type; a latency table is read from its file."""
+def space_of(model: DenseModel, config: SpaceConfig) -> Space:
+    """Lay out the space of a model; a latency table is read from the file that the configuration names."""
     return build_space(
-        structure,
+        model.structure,
         config,
-        parameters={name: parameter.numel() for name, parameter in skeleton.named_parameters()},
-        dense_bits=torch.finfo(dtype).bits,
+        parameters={name: parameter.numel() for name, parameter in model.skeleton.named_parameters()},
+        dense_bits=torch.finfo(model.dtype).bits,
         latency=read_latency(Path(config.latency)) if config.latency else None,
     )
 

@@ -6,10 +6,13 @@ output by far more than numerical noise.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from paretopress.spaces.model.dense_model import DenseModel
 
 VOCABULARY = 128
 LENGTH = 24
@@ -106,3 +109,9 @@ def random_tokens(sequences: int, length: int = LENGTH, seed: int = 0) -> torch.
     """Token ids of shape (sequences, length), without the first three, which are special."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCABULARY, (sequences, length), generator=generator)
+
+
+@cache
+def opened(directory: Path) -> DenseModel:
+    """The model in a folder, opened once for all tests of a process."""
+    return DenseModel.open(directory)

@@ -21,6 +21,7 @@ from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.formats import FORMATS
 from paretopress.spaces.levels.builders import BuilderConfig, build
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.model.structure import Structure, find_structure
 from paretopress.spaces.profile_file import ProfileFile
 from paretopress.spaces.storage.database import LevelDatabase
@@ -146,7 +147,7 @@ def fixed(checkpoint: Checkpoint, structure: Structure, database: LevelDatabase,
     if form == "nemotron-nas":
         attention = next(branch for branch in structure.blocks[-1].branches if branch.kind == "attention")
         labels |= {linear.path: "drop" for linear in attention.linears}
-    return Winner(checkpoint, structure, database, labels, ProfileFile(labels))
+    return Winner(DenseModel(checkpoint, structure), database, labels, ProfileFile(labels))
 
 
 def _bytes(folder: Path) -> int:

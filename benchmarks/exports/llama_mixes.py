@@ -30,6 +30,7 @@ from paretopress.exporters.gguf.llama_cpp import FILE, measure_file
 from paretopress.search.jobs.job import run as search
 from paretopress.search.run.assembly import Assembly, assemble
 from paretopress.search.run.configuration import RunConfig, load_config
+from paretopress.spaces.model.dense_model import DenseModel
 
 from ..memory import measured
 from ..tables import show
@@ -69,10 +70,14 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     assembly = assemble(config, args.folder / "databases")
     dense = Made("dense, 16 bits", args.folder / "dense" / FILE)
-    export_gguf(Winner(assembly.checkpoint, assembly.structure, None, {}), dense.path.parent, overwrite=True)
+    export_gguf(
+        Winner(DenseModel(assembly.checkpoint, assembly.structure), None, {}),
+        dense.path.parent,
+        overwrite=True,
+    )
     known = importance(assembly)
     mixes = [mix(name, dense.path, args.folder / f"{name}.gguf", known) for name in args.mixes]
-    weights = sum(parameter.numel() for parameter in assembly.checkpoint.skeleton().parameters())
+    weights = assembly.model.parameters
     sizes = {f"as {made.name}": made.bytes for made in mixes}
     sizes |= {f"{bits:g} bits": int(bits * weights / 8) for bits in args.bits}
     found = searched(args, sizes)

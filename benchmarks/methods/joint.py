@@ -205,8 +205,7 @@ def with_space(
 
 def space_like(assembly: Assembly, config: SpaceConfig) -> Space:
     """The space of other levels over the model of an assembly."""
-    checkpoint = assembly.checkpoint
-    return space_of(assembly.structure, config, checkpoint.skeleton(), checkpoint.dtype)
+    return space_of(assembly.model, config)
 
 
 def refusal(budget: BudgetConfig, space: Space) -> str:

@@ -34,8 +34,7 @@ from paretopress.spaces.levels.labels import parse_label
 from paretopress.spaces.levels.layer_error import layer_errors
 from paretopress.spaces.levels.packed import Packed, pack_level
 from paretopress.spaces.levels.solver import Lane, Method, solve
-from paretopress.spaces.model.checkpoint import Checkpoint
-from paretopress.spaces.model.structure import find_structure
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.storage.database import LevelDatabase
 
 SETS = (
@@ -258,11 +257,9 @@ def whole_pass(shape: Shape, labels: tuple[str, ...], tokens: int, device: torch
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         make_model(model, shape.config)
-        checkpoint = Checkpoint(model)
-        structure = find_structure(checkpoint.skeleton())
-        runner = BlockRunner(
-            checkpoint, structure, device=device, dtype=DTYPE, micro_batch=1, length=shape.length
-        )
+        dense = DenseModel.open(model)
+        structure = dense.structure
+        runner = BlockRunner(dense, device=device, dtype=DTYPE, micro_batch=1, length=shape.length)
         rng = np.random.default_rng(0)
         tokens_NT = rng.integers(0, shape.vocabulary, (tokens // shape.length, shape.length))
         wanted = {linear.path: labels for linear in structure.linears}

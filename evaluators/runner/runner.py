@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...spaces.levels.cuda_graphs import Replays
-from ...spaces.model.checkpoint import Checkpoint
+from ...spaces.model.dense_model import DenseModel
 from ...spaces.model.replacement import (
     BlockCall,
     EnoughError,
@@ -43,8 +43,7 @@ class BlockRunner:
     that row's tokens only.
 
     Args:
-        checkpoint: the dense model.
-        structure: its structure.
+        model: the dense model.
         device: where everything runs; a sequence of devices shares the blocks in order.
         dtype: what it is computed in, as with `from_pretrained(dtype=...)`.
         micro_batch: sequences that always run together, so that a value never depends on company.
@@ -58,8 +57,7 @@ class BlockRunner:
     @torch.no_grad()
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        structure: Structure,
+        model: DenseModel,
         *,
         device: str | torch.device | Sequence[torch.device],
         dtype: torch.dtype,
@@ -67,8 +65,8 @@ class BlockRunner:
         length: int,
         pace: Pace | None = None,
     ) -> None:
-        self.checkpoint = checkpoint
-        self.structure = structure
+        self.checkpoint = checkpoint = model.checkpoint
+        self.structure = structure = model.structure
         devices = [device] if isinstance(device, str | torch.device) else device
         self.devices = [torch.device(name) for name in devices]
         self.device = self.devices[0]

@@ -18,10 +18,9 @@ def run_space(winner: Winner) -> Space:
     Raises:
         ValueError: the winner comes from no run.
     """
-    checkpoint, config = winner.checkpoint, winner.config
-    if config is None:
+    if (config := winner.config) is None:
         raise ValueError("the profile comes from no run, so its space is unknown; export a point of a run")
-    return space_of(winner.structure, config.space, checkpoint.skeleton(), checkpoint.dtype)
+    return space_of(winner.model, config.space)
 
 
 def check_budget(winner: Winner, space: Space, profile: Profile, change: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...spaces.model.checkpoint import Checkpoint
+from ...spaces.model.dense_model import DenseModel
 from ...spaces.model.structure import Structure
 from .compression import Compression
 from .probe import passes_unchanged
@@ -52,7 +52,7 @@ class Remains:
 
 
 def remains(
-    checkpoint: Checkpoint,
+    model: DenseModel,
     compression: Compression,
     device: torch.device,
     left_out: Mapping[str, tuple[str, ...]],
@@ -63,13 +63,13 @@ def remains(
     the residual stream).
 
     Args:
-        checkpoint: the source.
+        model: the dense model that is exported.
         compression: which branches are dropped.
         device: where blocks are tried.
         left_out: kind of branch to the block's children that are left out with it; other kinds become zeros.
     """
     structure = compression.structure
-    removed = tuple(i for i in compression.empty if passes_unchanged(checkpoint, structure, i, device))
+    removed = tuple(i for i in compression.empty if passes_unchanged(model, i, device))
     kept = tuple(block.index for block in structure.blocks if block.index not in removed)
     dropped = [(i, kind) for i in kept for kind in compression.dropped.get(i, ())]
     zeroed = tuple(f"blocks.{i}.{kind}" for i, kind in dropped if kind not in left_out)

@@ -10,7 +10,8 @@ from ...search.jobs.front_making import profile_of
 from ...search.jobs.refitted import kept_refit
 from ...search.run.configuration import RunConfig, load_config
 from ...spaces.model.checkpoint import Checkpoint
-from ...spaces.model.structure import Structure, find_structure
+from ...spaces.model.dense_model import DenseModel
+from ...spaces.model.structure import Structure
 from ...spaces.profile_file import ProfileFile, read_profile
 from ...spaces.storage.database import LevelDatabase
 from ...spaces.storage.files import read_json
@@ -23,8 +24,7 @@ class Winner:
     """A model and one profile of it.
 
     Attributes:
-        checkpoint: the dense model.
-        structure: its structure.
+        model: the dense model.
         database: where the levels are; None if nothing but `drop` is assigned.
         assignment: layer path to label; what is not named is dense, `drop` names whole branches.
         profile: the profile and what is known of it.
@@ -36,8 +36,7 @@ class Winner:
         inspect: looks at a written model, or GGUF file, before it appears, and gives what its record shall say; raises to refuse it.
     """
 
-    checkpoint: Checkpoint
-    structure: Structure
+    model: DenseModel
     database: LevelDatabase | None
     assignment: Mapping[str, str]
     profile: ProfileFile = field(default_factory=lambda: ProfileFile({}))
@@ -46,7 +45,17 @@ class Winner:
     trust_remote_code: bool = False
     measured: Mapping[str, float] = field(default_factory=dict)
     run: Path | None = None
-    inspect: Callable[[Checkpoint | Path], Mapping[str, Any]] | None = None
+    inspect: Callable[[DenseModel | Path], Mapping[str, Any]] | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The dense model's files."""
+        return self.model.checkpoint
+
+    @property
+    def structure(self) -> Structure:
+        """The dense model's blocks, branches and linear layers."""
+        return self.model.structure
 
     @property
     def counted(self) -> str:
@@ -103,16 +112,16 @@ class Winners:
         """
         known = self._chosen(Choice(budget, point, size, profile))
         config = self._config
-        checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-        if known.fingerprint not in (None, checkpoint.fingerprint):
+        model = DenseModel.open(config.model, trust_remote_code=config.trust_remote_code)
+        if known.fingerprint not in (None, model.checkpoint.fingerprint):
             raise ValueError(
                 f"the profile is of another model than {config.model}; give a profile of this one"
             )
-        return self.with_levels(checkpoint, find_structure(checkpoint.skeleton()), known)
+        return self.with_levels(model, known)
 
-    def with_levels(self, checkpoint: Checkpoint, structure: Structure, known: ProfileFile) -> Winner:
+    def with_levels(self, model: DenseModel, known: ProfileFile) -> Winner:
         """A profile of the run's model with the levels that stand for it: a refit's, or the run's own."""
-        assignment = layer_labels(known.units, structure)
+        assignment = layer_labels(known.units, model.structure)
         database = kept_refit(self._run, known.units)
         if database is not None:
             database.verify()
@@ -120,8 +129,7 @@ class Winners:
             known = replace(known, heldout=_finite(point.heldout()) if point else {})
         point = next((point for point in self._front.points if point.profile == known.units), None)
         return Winner(
-            checkpoint,
-            structure,
+            model,
             (database or self._plain()) if set(assignment.values()) - {"drop"} else None,
             assignment,
             known,

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ...spaces.levels.labels import Grid, parse_label
 from ...spaces.levels.sizes import SizeRule, compressed_tensors
-from ...spaces.model.checkpoint import Checkpoint
-from ...spaces.model.structure import Structure, find_structure
+from ...spaces.model.dense_model import DenseModel
 from ..artifact.compression import Compression
 from ..artifact.fusing import mixed_groups
 from ..artifact.limits import byte_limit
@@ -109,13 +108,9 @@ class PackedLayout:
         types: dict[str, Any] = dict.fromkeys(named, str(self._dtype).removeprefix("torch."))
         return {**config, **types, "quantization_config": packed_config(grids, ignore)}
 
-    def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
-        """A checkpoint whose packed layers read as dense ones."""
-        return PackedCheckpoint(folder, trust_remote_code)
-
-    def structure(self, written: Checkpoint) -> Structure:
-        """As it is found."""
-        return find_structure(written.skeleton())
+    def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
+        """Open the folder as a model whose packed layers read as dense ones."""
+        return DenseModel(PackedCheckpoint(folder, trust_remote_code))
 
 
 def export_compressed_tensors(winner: Winner, output: Path, overwrite: bool) -> list[str]:

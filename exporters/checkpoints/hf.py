@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from ...spaces.levels.sizes import SizeRule
-from ...spaces.model.checkpoint import Checkpoint
-from ...spaces.model.structure import Structure, find_structure
+from ...spaces.model.dense_model import DenseModel
 from ...spaces.profile_file import ProfileFile
 from ...spaces.storage.database import LevelDatabase
 from ..artifact.compression import Compression
@@ -39,18 +38,13 @@ class DenseLayout:
         del compression, left
         return config
 
-    def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
-        """A plain checkpoint."""
-        return Checkpoint(folder, trust_remote_code)
-
-    def structure(self, written: Checkpoint) -> Structure:
-        """As it is found."""
-        return find_structure(written.skeleton())
+    def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
+        """Open the folder as any dense model."""
+        return DenseModel.open(folder, trust_remote_code=trust_remote_code)
 
 
 def export_dense(
-    checkpoint: Checkpoint,
-    structure: Structure,
+    model: DenseModel,
     database: LevelDatabase | None,
     assignment: Mapping[str, str],
     output: Path,
@@ -63,7 +57,7 @@ def export_dense(
 ) -> WrittenModel:
     """`write_model` of an assignment that comes from no run: layer path to label, what is not named is dense."""
     known = profile or ProfileFile({})
-    winner = Winner(checkpoint, structure, database, assignment, known, trust_remote_code=trust_remote_code)
+    winner = Winner(model, database, assignment, known, trust_remote_code=trust_remote_code)
     return write_model(
         winner, DenseLayout(), output, device=device, shard_bytes=shard_bytes, overwrite=overwrite
     )

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from ...spaces.levels.sizes import SizeRule
-from ...spaces.model.checkpoint import Checkpoint
-from ...spaces.model.structure import Structure
+from ...spaces.model.dense_model import DenseModel
 from ...spaces.storage.files import write_json
 from ..artifact.appearing import appearing, copy_companions
 from ..artifact.compression import Compression, default_device
@@ -53,11 +52,8 @@ class Layout(Protocol):
     def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
         """The content of `config.json`, from that of the dense model."""
 
-    def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
-        """What was written, with dense weights as its readers see them."""
-
-    def structure(self, written: Checkpoint) -> Structure:
-        """Blocks and branches of what was written."""
+    def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
+        """Open what was written, with dense weights as its readers see them."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ def write_model(
     device = default_device(device)
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
-    left = remains(checkpoint, compression, device, layout.left_out)
+    left = remains(winner.model, compression, device, layout.left_out)
     config = shortened_config(checkpoint, len(winner.structure.blocks), left.kept)
     config = layout.configure(config, compression, left)
     tensors = plan_tensors(checkpoint, compression, left, layout.store)
@@ -145,8 +141,8 @@ def write_model(
         size = write_tensors(folder, tensors, shard_bytes)
         verify_tensors(folder, tensors)
         written = layout.open(folder, winner.trust_remote_code)
-        verify_weights(written, compression, left)
-        compare_logits(checkpoint, compression, written, layout.structure(written), device)
+        verify_weights(written.checkpoint, compression, left)
+        compare_logits(winner.model, compression, written, device)
         inside = tensor_bytes(folder)
         if layout.rule is not None:
             bits = torch.finfo(checkpoint.dtype).bits

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...spaces.levels.sizes import SizeRule
-from ...spaces.model.checkpoint import Checkpoint
-from ...spaces.model.structure import Structure, find_structure
+from ...spaces.model.dense_model import DenseModel
+from ...spaces.model.structure import find_structure
 from ..artifact.compression import Compression
 from ..artifact.limits import byte_limit
 from ..artifact.remains import Remains
@@ -91,20 +91,19 @@ class NemotronLayout:
             "block_configs": [self._block(compression.dropped.get(i, ())) for i in left.kept],
         }
 
-    def open(self, folder: Path, trust_remote_code: bool) -> Checkpoint:
-        """What the code that was written makes of the files; it is this package's own."""
-        del trust_remote_code
-        return WrittenNemotron(folder)
+    def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
+        """Open the folder with the modelling code that was written there, which is this package's own.
 
-    def structure(self, written: Checkpoint) -> Structure:
-        """The plain model's, without the branches that are absent."""
-        plain = NemotronCheckpoint(written.path)
+        Its structure is that of the plain model without the branches that are absent.
+        """
+        del trust_remote_code
+        plain = NemotronCheckpoint(folder)
         found = find_structure(plain.skeleton())
         blocks = (
             replace(b, branches=tuple(x for x in b.branches if (b.index, x.kind) not in plain.absent))
             for b in found.blocks
         )
-        return replace(found, blocks=tuple(blocks))
+        return DenseModel(WrittenNemotron(folder), replace(found, blocks=tuple(blocks)))
 
     def _block(self, dropped: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """An entry of `block_configs`; as NVIDIA has it, what does nothing has no sizes."""

@@ -9,6 +9,7 @@ import torch
 from ...spaces.levels.ggml_quantizer import version
 from ...spaces.levels.sizes import gguf
 from ...spaces.model.checkpoint import Checkpoint
+from ...spaces.model.dense_model import DenseModel
 from ..artifact.appearing import appearing
 from ..artifact.compression import Compression, default_device
 from ..artifact.limits import byte_limit, check_limit, check_rule
@@ -51,7 +52,7 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     device = default_device()
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
-    left = remains(checkpoint, compression, device, _parts(checkpoint))
+    left = remains(winner.model, compression, device, _parts(checkpoint))
     left.check_whole("llama.cpp keeps both branches of a block of this architecture")
     target = _target(checkpoint, left)
     tensors = typed(
@@ -71,7 +72,7 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         searched = sum(tensor.planned.bytes for tensor in tensors if tensor.planned.name != ROTARY)
         zeroed = [f"blocks.{left.kept[block]}.{kind}" for block, kind in target.zeroed.items()]
         check_limit(searched, byte_limit(winner, "gguf"), zeroed)
-        divergence = _divergence(path, checkpoint, compression, device)
+        divergence = _divergence(path, winner.model, compression, device)
         size = path.stat().st_size
         details = {
             "removed_blocks": left.removed,
@@ -116,13 +117,13 @@ def _dense(compression: Compression, dense: PlannedTensor) -> list[PlannedTensor
     return [dense]
 
 
-def _divergence(path: Path, checkpoint: Checkpoint, compression: Compression, device: torch.device) -> float:
+def _divergence(path: Path, source: DenseModel, compression: Compression, device: torch.device) -> float:
     """Mean KL from what was searched to what llama.cpp computes, over the positions of a few tokens.
 
     Raises:
         OSError: it is more than `DIVERGENCE`.
     """
-    tokens_BT, meant_PV = searched_logits(checkpoint, compression, device)
+    tokens_BT, meant_PV = searched_logits(source, compression, device)
     with opened(path, tokens_BT.shape[1]) as model:
         found_PV = model.logits(tokens_BT[0].tolist()).double().log_softmax(-1)
     meant_PV = meant_PV.double().cpu().log_softmax(-1)

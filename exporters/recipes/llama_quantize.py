@@ -52,7 +52,7 @@ def export_llama_quantize(winner: Winner, output: Path, overwrite: bool) -> list
     device = default_device()
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
     types = _types(winner, compression)
-    left = remains(winner.checkpoint, compression, device, {})
+    left = remains(winner.model, compression, device, {})
     _check_blocks(winner, left)
     layers = _layers(winner, left, types)
     ends = winner.structure.ends

@@ -33,7 +33,6 @@ def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint:
     config, kind, progress = assembly.config, assembly.kind, study.progress
     method = "+".join(method.method for method in config.search)
     found = conclude(study, goals, assembly.data, kind=kind, seed=config.seed, method=method)
-    parameters = sum(parameter.numel() for parameter in assembly.checkpoint.skeleton().parameters())
     return Front(
         name=config.name,
         model=config.model,
@@ -43,7 +42,7 @@ def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint:
         baselines=found.baselines,
         dense={
             "heldout_perplexity": found.dense_perplexity,
-            "bytes": parameters * assembly.checkpoint.dtype.itemsize,
+            "bytes": assembly.model.parameters * assembly.model.dtype.itemsize,
         },
         archive=found.archive,
         looks=found.looks,

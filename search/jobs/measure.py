@@ -11,8 +11,7 @@ from torch import Tensor
 from ...evaluators.fitness import cross_entropy, kl_divergence, teacher_chunk
 from ...evaluators.runner.runner import BlockRunner
 from ...evaluators.trial import Fidelity
-from ...spaces.model.checkpoint import Checkpoint
-from ...spaces.model.structure import find_structure
+from ...spaces.model.dense_model import DenseModel
 from ...spaces.space import DENSE, Profile
 from ...spaces.storage.database import LevelDatabase
 from ..run.assembly import Assembly, assemble
@@ -66,19 +65,17 @@ def open_profile(
     return assembly, profile, refitted
 
 
-def measure_model(config: RunConfig, checkpoint: Checkpoint, data: str) -> Figures:
+def measure_model(config: RunConfig, model: DenseModel, data: str) -> Figures:
     """Divergence of another model from the configuration's, and its perplexity.
 
     Raises:
         ValueError: it has another vocabulary.
     """
     assembly = assemble(config, Path())
-    structure = find_structure(checkpoint.skeleton())
-    _check_vocabulary(assembly, checkpoint.path, structure.ends.head.out_features)
+    _check_vocabulary(assembly, model.checkpoint.path, model.structure.ends.head.out_features)
     evaluation = assembly.config.evaluation
     student = BlockRunner(
-        checkpoint,
-        structure,
+        model,
         device=devices_of(evaluation),
         dtype=DTYPES[evaluation.dtype],
         micro_batch=int(evaluation.micro_batch),

@@ -24,7 +24,8 @@ from ...spaces.levels import ggml_quantizer
 from ...spaces.levels.builders import REVISION
 from ...spaces.levels.labels import parse_label, stored_bits
 from ...spaces.model.checkpoint import Checkpoint
-from ...spaces.model.structure import Structure, find_structure
+from ...spaces.model.dense_model import DenseModel
+from ...spaces.model.structure import Structure
 from ...spaces.space import Space
 from ...spaces.storage.database import LevelDatabase
 from ...spaces.storage.files import digest
@@ -38,8 +39,7 @@ class Assembly:
 
     Attributes:
         config: the resolved configuration (no `auto` left in what decides a value).
-        checkpoint: the dense model's files.
-        structure: its blocks, branches and linear layers.
+        model: the dense model.
         tokenizer: the model's.
         data: sequences by name.
         space: what is searched.
@@ -51,8 +51,7 @@ class Assembly:
     """
 
     config: RunConfig
-    checkpoint: Checkpoint
-    structure: Structure
+    model: DenseModel
     tokenizer: Tokenizer
     data: Mapping[str, Sequences]
     space: Space
@@ -61,6 +60,16 @@ class Assembly:
     numerics: Mapping[str, Any]
     host: float = 1.0
     device: float = 1.0
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The dense model's files."""
+        return self.model.checkpoint
+
+    @property
+    def structure(self) -> Structure:
+        """The dense model's blocks, branches and linear layers."""
+        return self.model.structure
 
     @property
     def kind(self) -> str:
@@ -119,8 +128,7 @@ class Assembly:
         """Runs the dense model block by block, forwards and backwards."""
         evaluation = self.config.evaluation
         return GradientRunner(
-            self.checkpoint,
-            self.structure,
+            self.model,
             device=devices_of(evaluation),
             dtype=DTYPES[evaluation.dtype],
             micro_batch=int(evaluation.micro_batch),
@@ -241,15 +249,13 @@ def assemble(
     Raises:
         ValueError: anything about model, data, levels or budgets that cannot work, before any heavy work.
     """
-    checkpoint = Checkpoint(config.model, trust_remote_code=config.trust_remote_code)
-    if checkpoint.dtype not in DTYPES.values():
-        raise ValueError(f"{config.model} is stored in {checkpoint.dtype}; convert it to {', '.join(DTYPES)}")
-    skeleton = checkpoint.skeleton()
-    structure = find_structure(skeleton)
+    model = DenseModel.open(config.model, trust_remote_code=config.trust_remote_code)
+    if model.dtype not in DTYPES.values():
+        raise ValueError(f"{config.model} is stored in {model.dtype}; convert it to {', '.join(DTYPES)}")
     if here:
-        config = resolve(config, checkpoint, structure)
+        config = resolve(config, model)
         torch.set_num_threads(int(config.evaluation.threads))
-    space = space_of(structure, config.space, skeleton, checkpoint.dtype)
+    space = space_of(model, config.space)
     _check_chain(config, space)
     limits = tuple((budget, budget.limits(space)) for budget in config.budgets)
     axes = {next(iter(limit)) for _, limit in limits}
@@ -260,9 +266,7 @@ def assemble(
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     data = data or load_sequences(config.data, tokenizer, config.seed)
     known = numerics(config.evaluation) if here else {}
-    return Assembly(
-        config, checkpoint, structure, tokenizer, data, space, limits, databases, known, host, device
-    )
+    return Assembly(config, model, tokenizer, data, space, limits, databases, known, host, device)
 
 
 def _check_chain(config: RunConfig, space: Space) -> None:

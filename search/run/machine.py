@@ -11,7 +11,7 @@ from torch.utils._triton import has_triton
 
 from ...evaluators.runner.launch import Pace
 from ...evaluators.runner.numerics import EvaluationConfig
-from ...spaces.model.checkpoint import Checkpoint
+from ...spaces.model.dense_model import DenseModel
 from ...spaces.model.structure import Structure
 from .configuration import RunConfig
 
@@ -20,7 +20,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _LOGITS = 512 << 20
 
 
-def resolve(config: RunConfig, checkpoint: Checkpoint, structure: Structure) -> RunConfig:
+def resolve(config: RunConfig, model: DenseModel) -> RunConfig:
     """Replace every `auto` that decides a value by what it means on this machine."""
     evaluation = config.evaluation
     device = evaluation.device
@@ -31,7 +31,7 @@ def resolve(config: RunConfig, checkpoint: Checkpoint, structure: Structure) -> 
         raise ValueError(f"device {device!r} is not available here; use evaluation.device=cpu")
     dtype = evaluation.dtype
     if dtype == "auto":
-        stored = str(checkpoint.dtype).removeprefix("torch.")
+        stored = str(model.dtype).removeprefix("torch.")
         dtype = "float32" if device == "cpu" or stored not in DTYPES else stored  # type: ignore[assignment]
     length = config.data.length
     tokens = min(2048 if on_gpu else 1024, config.data.calibration.tokens)
@@ -44,9 +44,11 @@ def resolve(config: RunConfig, checkpoint: Checkpoint, structure: Structure) -> 
     threads = len(os.sched_getaffinity(0)) if evaluation.threads == "auto" else evaluation.threads
     chunk, compiled = evaluation.chunk, evaluation.compile
     if chunk == "auto":
-        chunk = max(128, _LOGITS // (4 * structure.ends.head.out_features)) if on_gpu else 512
+        chunk = max(128, _LOGITS // (4 * model.structure.ends.head.out_features)) if on_gpu else 512
     if compiled == "auto":
-        pace = Pace.of(block_weights(structure), micro_batch * length, torch.device(device.split(",")[0]))
+        pace = Pace.of(
+            block_weights(model.structure), micro_batch * length, torch.device(device.split(",")[0])
+        )
         compiled = pace.compiled and has_triton()
     resolved = {
         "device": device,

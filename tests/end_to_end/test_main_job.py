@@ -20,7 +20,7 @@ from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.measure import measure_model, measure_profile
 from paretopress.search.run.assembly import Assembly, assemble
 from paretopress.search.run.configuration import load_config
-from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.profile_file import read_profile
 from tests.end_to_end.conftest import Answer, Finished, Tiny, shell
 from tests.end_to_end.tiny import ROOT, evolution, subprocess_environment
@@ -187,7 +187,7 @@ def test_exports_have_the_perplexity_of_the_front(
         assert answer.code == 0, answer.err
         wanted = points[budget]["heldout_perplexity"]
         assert plain_perplexity(tmp_path / name, tokens_NT) == pytest.approx(wanted, rel=2e-6)
-        found = measure_model(load_config(finished.config), Checkpoint(tmp_path / name), "heldout")
+        found = measure_model(load_config(finished.config), DenseModel.open(tmp_path / name), "heldout")
         assert found["perplexity"] == pytest.approx(wanted, rel=1e-6)
         assert found["kl"] == pytest.approx(points[budget]["heldout_kl"], rel=1e-5)
     answer = at(finished, monkeypatch, "evaluate", tmp_path / "named", "--run", "runs/tiny")

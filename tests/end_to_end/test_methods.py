@@ -13,7 +13,7 @@ from paretopress.search.jobs import job
 from paretopress.search.jobs.measure import measure_model
 from paretopress.search.run.assembly import assemble
 from paretopress.search.run.configuration import RunConfig, load_config
-from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import FRONTIER, LENGTH, evolution
 
@@ -109,7 +109,7 @@ def test_spaces_keep_their_budgets_and_are_exported(
     check_front(config, tmp_path, front, asked, within=True)
     point = front["points"][-1]
     export_run(tmp_path / "tiny", tmp_path / "model", budget=point["budget"])
-    found = measure_model(config, Checkpoint(tmp_path / "model"), "heldout")
+    found = measure_model(config, DenseModel.open(tmp_path / "model"), "heldout")
     assert found["perplexity"] == pytest.approx(point["heldout_perplexity"], rel=1e-6)
 
 

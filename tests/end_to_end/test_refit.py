@@ -17,7 +17,7 @@ from paretopress.search.jobs.measure import measure_model, measure_profile
 from paretopress.search.jobs.refit import refit
 from paretopress.search.run.configuration import load_config
 from paretopress.search.run.event import Event
-from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from tests.end_to_end.conftest import Finished
 
 PROFILE = "profiles/bits-3.5.yaml"
@@ -61,7 +61,7 @@ def test_front_export_and_evaluation_agree_on_a_refit(run: Path, tmp_path: Path)
         assert lines[1].startswith(
             f"refitted weights; held-out kl {record['heldout_kl']:.6g}, held-out perpl"
         )
-        exported = measure_model(config, Checkpoint(tmp_path / name), "heldout")
+        exported = measure_model(config, DenseModel.open(tmp_path / name), "heldout")
         assert exported["kl"] == pytest.approx(record["heldout_kl"], rel=1e-3)
         assert exported["perplexity"] == pytest.approx(record["heldout_perplexity"], rel=1e-3)
         assert (

@@ -19,10 +19,8 @@ from paretopress.evaluators.trial import Fidelity
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import build_space
 from paretopress.spaces.levels.cuda_graphs import Replays
-from paretopress.spaces.model.checkpoint import Checkpoint
-from paretopress.spaces.model.structure import find_structure
 from paretopress.spaces.storage.database import LevelDatabase
-from tests.architectures import ARCHITECTURES, LENGTH, random_tokens, save_model
+from tests.architectures import ARCHITECTURES, LENGTH, opened, random_tokens, save_model
 from tests.evaluators.runner.test_runner import BATCH, divergence, rounded, run_blocks, run_plain
 from tests.spaces.model.test_checkpoint import QUICKSTART
 
@@ -46,10 +44,8 @@ def make_runner(
     micro_batch: int = BATCH,
     length: int = LENGTH,
 ) -> BlockRunner:
-    checkpoint = Checkpoint(model)
     return BlockRunner(
-        checkpoint,
-        find_structure(checkpoint.skeleton()),
+        opened(model),
         device=[torch.device(name) for name in devices],
         dtype=dtype,
         micro_batch=micro_batch,

@@ -14,8 +14,7 @@ from paretopress.exporters.checkpoints.model_folder import WrittenModel
 from paretopress.search.folder.front import Front, Point
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.spaces.levels.builders import BuilderConfig, build
-from paretopress.spaces.model.checkpoint import Checkpoint
-from paretopress.spaces.model.structure import Structure, find_structure
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.storage.database import LevelDatabase
 from tests.architectures import make_config, random_model, random_tokens
 
@@ -44,8 +43,9 @@ class Case:
     def __init__(self, path: Path, databases: Path, labels: Sequence[str] = LABELS) -> None:
         self.path = path
         self.labels = labels
-        self.checkpoint = Checkpoint(path)
-        self.structure: Structure = find_structure(self.checkpoint.skeleton())
+        self.model = DenseModel.open(path)
+        self.checkpoint = self.model.checkpoint
+        self.structure = self.model.structure
         self.database = LevelDatabase(databases / path.name, {"model": self.checkpoint.fingerprint})
         levels = {}
         ends = self.structure.ends
@@ -83,7 +83,7 @@ class Case:
         return model
 
     def export(self, assignment: Mapping[str, str], output: Path, **options: Any) -> WrittenModel:
-        return export_dense(self.checkpoint, self.structure, self.database, assignment, output, **options)
+        return export_dense(self.model, self.database, assignment, output, **options)
 
 
 def logits(model: PreTrainedModel, vocabulary: int = 128) -> Tensor:

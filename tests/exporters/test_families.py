@@ -15,6 +15,7 @@ import torch
 from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.formats import FORMATS
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.profile_file import ProfileFile
 from tests.exporters.cases import Case, half_model
 
@@ -75,7 +76,7 @@ class Family:
         """Every linear layer at the level of the format."""
         labels = {linear.path: LEVELS[form] for linear in self.case.structure.linears}
         case = self.case
-        return Winner(case.checkpoint, case.structure, case.database, labels, ProfileFile(labels))
+        return Winner(DenseModel(case.checkpoint, case.structure), case.database, labels, ProfileFile(labels))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -106,7 +107,7 @@ def test_embedding_and_head_take_levels_too(family: Family, tmp_path: Path) -> N
     case = family.case
     ends = case.structure.ends
     labels = dict.fromkeys((linear.path for linear in ends.linears[: 1 if ends.tied else 2]), "w4g32")
-    winner = Winner(case.checkpoint, case.structure, case.database, labels, ProfileFile(labels))
+    winner = Winner(DenseModel(case.checkpoint, case.structure), case.database, labels, ProfileFile(labels))
     FORMATS["hf"].write(winner, tmp_path / "out", False)
     written = Checkpoint(str(tmp_path / "out"))
     for path in labels:

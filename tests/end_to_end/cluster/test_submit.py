@@ -153,7 +153,7 @@ def test_a_run_that_is_busy_is_refused(head: Head, case: Case) -> None:
 PROGRAM = """
 import os, sys, importlib.util, pathlib
 from paretopress.parcel import copy_package
-from paretopress.workers.ray_jobs import Jobs
+from paretopress.workers.cluster.ray_jobs import Jobs
 files = pathlib.Path(sys.argv[2], "files")
 files.mkdir(parents=True)
 (files / "program.py").write_text('''

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from paretopress.evaluators.fitness import FitnessConfig
 from paretopress.evaluators.runner.gradients import GradientRunner
-from paretopress.spaces.model.checkpoint import Checkpoint
-from paretopress.spaces.model.structure import find_structure
-from tests.architectures import LENGTH, random_tokens, save_model
+from tests.architectures import LENGTH, opened, random_tokens, save_model
 from tests.evaluators.runner.test_runner import BATCH
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -22,11 +20,7 @@ KL = FitnessConfig()
 def make_runner(
     model: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", micro_batch: int = BATCH
 ) -> GradientRunner:
-    checkpoint = Checkpoint(model)
-    structure = find_structure(checkpoint.skeleton())
-    return GradientRunner(
-        checkpoint, structure, device=device, dtype=dtype, micro_batch=micro_batch, length=LENGTH
-    )
+    return GradientRunner(opened(model), device=device, dtype=dtype, micro_batch=micro_batch, length=LENGTH)
 
 
 def random_states(seed: int = 0) -> Tensor:

@@ -16,8 +16,17 @@ from transformers import AutoModelForCausalLM, BloomConfig, PreTrainedModel
 from paretopress.evaluators.runner.launch import Pace
 from paretopress.evaluators.runner.runner import BlockRunner
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.model.structure import find_structure
-from tests.architectures import ARCHITECTURES, LENGTH, SLIDING, random_model, random_tokens, save_model
+from tests.architectures import (
+    ARCHITECTURES,
+    LENGTH,
+    SLIDING,
+    opened,
+    random_model,
+    random_tokens,
+    save_model,
+)
 from tests.spaces.model.test_checkpoint import QUICKSTART, edit_config, edit_weights
 
 BATCH = 2
@@ -62,10 +71,8 @@ def make_runner(
     pace: Pace | None = None,
     device: str = "cpu",
 ) -> BlockRunner:
-    checkpoint = Checkpoint(directory)
     return BlockRunner(
-        checkpoint,
-        find_structure(checkpoint.skeleton()),
+        opened(directory),
         device=device,
         dtype=dtype,
         micro_batch=micro_batch,
@@ -490,4 +497,6 @@ def test_blocks_that_see_the_tokens_are_refused(models: Models, monkeypatch: pyt
 
     monkeypatch.setattr(checkpoint, "skeleton", telling)
     with pytest.raises(ValueError, match="LlamaForCausalLM hands block 0 values that depend on the tokens"):
-        BlockRunner(checkpoint, structure, device="cpu", dtype=torch.float32, micro_batch=1, length=4)
+        BlockRunner(
+            DenseModel(checkpoint, structure), device="cpu", dtype=torch.float32, micro_batch=1, length=4
+        )

@@ -18,13 +18,14 @@ from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.checkpoints import model_folder
 from paretopress.exporters.checkpoints.compressed_tensors import PackedLayout, serving_notes
 from paretopress.exporters.checkpoints.model_folder import WrittenModel, write_model
-from paretopress.exporters.checkpoints.packed_checkpoint import PackedCheckpoint, open_model
+from paretopress.exporters.checkpoints.packed_checkpoint import open_model
 from paretopress.search.jobs.measure import measure_model
 from paretopress.search.run.configuration import load_config
 from paretopress.spaces.levels.builders import build
 from paretopress.spaces.levels.labels import parse_label
 from paretopress.spaces.levels.sizes import compressed_tensors
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.storage.database import LevelDatabase
 from tests.architectures import save_model
 from tests.exporters.cases import QUICKSTART, ROUNDED, Case, half_model, load, logits, reloaded
@@ -60,7 +61,7 @@ def mixed(case: Case, dropped: Mapping[int, tuple[str, ...]] | None = None) -> d
 
 
 def winner_of(case: Case, assignment: Mapping[str, str], **known: Any) -> Winner:
-    return Winner(case.checkpoint, case.structure, case.database, assignment, **known)
+    return Winner(DenseModel(case.checkpoint, case.structure), case.database, assignment, **known)
 
 
 def export(case: Case, assignment: Mapping[str, str], output: Path, **options: Any) -> WrittenModel:
@@ -267,7 +268,7 @@ def test_levels_of_another_model_are_refused(llama: Case, tmp_path: Path) -> Non
     first = llama.structure.linears[0].path
     database = LevelDatabase(tmp_path / "levels", {"model": "other"})
     database.write("all", {first: build(torch.randn(4, 16), None, ["w3g16"], config=ROUNDED)}, {first: {}})
-    winner = Winner(llama.checkpoint, llama.structure, database, {first: "w3g16"})
+    winner = Winner(DenseModel(llama.checkpoint, llama.structure), database, {first: "w3g16"})
     with pytest.raises(ValueError, match=r"has shape \(4, 16\), the model \(128, 128\); use the level"):
         write_model(winner, PackedLayout(torch.bfloat16), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["levels"]
@@ -292,12 +293,12 @@ def test_a_layer_of_another_type_than_its_model_is_refused(llama: Case, tmp_path
 class Damaging(PackedLayout):
     """Changes one bit of one scale between writing and reading back."""
 
-    def open(self, folder: Path, trust_remote_code: bool) -> PackedCheckpoint:
+    def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
         stored = load_file(folder / "model.safetensors")
         scale = next(tensor for name, tensor in stored.items() if name.endswith("weight_scale"))
         scale.view(torch.int16)[-1, -1] ^= 1
         save_file(stored, folder / "model.safetensors", {"format": "pt"})
-        return PackedCheckpoint(folder, trust_remote_code)
+        return super().open(folder, trust_remote_code)
 
 
 class Regrouping(PackedLayout):
@@ -337,7 +338,8 @@ def test_a_packed_model_is_evaluated_as_its_dense_export(quickstart: Case, tmp_p
         ["data.length=64", "archive_tokens=64", "builder.tokens=64", *sets],
     )
     packed, dense = (
-        measure_model(config, open_model(tmp_path / name, False), "heldout") for name in ("packed", "dense")
+        measure_model(config, DenseModel(open_model(tmp_path / name, False)), "heldout")
+        for name in ("packed", "dense")
     )
     assert packed == dense
     assert packed["kl"] > 0.01

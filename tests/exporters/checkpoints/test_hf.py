@@ -15,6 +15,7 @@ from paretopress.exporters.checkpoints.hf import export_dense
 from paretopress.exporters.export import export_run
 from paretopress.spaces.levels.builders import build
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.model.structure import find_structure
 from paretopress.spaces.profile_file import ProfileFile, write_profile
 from paretopress.spaces.storage.database import LevelDatabase
@@ -77,7 +78,7 @@ def test_tied_embedding_takes_its_level(quickstart: Case, tmp_path: Path) -> Non
 
 
 def test_nothing_assigned_copies_every_tensor(quickstart: Case, tmp_path: Path) -> None:
-    export_dense(quickstart.checkpoint, quickstart.structure, None, {}, tmp_path / "out")
+    export_dense(DenseModel(quickstart.checkpoint, quickstart.structure), None, {}, tmp_path / "out")
     source, copy = (
         load_file(QUICKSTART / "model.safetensors"),
         load_file(tmp_path / "out" / "model.safetensors"),
@@ -245,7 +246,7 @@ def test_assignments_that_fit_no_model_are_refused(small: Case, tmp_path: Path) 
         with pytest.raises(ValueError, match=message):
             small.export(assignment, tmp_path / "out")
     with pytest.raises(ValueError, match="takes 'w3g16', but there is no level database"):
-        export_dense(small.checkpoint, small.structure, None, {first: "w3g16"}, tmp_path / "out")
+        export_dense(DenseModel(small.checkpoint, small.structure), None, {first: "w3g16"}, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -254,7 +255,9 @@ def test_levels_of_another_model_are_refused(small: Case, tmp_path: Path) -> Non
     database = LevelDatabase(tmp_path / "levels", {"model": "other"})
     database.write("all", {first: build(torch.randn(4, 16), None, ["w3g16"], config=ROUNDED)}, {first: {}})
     with pytest.raises(ValueError, match=r"has shape \(4, 16\), the model \(32, 32\)"):
-        export_dense(small.checkpoint, small.structure, database, {first: "w3g16"}, tmp_path / "out")
+        export_dense(
+            DenseModel(small.checkpoint, small.structure), database, {first: "w3g16"}, tmp_path / "out"
+        )
 
 
 def run_folder(case: Case, tmp_path: Path) -> Path:

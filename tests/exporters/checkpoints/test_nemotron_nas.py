@@ -4,6 +4,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from transformers import AutoTokenizer, PreTrainedModel
 from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.checkpoints import nemotron_modeling as modeling
 from paretopress.exporters.checkpoints.model_folder import WrittenModel, write_model
-from paretopress.exporters.checkpoints.nemotron_nas import NemotronLayout
+from paretopress.exporters.checkpoints.nemotron_nas import NemotronLayout, export_nemotron_nas
 from paretopress.exporters.checkpoints.packed_checkpoint import open_model
 from paretopress.exporters.export import export_run
+from paretopress.exporters.heldout import heldout_check
 from paretopress.search.jobs.measure import measure_model
 from paretopress.search.run.configuration import load_config
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from tests.architectures import make_config, random_model, random_tokens
 from tests.exporters.cases import QUICKSTART, Case, finished_run, load, logits
 
@@ -86,7 +89,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def winner_of(case: Case, assignment: Mapping[str, str]) -> Winner:
-    return Winner(case.checkpoint, case.structure, case.database, assignment)
+    return Winner(DenseModel(case.checkpoint, case.structure), case.database, assignment)
 
 
 def export(case: Case, assignment: Mapping[str, str], output: Path, **options: Any) -> WrittenModel:
@@ -250,10 +253,21 @@ def test_is_evaluated_as_its_dense_export(quickstart: Case, tmp_path: Path) -> N
         ["data.length=64", "archive_tokens=64", "builder.tokens=64", "evaluation.threads=1", *sets],
     )
     short, dense = (
-        measure_model(config, open_model(tmp_path / name, False), "heldout") for name in ("short", "dense")
+        measure_model(config, DenseModel(open_model(tmp_path / name, False)), "heldout")
+        for name in ("short", "dense")
     )
     assert short == dense
     assert short["kl"] > 0.01
+    winner = winner_of(quickstart, assignment)
+    for known, fits in ((short, True), ({**short, "kl": short["kl"] + 1}, False)):
+        inspected = replace(winner, inspect=heldout_check(config, known, lambda line: None))
+        if fits:
+            export_nemotron_nas(inspected, tmp_path / "measured", False)
+            record = json.loads((tmp_path / "measured" / "paretopress.json").read_text())
+            assert record["heldout_measured"] == pytest.approx(short, rel=1e-5)
+        else:
+            with pytest.raises(OSError, match="so nothing was exported"):
+                export_nemotron_nas(inspected, tmp_path / "other", False)
 
 
 def run_of(case: Case, folder: Path, units: Mapping[str, str], limit: int, **space: Any) -> Path:
@@ -338,12 +352,12 @@ class Exchanging(NemotronLayout):
 class Damaging(NemotronLayout):
     """Changes a norm between writing and the comparison of logits."""
 
-    def structure(self, written: Checkpoint) -> Any:
-        path = written.path / "model.safetensors"
+    def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
+        path = folder / "model.safetensors"
         tensors = load_file(path)
         tensors["model.norm.weight"] *= 1.01
         save_file(tensors, path, {"format": "pt"})
-        return super().structure(written)
+        return super().open(folder, trust_remote_code)
 
 
 def test_what_reads_differently_is_found_and_nothing_is_left(quickstart: Case, tmp_path: Path) -> None:

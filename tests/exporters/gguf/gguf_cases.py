@@ -10,6 +10,7 @@ from torch import Tensor
 from paretopress.exporters.artifact.winner import Winner
 from paretopress.exporters.gguf import gguf
 from paretopress.exporters.gguf.llama_cpp import FILE, opened
+from paretopress.spaces.model.dense_model import DenseModel
 from tests.architectures import random_tokens
 from tests.exporters.cases import Case
 
@@ -90,7 +91,7 @@ FAMILIES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
 
 
 def export(case: Case, assignment: Mapping[str, str], output: Path, **known: Any) -> list[str]:
-    winner = Winner(case.checkpoint, case.structure, case.database, assignment, **known)
+    winner = Winner(DenseModel(case.checkpoint, case.structure), case.database, assignment, **known)
     return gguf.export_gguf(winner, output, overwrite=False)
 
 

@@ -21,7 +21,7 @@ from paretopress.search.run.configuration import load_config
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import space_of
 from paretopress.spaces.levels.ggml import GGML_TYPES
-from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from tests.exporters.cases import QUICKSTART, Case, finished_run, half_model
 from tests.exporters.gguf.gguf_cases import LEGACY, export
 
@@ -70,8 +70,7 @@ def test_text_is_split_as_the_model_was_trained(quickstart: Case, tmp_path: Path
 
 def test_bytes_are_those_of_the_search_and_no_more_than_the_budget(quickstart: Case, tmp_path: Path) -> None:
     chosen = SpaceConfig(levels=LEGACY, format="gguf", drop="blocks")
-    skeleton = quickstart.checkpoint.skeleton()
-    space = space_of(quickstart.structure, chosen, skeleton, quickstart.checkpoint.dtype)
+    space = space_of(quickstart.model, chosen)
     profile = list(space.uniform({}))
     profile[space.units.index(next(unit for unit in space.units if unit.droppable))] = 0
     labels, size = space.describe(tuple(profile)), space.cost(tuple(profile), "bytes")
@@ -150,7 +149,7 @@ def test_held_out_figures_are_those_of_the_profile(quickstart: Case, tmp_path: P
     export(quickstart, assignment, tmp_path / "out")
     quickstart.export(assignment, tmp_path / "dense")
     figures, scores = evaluate_target(config, tmp_path / "out", tmp_path, "heldout")
-    meant = measure_model(config, Checkpoint(tmp_path / "dense"), "heldout")
+    meant = measure_model(config, DenseModel.open(tmp_path / "dense"), "heldout")
     assert scores == []
     assert figures["kl"] == pytest.approx(meant["kl"], rel=0.03)
     assert figures["perplexity"] == pytest.approx(meant["perplexity"], rel=0.003)
@@ -165,7 +164,7 @@ def test_held_out_figures_are_measured_before_a_file_appears(quickstart: Case, t
     )
     assignment = {linear.path: "q4_0" for linear in quickstart.structure.linears}
     quickstart.export(assignment, tmp_path / "dense")
-    known = measure_model(config, Checkpoint(tmp_path / "dense"), "heldout")
+    known = measure_model(config, DenseModel.open(tmp_path / "dense"), "heldout")
     said: list[str] = []
 
     def inspect(figures: Mapping[str, float]) -> Any:

@@ -107,12 +107,7 @@ def test_a_file_that_llama_cpp_does_not_load_is_named(tmp_path: Path) -> None:
 def test_bytes_of_other_families_are_those_of_the_search(name: str, tmp_path: Path) -> None:
     path = half_model(name, tmp_path / "model", torch.bfloat16, **(SOFT if name.startswith("gemma") else {}))
     case = Case(path, tmp_path / "levels", LEGACY)
-    space = space_of(
-        case.structure,
-        SpaceConfig(levels=LEGACY, format="gguf"),
-        case.checkpoint.skeleton(),
-        case.checkpoint.dtype,
-    )
+    space = space_of(case.model, SpaceConfig(levels=LEGACY, format="gguf"))
     profile = space.uniform({})
     labels = {linear.path: space.describe(profile)[linear.path] for linear in case.structure.linears}
     export(case, labels, tmp_path / "out")

@@ -15,6 +15,7 @@ from paretopress.exporters.recipes.evopress import import_file
 from paretopress.exporters.recipes.evopress_writing import export_evopress
 from paretopress.search.run.configuration import RunConfig
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.model.structure import find_structure
 from paretopress.spaces.profile_file import ProfileFile, read_profile
 
@@ -29,7 +30,7 @@ once = settings(max_examples=15, deadline=None, suppress_health_check=[HealthChe
 def winner(units: Mapping[str, str], step: int | None = None) -> Winner:
     content = {"model": "m", "space": {"ladder": {"base": 50, "step": step}}, "budgets": [{"sparsity": 0.5}]}
     config = None if step is None else RunConfig.model_validate(content)
-    return Winner(CHECKPOINT, STRUCTURE, None, {}, ProfileFile(units), config)
+    return Winner(DenseModel(CHECKPOINT, STRUCTURE), None, {}, ProfileFile(units), config)
 
 
 def imported(found: Winner, folder: Path) -> dict[str, str]:

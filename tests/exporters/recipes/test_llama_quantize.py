@@ -18,6 +18,7 @@ from paretopress.exporters.gguf.gguf import export_gguf
 from paretopress.exporters.gguf.llama_cpp import FILE, opened
 from paretopress.exporters.recipes.llama_quantize import export_llama_quantize
 from paretopress.spaces.model.checkpoint import Checkpoint
+from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.model.structure import find_structure
 from tests.architectures import save_model
 from tests.exporters.cases import QUICKSTART, Case, finished_run, half_model
@@ -52,7 +53,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def dense(searched: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model in 16 bits, as llama.cpp's converter would write it."""
     output = tmp_path_factory.mktemp("dense") / "out"
-    export_gguf(Winner(searched.checkpoint, searched.structure, None, {}), output, overwrite=False)
+    export_gguf(
+        Winner(DenseModel(searched.checkpoint, searched.structure), None, {}), output, overwrite=False
+    )
     return output / FILE
 
 
@@ -62,7 +65,7 @@ def mixed(case: Case, dropped: Mapping[int, tuple[str, ...]]) -> dict[str, str]:
 
 
 def export(case: Case, assignment: Mapping[str, str], output: Path, **known: Any) -> list[str]:
-    winner = Winner(case.checkpoint, case.structure, case.database, assignment, **known)
+    winner = Winner(DenseModel(case.checkpoint, case.structure), case.database, assignment, **known)
     return export_llama_quantize(winner, output, overwrite=False)
 
 
@@ -123,7 +126,7 @@ def test_llama_cpp_makes_of_a_recipe_what_was_searched(
 ) -> None:
     """These levels had no importance matrix, so there is nothing in which the two may differ."""
     assignment = mixed(searched, dict.fromkeys(removed, BOTH))
-    winner = Winner(searched.checkpoint, searched.structure, searched.database, assignment)
+    winner = Winner(DenseModel(searched.checkpoint, searched.structure), searched.database, assignment)
     export_gguf(winner, tmp_path / "searched", overwrite=False)
     export_llama_quantize(winner, tmp_path / "the recipe", overwrite=False)
     target = tmp_path / "target.gguf"
@@ -196,7 +199,9 @@ def test_a_point_of_a_front(quickstart: Case, tmp_path: Path) -> None:
 def test_names_are_those_of_llama_cpp(family: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint(save_model(family, tmp_path / "model"))
     structure = find_structure(checkpoint.skeleton())
-    export_llama_quantize(Winner(checkpoint, structure, None, {}), tmp_path / "out", overwrite=False)
+    export_llama_quantize(
+        Winner(DenseModel(checkpoint, structure), None, {}), tmp_path / "out", overwrite=False
+    )
     types = (tmp_path / "out" / "tensor-types.txt").read_text().split()
     assert set(types) == {
         rf"^blk\.{i}\.{name}\.weight$=f32" for i in range(len(structure.blocks)) for name in FAMILIES[family]
@@ -226,7 +231,7 @@ def test_what_a_recipe_cannot_say_is_refused(quickstart: Case, tmp_path: Path) -
 
 def test_models_that_llama_cpp_has_otherwise_are_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint(save_model("opt", tmp_path / "opt"))
-    winner = Winner(checkpoint, find_structure(checkpoint.skeleton()), None, {})
+    winner = Winner(DenseModel(checkpoint), None, {})
     with pytest.raises(
         ValueError, match="recipes for models of type 'opt' are not written; .*known: gemma, "
     ):
@@ -238,9 +243,13 @@ def test_models_that_llama_cpp_has_otherwise_are_refused(tmp_path: Path) -> None
         ValueError,
         match="blocks 1 are dropped, and llama.cpp tells by its number which attention a block has",
     ):
-        export_llama_quantize(Winner(checkpoint, structure, None, dropped), tmp_path / "out", overwrite=False)
+        export_llama_quantize(
+            Winner(DenseModel(checkpoint, structure), None, dropped), tmp_path / "out", overwrite=False
+        )
     last = {linear.path: "drop" for linear in structure.blocks[3].linears}
-    export_llama_quantize(Winner(checkpoint, structure, None, last), tmp_path / "out", overwrite=False)
+    export_llama_quantize(
+        Winner(DenseModel(checkpoint, structure), None, last), tmp_path / "out", overwrite=False
+    )
     assert "--prune-layers 3 " in (tmp_path / "out" / "quantize.sh").read_text()
 
 
@@ -248,6 +257,8 @@ def test_types_that_need_an_importance_matrix_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     case = Case(half_model("llama", folder, torch.bfloat16, hidden_size=256), tmp_path / "levels", ("s50",))
     first, second = (linear.path for linear in case.structure.linears[:2])
-    winner = Winner(case.checkpoint, case.structure, case.database, {first: "iq3_xxs", second: "iq2_xs"})
+    winner = Winner(
+        DenseModel(case.checkpoint, case.structure), case.database, {first: "iq3_xxs", second: "iq2_xs"}
+    )
     lines = export_llama_quantize(winner, tmp_path / "out", overwrite=False)
     assert "iq2_xs, iq3_xxs: llama-quantize makes nothing of it without --imatrix" in lines
