@@ -23,6 +23,7 @@ from ...spaces.storage.files import FORMAT_VERSION, digest, sync_folder
 from ..trial import Evaluation, Fidelity, Trial
 from .journal_lines import Record, at_place, decode, encode, header, is_header, key_of, place, valid, version
 
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would write two characters for the end of a line
 _log = logging.getLogger(__name__)
 _HEX = re.compile("[0-9a-f]{32}")
 _RECENT = 256
@@ -202,7 +203,7 @@ class Journal:
 
     def _open(self) -> int:
         self._own.refresh()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _BINARY, 0o666)
         torn = os.fstat(descriptor).st_size - self._own.end
         if torn < 0:
             os.close(descriptor)

@@ -41,7 +41,7 @@ def resolve(config: RunConfig, model: DenseModel) -> RunConfig:
             f"a micro-batch of {micro_batch} sequences is more than the {config.data.calibration.tokens} calibration "
             "tokens; lower evaluation.micro_batch or raise data.calibration.tokens"
         )
-    threads = len(os.sched_getaffinity(0)) if evaluation.threads == "auto" else evaluation.threads
+    threads = cores() if evaluation.threads == "auto" else evaluation.threads
     chunk, compiled = evaluation.chunk, evaluation.compile
     if chunk == "auto":
         chunk = max(128, _LOGITS // (4 * model.structure.ends.head.out_features)) if on_gpu else 512
@@ -59,6 +59,12 @@ def resolve(config: RunConfig, model: DenseModel) -> RunConfig:
         "compile": compiled,
     }
     return config.model_copy(update={"evaluation": evaluation.model_copy(update=resolved)})
+
+
+def cores() -> int:
+    """The number of CPU cores that this process may use; on systems that do not tell, all cores of the machine."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def devices_of(evaluation: EvaluationConfig) -> list[torch.device]:

@@ -51,7 +51,9 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renamed and created names in `folder` survive a power cut."""
+    """Make renamed and created names in `folder` survive a power cut, where the system can be told so."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

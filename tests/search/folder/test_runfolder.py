@@ -291,3 +291,42 @@ def test_environment_is_json_and_loads_no_torch() -> None:
 def test_refits_stay_inside_the_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no plain file name"):
         RunFolder(tmp_path / "run").refit("../../elsewhere")
+
+
+ELSEWHERE = """
+import os, sys, types
+from pathlib import Path
+from paretopress.search.folder.runfolder import RunFolder
+from paretopress.search.run.machine import cores
+from paretopress.evaluators.journal.journal import Journal
+from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
+sys.modules["fcntl"] = None
+locked = []
+def locking(descriptor, mode, count):
+    if locked:
+        raise PermissionError(13, "Permission denied")
+    locked.append((mode, count))
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+for name in ("sched_getaffinity", "O_CLOEXEC", "O_DIRECTORY", "pread", "pwrite"):
+    delattr(os, name)
+assert cores() == os.cpu_count()
+with RunFolder(Path(sys.argv[1])) as folder:
+    assert locked == [(2, 1)]
+    folder.settle_config({"model": "m"})
+    journal = Journal(folder.journal, 32 * "0")
+    journal.append(32 * "1", Evaluation(Trial(0, (0,), Fidelity(0, 0, 1, 8)), (0.5,), (0.25,)))
+    journal.close()
+    try:
+        RunFolder(Path(sys.argv[1])).__enter__()
+    except BlockingIOError as error:
+        print(error)
+"""
+
+
+def test_a_run_works_without_what_only_linux_has(tmp_path: Path) -> None:
+    """As on Windows (no fcntl, no opening of folders) and macOS (no affinity)."""
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"run {tmp_path} is in use by process" in done.stdout
+    assert (tmp_path / ".lock").read_text() == ""
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 2
