@@ -104,7 +104,7 @@ EXPORTS = (
     ("gguf", "llama-quantize"),
     ("packed", "llm-compressor"),
     ("frontier", "evopress"),
-    ("sparse", "evopress"),
+    ("sparse", "hf"),
     ("dp-nmse", "hf"),
 )
 """Run and format; the run `dp-nmse` is refitted before."""

@@ -276,12 +276,15 @@ def _check_export(settings: "RunConfig") -> None:
 
 def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
     from .exporters.report.report import write_report
+    from .search.jobs.hints import hints
     from .search.jobs.job import run as run_job
     from .tables import front_table
 
     with progress() as listen:
         front = run_job(settings, folder, fresh=fresh, listen=listen, report=write_report)
     console.console.print(front_table(front))
+    for hint in hints(front):
+        console.say(hint)
     console.say(f"report: {folder / 'report.html'}")
     _next_export(folder, front.points[-1].budget)
 

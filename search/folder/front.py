@@ -141,6 +141,7 @@ class Front(_Record):
         archive: cost and fitness of everything in the archive.
         looks: looks at validation text, in order of tokens.
         validation_tokens: tokens of validation text that went through the model.
+        validation_documents: documents of validation text, which the final test counts.
         weights: unit name to its number of linear weights.
         method: the search methods, joined by `+`.
         seed: root of all random numbers.
@@ -163,6 +164,7 @@ class Front(_Record):
     archive: list[list[Figure]] = []
     looks: list[LookRow] = []
     validation_tokens: int = 0
+    validation_documents: int | None = None
     weights: dict[str, int] = {}
     method: str = ""
     seed: int | None = None

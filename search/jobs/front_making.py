@@ -47,6 +47,7 @@ def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint:
         archive=found.archive,
         looks=found.looks,
         validation_tokens=found.validation_tokens,
+        validation_documents=assembly.data["validation"].groups,
         weights=_weights(assembly),
         method=method,
         seed=config.seed,

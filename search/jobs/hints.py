@@ -1,0 +1,38 @@
+"""What a user should know of a front in which uniform profiles stand: why the search's own were not taken."""
+
+from ..folder.front import Front, Point
+from ..study.selection import FEWEST_DOCUMENTS, LEVEL
+
+
+def hints(front: Front) -> list[str]:
+    """Say for which budgets nothing was significantly better than uniform, and what would change that.
+
+    Returns:
+        One line, or none if every point of the front is significantly better than uniform.
+    """
+    left = [point for point in front.points if not point.significant]
+    documents = front.validation_documents
+    if not left or documents is None:
+        return []
+    found = "; ".join(_found(front, point) for point in left)
+    if documents < FEWEST_DOCUMENTS:
+        return [
+            f"nothing is claimed for {found}: the final test needs {FEWEST_DOCUMENTS} validation documents, and "
+            f"{documents} are {FEWEST_DOCUMENTS - documents} too few; raise data.validation.tokens, or give text with "
+            "more documents"
+        ]
+    return [
+        f"nothing is significantly better than uniform for {found}: {documents} validation documents do not show it at "
+        f"{LEVEL:.0%} for the whole run; raise data.validation.tokens to show smaller gains, or search longer"
+    ]
+
+
+def _found(front: Front, point: Point) -> str:
+    """The budget, with the best that the search saw on calibration text beside uniform."""
+    best = [row.fitness for row in front.progress if row.budget == point.budget][-1:]
+    uniform = [
+        row.fitness for row in front.baselines if (row.budget, row.method) == (point.budget, "uniform")
+    ]
+    if not best or not uniform or uniform[0] is None:
+        return point.budget
+    return f"{point.budget} (on calibration text {best[0]:.4g} was found, uniform has {uniform[0]:.4g})"
