@@ -46,7 +46,11 @@ class PackedLayout:
     """
 
     name = "compressed-tensors"
-    sentence = f"The weights are packed integers: `pack-quantized` of `compressed-tensors` {OLDEST} or newer."
+    sentence = (
+        f"The weights are packed integers: `pack-quantized` of `compressed-tensors` {OLDEST} or newer. Load them as they "
+        "are: `CompressedTensorsConfig(dequantize=True)` of transformers 5.23 and 5.24 gives wrong weights where layers "
+        "differ in bits."
+    )
     needs: Mapping[str, str] = {"compressed-tensors": f">={OLDEST}"}
     rule: SizeRule | None = staticmethod(compressed_tensors)
     budget: str | None = name
@@ -136,6 +140,11 @@ def serving_notes(winner: Winner) -> list[str]:
     if groups := mixed_groups(winner.structure, winner.assignment):
         notes.append(
             f"not for vLLM: {len(groups)} groups of layers that it fuses differ in scheme, first {', '.join(groups[0])}"
+        )
+    if len(set(grids)) > 1:
+        notes.append(
+            "load it as it is: `CompressedTensorsConfig(dequantize=True)` of transformers 5.23 and 5.24 gives wrong "
+            "weights where layers differ in bits"
         )
     if odd := sorted({grid.bits for grid in grids} - set(_KERNEL_BITS)):
         notes.append(f"{_listed(odd)} bits: vLLM needs its Humming kernels for them, 4 and 8 have more")

@@ -170,7 +170,11 @@ def test_a_head_of_its_own_is_packed_and_rows_need_not_fill_words(tmp_path: Path
     assert config["config_groups"]["w4"]["targets"] == [down[1]]
     assert config["config_groups"]["w4"]["weights"]["strategy"] == "channel"
     assert written.tensor_bytes == ruled_bytes(case, assignment)
-    assert "the head is packed too" in "\n".join(serving_notes(winner_of(case, assignment)))
+    notes = "\n".join(serving_notes(winner_of(case, assignment)))
+    assert "the head is packed too" in notes
+    assert "dequantize=True)` of transformers 5.23 and 5.24 gives wrong" in notes
+    same = dict.fromkeys(assignment, "w3")
+    assert "dequantize" not in "\n".join(serving_notes(winner_of(case, same)))
 
 
 def ruled_bytes(case: Case, assignment: Mapping[str, str]) -> int:
