@@ -23,9 +23,10 @@ from paretopress.evaluators.journal.journal import Journal
 from paretopress.evaluators.trial import Fidelity
 from paretopress.search.asking.calibration_pool import Pool
 from paretopress.search.asking.fixed import FixedSearcher
+from paretopress.search.asking.method import MethodConfig
 from paretopress.search.asking.series import SeriesSearcher
-from paretopress.search.jobs.legs import MethodConfig, legs
-from paretopress.search.run.configuration import SearchConfig
+from paretopress.search.jobs.legs import legs
+from paretopress.search.run.method_registry import SearchConfig
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.workers import Landscape

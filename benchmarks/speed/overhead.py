@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +37,8 @@ from paretopress.search.asking.calibration_pool import Pool
 from paretopress.search.asking.series import SeriesSearcher
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.job import Checkpoints
-from paretopress.search.jobs.legs import MethodConfig, legs
+from paretopress.search.jobs.legs import legs
+from paretopress.search.run.method_registry import METHODS
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.spaces.space import Space
@@ -51,9 +52,6 @@ ALLOCATED = (224, 1_000, 10_000)
 FIGURES = ("costs", "units", "front s", "profiles s", "points", "proved", "gap %", "largest %")
 PARTS = ("ask", "tell", "journal", "archive", "other")
 COLUMNS = ("method", "units", "evaluations", "open s", *PARTS, "driver", "checkpoint", "pool", "memory MB")
-METHODS: dict[str, type] = {
-    config.model_fields["method"].default: config for config in get_args(MethodConfig)
-}
 _SIZES = (16, 4, 4, 16, 48, 48, 48)
 """Weights of the linear layers of a block, in millions: q, k, v, o, gate, up, down."""
 _BITS = (2, 3, 4, 5, 6)

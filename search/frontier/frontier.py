@@ -15,16 +15,17 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from ...evaluators.trial import Fidelity, Slopes
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.allocator import Allocator
 from ..allocation.moves import Moves, dress
 from ..asking.calibration_pool import Pool, Workload
+from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 from ..methods.mutation import Mutation
 from .measured_guide import MeasuredGuide
@@ -41,7 +42,7 @@ EXCHANGES = 5
 """Proposals made of measured exchanges at most, each of twice as many."""
 
 
-class FrontierConfig(BaseModel):
+class FrontierConfig(MethodConfig):
     """Settings of `frontier`.
 
     Attributes:
@@ -56,7 +57,10 @@ class FrontierConfig(BaseModel):
             earlier when all calibration text has been looked at.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    serves: ClassVar[Literal["all", "one"]] = "all"
+    summary: ClassVar[str] = (
+        "all budgets together: slopes of every level from backward passes, the exact allocation of them, and again around each best"
+    )
 
     method: Literal["frontier"] = "frontier"
     sensitivities: Literal["slopes", "measured"] = "slopes"
@@ -66,6 +70,10 @@ class FrontierConfig(BaseModel):
     check: PositiveInt = 16384
     rounds: NonNegativeInt = 16
     patience: PositiveInt = 4
+
+    def build(self, task: Task) -> "FrontierSearcher":
+        """Build the searcher for a task."""
+        return FrontierSearcher(self, task.space, task.budgets, task.pool, task.seed, task.starts)
 
 
 Phase = Literal["survey", "front", "look around", "exchange", "check", "confirm", "done"]

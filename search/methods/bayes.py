@@ -7,7 +7,7 @@ from the budget, and not one of a thousand trials was as good as uniform.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,18 @@ import optuna
 from cmaes import CMA
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from ...spaces.space import Limits, Profile, Space
 from ..asking.calibration_pool import Pool, Workload
+from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 from .projection import Projection
 
 Parameters = dict[str, float]
 
 
-class OptunaConfig(BaseModel):
+class OptunaConfig(MethodConfig):
     """Settings of `optuna`.
 
     Attributes:
@@ -38,7 +39,9 @@ class OptunaConfig(BaseModel):
         batch: vectors per ask.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    summary: ClassVar[str] = (
+        "Optuna's CMA-ES, TPE, NSGA-II or GP over a depth curve and an offset per layer type"
+    )
 
     method: Literal["optuna"] = "optuna"
     sampler: Literal["tpe", "nsga2", "gp", "cmaes"] = "cmaes"
@@ -48,6 +51,10 @@ class OptunaConfig(BaseModel):
     knots: PositiveInt = 8
     spread: PositiveFloat = 1.5
     batch: PositiveInt = 8
+
+    def build(self, task: Task) -> "OptunaSearcher":
+        """Build the searcher for a task."""
+        return OptunaSearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
 
 
 class OptunaSearcher(Turns):

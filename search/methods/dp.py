@@ -7,9 +7,9 @@ References:
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.allocation import Errors, PredictedFront
@@ -17,10 +17,11 @@ from ..allocation.allocator import Allocator
 from ..allocation.moves import Moves
 from ..allocation.sensitivity import Probe, Sensitivity, probes
 from ..asking.calibration_pool import Pool, Workload
+from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, starting_profiles
 
 
-class DPConfig(BaseModel):
+class DPConfig(MethodConfig):
     """Settings of `dp`.
 
     Attributes:
@@ -36,7 +37,10 @@ class DPConfig(BaseModel):
             state per cell of nearby costs is kept. Costs stay exact.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    serves: ClassVar[Literal["all", "one"]] = "all"
+    summary: ClassVar[str] = (
+        "all budgets together: measures each layer at each level once, then allocates exactly"
+    )
 
     method: Literal["dp"] = "dp"
     errors: Literal["kl", "nmse"] = "kl"
@@ -45,6 +49,10 @@ class DPConfig(BaseModel):
     rounds: PositiveInt = 1
     trust_region: bool = True
     max_states: PositiveInt = 2**18
+
+    def build(self, task: Task) -> "DPSearcher":
+        """Build the searcher for a task."""
+        return DPSearcher(self, task.space, task.budgets, task.pool, task.seed, task.start, task.errors)
 
 
 def layer_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> list[list[float]]:

@@ -10,20 +10,21 @@ References:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from ...evaluators.trial import Fidelity
 from ...spaces.levels.labels import parse_label
 from ...spaces.space import Limits, Profile, Space
 from ..asking.calibration_pool import Pool, Workload
+from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_profiles, starting_profiles
 from .mutation import Groups, Mutation
 
 
-class EvolutionConfig(BaseModel):
+class EvolutionConfig(MethodConfig):
     """Settings of `evolution`; those left out are EvoPress's own for what the space contains.
 
     | space | generations | offspring | survivors | tokens | groups | initial |
@@ -48,7 +49,7 @@ class EvolutionConfig(BaseModel):
         patience: end after this many generations without a new parent.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    summary: ClassVar[str] = "EvoPress's evolution: level switches, selection in stages of growing tokens"
 
     method: Literal["evolution"] = "evolution"
     generations: int | None = Field(default=None, ge=0)
@@ -81,6 +82,10 @@ class EvolutionConfig(BaseModel):
             if list(self.tokens) != sorted(self.tokens):
                 raise ValueError(f"tokens {self.tokens} shrink; each stage uses at least as many as the last")
         return self
+
+    def build(self, task: Task) -> "EvolutionSearcher":
+        """Build the searcher for a task."""
+        return EvolutionSearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,35 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.moves import Bools, Ints, Moves, as_profile
 from ..allocation.sensitivity import moved
 from ..asking.calibration_pool import Pool, Workload
+from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, starting_profiles, write_fitness
 from .state import State
 
 
-class GreedyConfig(BaseModel):
+class GreedyConfig(MethodConfig):
     """Settings of `greedy`.
 
     Attributes:
         tokens: with which each single lowering is measured.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    summary: ClassVar[str] = "lowers or removes one unit at a time by measured fitness"
 
     method: Literal["greedy"] = "greedy"
     tokens: PositiveInt = 16384
+
+    def build(self, task: Task) -> "GreedySearcher":
+        """Build the searcher for a task."""
+        return GreedySearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
 
 
 class GreedySearcher(Turns):

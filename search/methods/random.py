@@ -1,20 +1,21 @@
 """Random search: what any other method has to beat at equal tokens."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.moves import Moves
 from ..asking.calibration_pool import Pool, Workload
+from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 from .mutation import distinct
 from .state import sample
 
 
-class RandomConfig(BaseModel):
+class RandomConfig(MethodConfig):
     """Settings of `random`.
 
     Attributes:
@@ -24,13 +25,17 @@ class RandomConfig(BaseModel):
         batch: profiles per ask.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    summary: ClassVar[str] = "random profiles within the budget"
 
     method: Literal["random"] = "random"
     samples: PositiveInt = 256
     tokens: PositiveInt = 16384
     finalists: PositiveInt = 4
     batch: PositiveInt = 64
+
+    def build(self, task: Task) -> "RandomSearcher":
+        """Build the searcher for a task."""
+        return RandomSearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
 
 
 class RandomSearcher(Turns):

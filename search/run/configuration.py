@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -16,17 +16,8 @@ from ...spaces.configuration import SpaceConfig
 from ...spaces.storage.files import read_yaml
 from ...workers.configuration import LocalConfig, WorkersConfig
 from ..frontier.frontier import FrontierConfig
-from ..methods.bayes import OptunaConfig
-from ..methods.dp import DPConfig
-from ..methods.evolution import EvolutionConfig
-from ..methods.greedy import GreedyConfig
-from ..methods.random import RandomConfig
 from .messages import explain
-
-SearchConfig = Annotated[
-    FrontierConfig | EvolutionConfig | DPConfig | OptunaConfig | GreedyConfig | RandomConfig,
-    Field(discriminator="method"),
-]
+from .method_registry import SearchConfig
 
 
 class StopConfig(BaseModel):

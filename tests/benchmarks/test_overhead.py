@@ -7,7 +7,6 @@ import pytest
 from benchmarks.speed.overhead import (
     COLUMNS,
     FIGURES,
-    METHODS,
     PARTS,
     Clock,
     Job,
@@ -18,6 +17,7 @@ from benchmarks.speed.overhead import (
     measure,
     measured,
 )
+from paretopress.search.run.method_registry import METHODS
 
 
 def work(seconds: float) -> None:

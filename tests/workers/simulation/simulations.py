@@ -9,8 +9,9 @@ import numpy as np
 
 from paretopress.evaluators.journal.journal import Journal
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
+from paretopress.search.asking.method import MethodConfig
 from paretopress.search.asking.series import SeriesSearcher
-from paretopress.search.jobs.legs import MethodConfig, legs
+from paretopress.search.jobs.legs import legs
 from paretopress.search.methods.evolution import EvolutionConfig
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study

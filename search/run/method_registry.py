@@ -1,0 +1,24 @@
+"""The registry of search methods: a new one is imported here and takes its place in `SearchConfig`."""
+
+from typing import Annotated, get_args
+
+from pydantic import Field
+
+from ..asking.method import MethodConfig
+from ..frontier.frontier import FrontierConfig
+from ..methods.bayes import OptunaConfig
+from ..methods.dp import DPConfig
+from ..methods.evolution import EvolutionConfig
+from ..methods.greedy import GreedyConfig
+from ..methods.random import RandomConfig
+
+SearchConfig = Annotated[
+    FrontierConfig | DPConfig | EvolutionConfig | OptunaConfig | GreedyConfig | RandomConfig,
+    Field(discriminator="method"),
+]
+"""Settings of any method, told apart by the key `method`."""
+
+METHODS: dict[str, type[MethodConfig]] = {
+    kind.model_fields["method"].default: kind for kind in get_args(get_args(SearchConfig)[0])
+}
+"""Name of a method to its settings, in the order in which they are listed to users."""
