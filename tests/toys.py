@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial
-from paretopress.search.asking.calibration_pool import Pool
+from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.spaces.configuration import MinimumConfig
 from paretopress.spaces.minimums import with_minimums
 from paretopress.spaces.space import DENSE, Limits, Profile, Space
 from paretopress.spaces.unit import Level, Unit
 
 LENGTH = 64
-POOL = Pool(sequences=32, length=LENGTH, archive=Fidelity(0, 0, 8, LENGTH))
+CALIBRATION = CalibrationSequences(sequences=32, length=LENGTH, archive=Fidelity(0, 0, 8, LENGTH))
 """32 sequences of 64 tokens, the first 8 of them the archive's."""
 
 
@@ -230,7 +230,7 @@ class ToyEvaluator:
             if trial.slopes:
                 yield Evaluation(trial, (), (), slopes=as_sums(self.slopes(trial)))
                 continue
-            rows = trial.fidelity.rows(POOL.sequences)
+            rows = trial.fidelity.rows(CALIBRATION.sequences)
             values = tuple(self.value(trial.profile, int(row)) for row in rows)
             yield Evaluation(trial, values, tuple(1.0 + v for v in values))
 
@@ -260,7 +260,7 @@ class ToyEvaluator:
 
     def _change(self, base: Profile, unit: int, level: int, fidelity: Fidelity) -> float:
         moved = (*base[:unit], level, *base[unit + 1 :])
-        rows = fidelity.rows(POOL.sequences)
+        rows = fidelity.rows(CALIBRATION.sequences)
         gains = [self.value(moved, int(row)) - self.value(base, int(row)) for row in rows]
         return math.fsum(gains) / len(gains)
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from paretopress.evaluators.journal.journal import Journal
 from paretopress.evaluators.trial import Fidelity
-from paretopress.search.asking.calibration_pool import Pool
+from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.search.asking.fixed import FixedSearcher
 from paretopress.search.asking.method import MethodConfig
 from paretopress.search.asking.series import SeriesSearcher
@@ -36,7 +36,7 @@ from ..speed.overhead import layered_space, limits_of
 from ..tables import show
 
 LENGTH = 512
-POOL = Pool(1024, LENGTH, Fidelity(0, 0, 128, LENGTH))
+CALIBRATION = CalibrationSequences(1024, LENGTH, Fidelity(0, 0, 128, LENGTH))
 METHODS = ("frontier", "{method: frontier, sensitivities: measured}", "dp", "evolution")
 ROUGHNESS = {"additive": 0.0, "interacting": 0.5}
 
@@ -67,15 +67,17 @@ def values(args: argparse.Namespace, method: str, interaction: float, seed: int)
     space = layered_space(args.units)
     budgets = limits_of(space, args.budgets)
     landscape = Landscape(
-        space, POOL.sequences, seed, interaction=interaction, saturation=0.3, spread=0.5, noise=0.05
+        space, CALIBRATION.sequences, seed, interaction=interaction, saturation=0.3, spread=0.5, noise=0.05
     )
     uniform = [space.uniform(limits) for limits in budgets.values()]
-    found = legs([config_of(method)], space, list(budgets.values()), POOL, seed, {})
+    found = legs([config_of(method)], space, list(budgets.values()), CALIBRATION, seed, {})
     with TemporaryDirectory() as folder:
         study = Study(
-            SeriesSearcher([lambda scored: FixedSearcher(uniform, POOL.archive), *found], POOL.archive),
+            SeriesSearcher(
+                [lambda scored: FixedSearcher(uniform, CALIBRATION.archive), *found], CALIBRATION.archive
+            ),
             LocalPool(landscape),
-            ParetoArchive(space, "bits", POOL.archive),
+            ParetoArchive(space, "bits", CALIBRATION.archive),
             Journal(Path(folder, "journal.jsonl"), "0" * 32),
             space=space,
             data={"calibration": "1" * 32},

@@ -33,7 +33,7 @@ import numpy as np
 from paretopress.evaluators.journal.journal import Journal
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.allocation.allocation import allocate
-from paretopress.search.asking.calibration_pool import Pool
+from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.search.asking.series import SeriesSearcher
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.job import Checkpoints
@@ -224,7 +224,7 @@ def _study(job: Job, folder: RunFolder, clock: Clock) -> Study:
     archive = Fidelity(0, 0, 8, 2048)
     limits = limits_of(space, job.budgets)
     landscape = Landscape(space, 64, interaction=0.3, saturation=1.0, spread=0.5, noise=0.02)
-    pool = Pool(sequences=64, length=2048, archive=archive)
+    pool = CalibrationSequences(sequences=64, length=2048, archive=archive)
     searches = legs([METHODS[job.method]()], space, list(limits.values()), pool, 0, {})
     study = Study(
         SeriesSearcher(searches, archive),

@@ -101,73 +101,74 @@ def load_sequences(config: DataConfig, tokenizer: Tokenizer, seed: int) -> dict[
         raise ValueError("bos is 'always' but neither tokenizer nor model has a BOS token; use auto or never")
     bos = [] if config.bos == "never" or tokenizer.bos is None else [tokenizer.bos]
     found = {}
-    for name, pool in _divide(config, seed).items():
+    for name, keyed in _divide(config, seed).items():
         asked = config.sets[name].tokens // config.length
-        tokens = _tokenise(pool.values(), tokenizer, bos, config.length)
+        tokens = _tokenise(keyed.values(), tokenizer, bos, config.length)
         found[name] = pack(name, tokens, config.length, asked)
         if len(found[name]) < asked:
             source = (config.sets[name].source or config.source).source
             raise ValueError(
-                f"{name} needs {asked} sequences of {config.length} tokens, its {len(pool)} documents of "
+                f"{name} needs {asked} sequences of {config.length} tokens, its {len(keyed)} documents of "
                 f"{source!r} give {len(found[name])}; lower data.{name}.tokens or data.length, or give more text"
             )
     return {name: found[name] for name in ("calibration", "validation", "heldout")}
 
 
-Pool = dict[bytes, Document]
+Keyed = dict[bytes, Document]
+"""Documents by the digest of their content."""
 """Seeded digest of its content to each document, in order of the digests."""
 
 
-def _divide(config: DataConfig, seed: int) -> dict[str, Pool]:
+def _divide(config: DataConfig, seed: int) -> dict[str, Keyed]:
     sharing: dict[SourceConfig, list[str]] = {}
     for name, wanted in config.sets.items():
         sharing.setdefault(wanted.source or config.source, []).append(name)
-    pools: dict[str, Pool] = {}
+    keyed_sets: dict[str, Keyed] = {}
     for source, names in sharing.items():
-        pools |= _shares(_read(source, seed), names, source.source)
+        keyed_sets |= _shares(_read(source, seed), names, source.source)
     taken: set[bytes] = set()
     for name in config.sets:
-        common = pools[name].keys() & taken
+        common = keyed_sets[name].keys() & taken
         if common:
             _log.warning("%d documents left out of %s: held-out or validation has them", len(common), name)
-        pools[name] = {key: d for key, d in pools[name].items() if key not in common}
-        taken |= pools[name].keys()
-    return pools
+        keyed_sets[name] = {key: d for key, d in keyed_sets[name].items() if key not in common}
+        taken |= keyed_sets[name].keys()
+    return keyed_sets
 
 
-def _read(source: SourceConfig, seed: int) -> Pool:
-    pool: Pool = {}
+def _read(source: SourceConfig, seed: int) -> Keyed:
+    keyed: Keyed = {}
     repeated = 0
     for document in islice(documents(source), source.max_documents):
         content = document.encode() if isinstance(document, str) else document.tobytes()
         key = hashlib.blake2b(content, digest_size=16, key=str(seed).encode()).digest()
-        repeated += key in pool
-        pool.setdefault(key, document)
+        repeated += key in keyed
+        keyed.setdefault(key, document)
     if repeated:
         _log.info("%s: %d repeated documents are used once", source.source, repeated)
-    return dict(sorted(pool.items(), key=lambda item: item[0]))
+    return dict(sorted(keyed.items(), key=lambda item: item[0]))
 
 
-def _shares(pool: Pool, names: list[str], source: str) -> dict[str, Pool]:
-    if len(pool) < len(names):
+def _shares(keyed: Keyed, names: list[str], source: str) -> dict[str, Keyed]:
+    if len(keyed) < len(names):
         raise ValueError(
-            f"data source {source!r} has {len(pool)} documents to divide among {', '.join(names)}; "
+            f"data source {source!r} has {len(keyed)} documents to divide among {', '.join(names)}; "
             "divide its text with `split`, or give each set a source of its own"
         )
-    keys = iter(pool)
+    keys = iter(keyed)
     total = sum(_SHARES[name] for name in names)
     found = {}
     for name in names[:-1]:
-        share = max(1, round(len(pool) * _SHARES[name] / total))
-        found[name] = {key: pool[key] for key in islice(keys, share)}
-    found[names[-1]] = {key: pool[key] for key in keys}
+        share = max(1, round(len(keyed) * _SHARES[name] / total))
+        found[name] = {key: keyed[key] for key in islice(keys, share)}
+    found[names[-1]] = {key: keyed[key] for key in keys}
     return found
 
 
 def _tokenise(
-    pool: Iterable[Document], tokenizer: Tokenizer, bos: list[int], length: int
+    keyed: Iterable[Document], tokenizer: Tokenizer, bos: list[int], length: int
 ) -> Iterator[IntArray]:
-    for document in pool:
+    for document in keyed:
         if isinstance(document, str):
             yield np.array(bos + tokenizer.encode(document), np.int32)
             continue

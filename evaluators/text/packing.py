@@ -18,7 +18,7 @@ from .sources import IntArray
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """A pool of sequences in a fixed order.
+    """Sequences of tokens in a fixed order.
 
     Attributes:
         name: `calibration`, `validation` or `heldout`.

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ...spaces.space import Limits, Profile, Space
-from .calibration_pool import Pool
+from .calibration_sequences import CalibrationSequences
 from .series import Scored, starts_within
 from .turns import Turns
 
@@ -26,7 +26,7 @@ class Task:
     Attributes:
         space: the profiles to search.
         budgets: the limits of every budget that the searcher serves; one unless its method serves all.
-        pool: calibration sequences to draw on.
+        calibration: calibration sequences to draw on.
         seed: root of the searcher's random numbers.
         errors: layer errors of every unit at every level.
         scored: profiles that were measured before on the archive's text, with their fitness, best first.
@@ -34,7 +34,7 @@ class Task:
 
     space: Space
     budgets: list[Limits]
-    pool: Pool
+    calibration: CalibrationSequences
     seed: int
     errors: Errors
     scored: Sequence[Scored] = ()

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...evaluators.trial import Evaluation, Fidelity, Slopes, Trial
 from ...spaces.space import Limits, Profile, Space
-from .calibration_pool import Pool, Workload
+from .calibration_sequences import CalibrationSequences, Workload
 
 Request = tuple[Profile, Fidelity] | tuple[Profile, Fidelity, bool]
 """What to evaluate; with True at the end its slopes."""
@@ -47,9 +47,11 @@ class Turns(ABC):
         starts: what the search begins with; the uniform profile is the first.
     """
 
-    def __init__(self, space: Space, pool: Pool, rng_seed: int, starts: Sequence[Profile]) -> None:
+    def __init__(
+        self, space: Space, calibration: CalibrationSequences, rng_seed: int, starts: Sequence[Profile]
+    ) -> None:
         self.space = space
-        self.pool = pool
+        self.calibration = calibration
         self.rng = np.random.default_rng(rng_seed)
         self.starts = list(starts)
         self.archived: dict[Profile, float] = {}
@@ -112,7 +114,7 @@ class Turns(ABC):
         self._pending = None
         fitness = [math.inf if e.error is not None else e.fitness for e in evaluations]
         for evaluation, value in zip(evaluations, fitness, strict=True):
-            if evaluation.trial.fidelity == self.pool.archive and not evaluation.trial.slopes:
+            if evaluation.trial.fidelity == self.calibration.archive and not evaluation.trial.slopes:
                 self.archived.setdefault(self.space.canonical(evaluation.trial.profile), value)
         own = evaluations[: self._own]
         if own and own[0].trial.slopes:
@@ -126,9 +128,11 @@ class Turns(ABC):
 
     def _due(self, own: list[Request]) -> list[Request]:
         known = set(self.archived)
-        known |= {self.space.canonical(p) for p, at, *slopes in own if at == self.pool.archive and not slopes}
+        known |= {
+            self.space.canonical(p) for p, at, *slopes in own if at == self.calibration.archive and not slopes
+        }
         due = {self.space.canonical(p): p for p in self._owed}
-        return [(p, self.pool.archive) for key, p in due.items() if key not in known]
+        return [(p, self.calibration.archive) for key, p in due.items() if key not in known]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next, as JSON values."""

@@ -24,7 +24,7 @@ from ...evaluators.trial import Fidelity, Slopes
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.allocator import Allocator
 from ..allocation.moves import Moves, dress
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 from ..methods.mutation import Mutation
@@ -73,7 +73,7 @@ class FrontierConfig(MethodConfig):
 
     def build(self, task: Task) -> "FrontierSearcher":
         """Build the searcher for a task."""
-        return FrontierSearcher(self, task.space, task.budgets, task.pool, task.seed, task.starts)
+        return FrontierSearcher(self, task.space, task.budgets, task.calibration, task.seed, task.starts)
 
 
 Phase = Literal["survey", "front", "look around", "exchange", "check", "confirm", "done"]
@@ -86,7 +86,7 @@ class FrontierSearcher(Turns):
         config: settings.
         space: of the profiles.
         limits: of each budget.
-        pool: calibration sequences.
+        calibration: calibration sequences.
         rng_seed: of the exchanges.
         start: profiles that are measured beside the uniform ones.
 
@@ -99,7 +99,7 @@ class FrontierSearcher(Turns):
         config: FrontierConfig,
         space: Space,
         limits: Sequence[Limits],
-        pool: Pool,
+        calibration: CalibrationSequences,
         rng_seed: int,
         start: Sequence[Profile] = (),
     ) -> None:
@@ -112,7 +112,7 @@ class FrontierSearcher(Turns):
         starts = [
             starting_profiles(space, each, own) for each, own in zip(self._budgets, within, strict=True)
         ]
-        super().__init__(space, pool, rng_seed, list(dict.fromkeys(p for own in starts for p in own)))
+        super().__init__(space, calibration, rng_seed, list(dict.fromkeys(p for own in starts for p in own)))
         self.config = config
         self._moves = Moves(space, self._budgets[0])
         sloped = config.sensitivities == "slopes" and has_slopes(space)
@@ -131,21 +131,21 @@ class FrontierSearcher(Turns):
         self._proposed: dict[int, list[Profile]] = {}
 
     def _measured_guide(self) -> MeasuredGuide:
-        return MeasuredGuide(self.space, self._moves.dearest, self.pool.length)
+        return MeasuredGuide(self.space, self._moves.dearest, self.calibration.length)
 
     def workload(self) -> Workload:
         """Most trials and tokens, every level within reach of each step."""
-        config, budgets, pool = self.config, len(self._budgets), self.pool
+        config, budgets, calibration = self.config, len(self._budgets), self.calibration
         served = min(3, budgets) if self._guide.shared else 1
         proposals = max(served * (self._guide.proposals + STEPS), EXCHANGES)
-        found = Workload().add(len(self.starts) + budgets, pool.archive)
-        found = found.plus(self._guide.workload(pool.prefix(self._tokens(0, first=True)), first=True))
+        found = Workload().add(len(self.starts) + budgets, calibration.archive)
+        found = found.plus(self._guide.workload(calibration.prefix(self._tokens(0, first=True)), first=True))
         for n in range(config.rounds):
-            around = pool.prefix(self._tokens(min(n, config.patience - 1)))
+            around = calibration.prefix(self._tokens(min(n, config.patience - 1)))
             steps = 2 if config.offspring else 1
             one = self._guide.workload(around, first=False)
-            one = one.add(steps * (served + proposals), self._check).add(steps * served, pool.archive)
-            one = one.add(1 + config.offspring, pool.prefix(self._tokens(0)))
+            one = one.add(steps * (served + proposals), self._check).add(steps * served, calibration.archive)
+            one = one.add(1 + config.offspring, calibration.prefix(self._tokens(0)))
             for _ in range(budgets):
                 found = found.plus(one)
         return found
@@ -154,13 +154,13 @@ class FrontierSearcher(Turns):
         config, sloped = self.config, not self._guide.shared
         most = 16_384 if sloped else 2_048 if first else 4_096
         given = config.tokens if first else config.around
-        return (given or min(self.pool.archive.tokens, most)) << failures
+        return (given or min(self.calibration.archive.tokens, most)) << failures
 
     @property
     def _check(self) -> Fidelity:
         """The beginning of the archive's prefix, so that what is known there is not measured again."""
-        fidelity = self.pool.prefix(self.config.check)
-        return fidelity if fidelity.stop < self.pool.archive.stop else self.pool.archive
+        fidelity = self.calibration.prefix(self.config.check)
+        return fidelity if fidelity.stop < self.calibration.archive.stop else self.calibration.archive
 
     @property
     def _budget(self) -> int:
@@ -198,7 +198,7 @@ class FrontierSearcher(Turns):
             case "exchange":
                 return [(p, self._window()) for p in [self.incumbent(self._budget), *self._offspring]]
             case "front" | "confirm":
-                return [(p, self.pool.archive) for p in _distinct(self._proposed)]
+                return [(p, self.calibration.archive) for p in _distinct(self._proposed)]
             case "check":
                 rivals = {i: [self.incumbent(i), *profiles] for i, profiles in self._proposed.items()}
                 return [(p, self._check) for p in _distinct(rivals)]
@@ -209,10 +209,10 @@ class FrontierSearcher(Turns):
         """Sequences behind the archive's prefix while there are any, so that choices are made on other text."""
         failures = self._failures[self._budget] if self._phase == "look around" else 0
         tokens = self._tokens(failures, first=self._phase == "survey")
-        width = self.pool.count(tokens)
-        behind = -(-self.pool.archive.stop // width)
-        free = max(self.pool.sequences // width - behind, 0)
-        return self.pool.window(tokens, behind + self._turn % free if free else self._turn, tokens)
+        width = self.calibration.count(tokens)
+        behind = -(-self.calibration.archive.stop // width)
+        free = max(self.calibration.sequences // width - behind, 0)
+        return self.calibration.window(tokens, behind + self._turn % free if free else self._turn, tokens)
 
     def _learn_slopes(self, slopes: Sequence[Slopes | None]) -> None:
         (found,) = slopes
@@ -237,7 +237,7 @@ class FrontierSearcher(Turns):
                 self._go_on(measured)
             case "exchange":
                 self._propose({self._budget: self._exchanged(profiles[0], measured)}, "check")
-            case "check" if self._check != self.pool.archive:
+            case "check" if self._check != self.calibration.archive:
                 self._choose(measured)
             case _:
                 self._end_round()

@@ -6,7 +6,7 @@ from typing import Any
 from ...evaluators.trial import Fidelity
 from ...spaces.space import Profile, Space
 from ..allocation.sensitivity import Probe, Sensitivity, probes
-from ..asking.calibration_pool import Workload
+from ..asking.calibration_sequences import Workload
 from ..asking.turns import Request
 from .merging import Floats, Measurement, merge
 from .stepping import single_steps

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...evaluators.trial import Fidelity, Slopes
 from ...spaces.space import DENSE, Profile, Space
-from ..asking.calibration_pool import Workload, slope_tokens
+from ..asking.calibration_sequences import Workload, slope_tokens
 from ..asking.turns import Request
 from .stepping import single_steps
 

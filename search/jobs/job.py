@@ -10,7 +10,7 @@ from ...evaluators.journal.journal import Journal
 from ...evaluators.population.sanity import Sanity
 from ...spaces.space import Profile
 from ...workers.pool import WorkerPool
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.fixed import FixedSearcher
 from ..asking.series import Leg, SeriesSearcher
 from ..folder.front import Front
@@ -182,7 +182,7 @@ def make_study(
         assembly.config.search,
         assembly.space,
         [goal.limits for goal in goals],
-        search_pool(assembly),
+        calibration_of(assembly),
         assembly.config.seed,
         unit_errors(assembly.space, assembly.database.errors()),
         informed=bool(starts),
@@ -230,16 +230,18 @@ def starting_profiles(assembly: Assembly) -> list[Profile]:
     return [assembly.space.parse(point.profile) for point in front.points]
 
 
-def search_pool(assembly: Assembly) -> Pool:
+def calibration_of(assembly: Assembly) -> CalibrationSequences:
     """The calibration sequences that searchers draw on."""
-    return Pool(len(assembly.data["calibration"]), assembly.config.data.length, assembly.archive_fidelity)
+    return CalibrationSequences(
+        len(assembly.data["calibration"]), assembly.config.data.length, assembly.archive_fidelity
+    )
 
 
 def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
     """Most trials and tokens that the search will ask, the baselines' too."""
     known = unit_errors(assembly.space, assembly.database.errors())
     limits = [goal.limits for goal in goals]
-    work = workload(assembly.config.search, assembly.space, limits, search_pool(assembly), known)
+    work = workload(assembly.config.search, assembly.space, limits, calibration_of(assembly), known)
     opening = sum(len(goal.baselines) for goal in goals) + len(starting_profiles(assembly))
     return work.add(opening, assembly.archive_fidelity)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...spaces.space import Limits, Space
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import Errors, MethodConfig, Task
 from ..asking.series import Leg
 
@@ -15,7 +15,7 @@ def legs(
     methods: Sequence[MethodConfig],
     space: Space,
     budgets: Sequence[Limits],
-    pool: Pool,
+    calibration: CalibrationSequences,
     seed: int,
     errors: Errors,
     *,
@@ -30,19 +30,23 @@ def legs(
     for place, config in enumerate(methods):
         for group in _groups(config, budgets):
             leg_seed = int(np.random.SeedSequence([seed, len(found)]).generate_state(1)[0])
-            task = Task(space, group, pool, leg_seed, errors)
+            task = Task(space, group, calibration, leg_seed, errors)
             found.append(_leg(config, task, informed=informed or place > 0))
     return found
 
 
 def workload(
-    methods: Sequence[MethodConfig], space: Space, budgets: Sequence[Limits], pool: Pool, errors: Errors
+    methods: Sequence[MethodConfig],
+    space: Space,
+    budgets: Sequence[Limits],
+    calibration: CalibrationSequences,
+    errors: Errors,
 ) -> Workload:
     """Most trials and tokens that all methods together will ask."""
     total = Workload()
     for config in methods:
         for group in _groups(config, budgets):
-            total = total.plus(config.build(Task(space, group, pool, 0, errors)).workload())
+            total = total.plus(config.build(Task(space, group, calibration, 0, errors)).workload())
     return total
 
 

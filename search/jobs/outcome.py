@@ -142,8 +142,8 @@ class _Judge:
 
     def measure(self, which: str, profiles: Sequence[Profile]) -> dict[Profile, Evaluation]:
         """Evaluations on all sequences of a set; what has no finite fitness is left out."""
-        pool = self.data[which]
-        fidelity = Fidelity(0, 0, len(pool), pool.length, which)
+        sequences = self.data[which]
+        fidelity = Fidelity(0, 0, len(sequences), sequences.length, which)
         trials = [Trial(i, profile, fidelity) for i, profile in enumerate(dict.fromkeys(profiles))]
         evaluations = self.study.evaluate(trials)
         return {e.trial.profile: e for e in evaluations if e.error is None}

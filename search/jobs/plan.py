@@ -11,7 +11,7 @@ from ..run.event import duration
 from ..run.left_out import left_out
 from ..site.site import open_site
 from .front_making import COST_UNITS
-from .job import search_pool
+from .job import calibration_of
 from .legs import workload
 
 
@@ -31,11 +31,11 @@ def plan(config: RunConfig, run: Path) -> list[str]:
     RunFolder(run).check()
     with closing(open_site(config, run.parent / "databases")) as site:
         assembly, sanity = site.assembly, site.check()
-    pool = search_pool(assembly)
+    calibration = calibration_of(assembly)
     limits = [limit for _, limit in assembly.limits]
-    work = workload(assembly.config.search, assembly.space, limits, pool, _unknown(assembly))
+    work = workload(assembly.config.search, assembly.space, limits, calibration, _unknown(assembly))
     baselines = 2 * len(limits)
-    trials, tokens = work.trials + baselines, work.tokens + baselines * pool.archive.tokens
+    trials, tokens = work.trials + baselines, work.tokens + baselines * calibration.archive.tokens
     final = len(limits) * (
         5 * assembly.data["validation"].tokens.size + 3 * assembly.data["heldout"].tokens.size
     )

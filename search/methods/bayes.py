@@ -18,7 +18,7 @@ from optuna.trial import TrialState, create_trial
 from pydantic import PositiveFloat, PositiveInt
 
 from ...spaces.space import Limits, Profile, Space
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 from .projection import Projection
@@ -54,7 +54,7 @@ class OptunaConfig(MethodConfig):
 
     def build(self, task: Task) -> "OptunaSearcher":
         """Build the searcher for a task."""
-        return OptunaSearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
+        return OptunaSearcher(self, task.space, task.limits, task.calibration, task.seed, task.start)
 
 
 class OptunaSearcher(Turns):
@@ -68,7 +68,7 @@ class OptunaSearcher(Turns):
         config: settings.
         space: of the profiles.
         limits: that no profile exceeds.
-        pool: calibration sequences.
+        calibration: calibration sequences.
         rng_seed: root of every sampler's seed.
         start: profiles that are measured beside the uniform one; no parameters belong to them.
     """
@@ -78,11 +78,11 @@ class OptunaSearcher(Turns):
         config: OptunaConfig,
         space: Space,
         limits: Limits,
-        pool: Pool,
+        calibration: CalibrationSequences,
         rng_seed: int,
         start: Sequence[Profile] = (),
     ) -> None:
-        super().__init__(space, pool, rng_seed, starting_profiles(space, limits, start))
+        super().__init__(space, calibration, rng_seed, starting_profiles(space, limits, start))
         self.config = config
         self._seed = rng_seed
         self.projection = Projection(space, limits, config.knots)
@@ -96,13 +96,13 @@ class OptunaSearcher(Turns):
 
     def workload(self) -> Workload:
         """Most trials and tokens, known values not subtracted."""
-        config, pool = self.config, self.pool
-        work = Workload().add(len(self.starts) + config.finalists, pool.archive)
-        return work.add(config.trials, pool.prefix(config.tokens))
+        config, calibration = self.config, self.calibration
+        work = Workload().add(len(self.starts) + config.finalists, calibration.archive)
+        return work.add(config.trials, calibration.prefix(config.tokens))
 
     def _next(self) -> list[Request]:
         if not self._started:
-            return [(profile, self.pool.archive) for profile in self.starts]
+            return [(profile, self.calibration.archive) for profile in self.starts]
         if self._finished:
             return []
         count = min(self.config.batch, self.config.trials - len(self._fitness))
@@ -114,7 +114,7 @@ class OptunaSearcher(Turns):
             self._parameters.append(parameters)
             self._attributes.append(attributes)
             self._profiles.append(self.projection.profile(parameters))
-        return [(profile, self.pool.prefix(self.config.tokens)) for profile in self._profiles[-count:]]
+        return [(profile, self.calibration.prefix(self.config.tokens)) for profile in self._profiles[-count:]]
 
     def _promote_best(self) -> None:
         """Have the best few different models measured at the archive's fidelity."""

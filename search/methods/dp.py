@@ -16,7 +16,7 @@ from ..allocation.allocation import Errors, PredictedFront
 from ..allocation.allocator import Allocator
 from ..allocation.moves import Moves
 from ..allocation.sensitivity import Probe, Sensitivity, probes
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, starting_profiles
 
@@ -31,7 +31,7 @@ class DPConfig(MethodConfig):
             or `current` (the first start profile, else uniform).
         tokens: of each measurement.
         rounds: times to measure; each but the first is made around the best profile so far, on the next
-            sequences of the pool, and ends the search where its result is no better.
+            sequences of the calibration, and ends the search where its result is no better.
         trust_region: rounds after the first measure and choose only levels one step from that profile.
         max_states: of the dynamic program; where sums of costs can take about as many values or more, only one
             state per cell of nearby costs is kept. Costs stay exact.
@@ -52,7 +52,9 @@ class DPConfig(MethodConfig):
 
     def build(self, task: Task) -> "DPSearcher":
         """Build the searcher for a task."""
-        return DPSearcher(self, task.space, task.budgets, task.pool, task.seed, task.start, task.errors)
+        return DPSearcher(
+            self, task.space, task.budgets, task.calibration, task.seed, task.start, task.errors
+        )
 
 
 def layer_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> list[list[float]]:
@@ -85,7 +87,7 @@ class DPSearcher(Turns):
         config: settings.
         space: of the profiles.
         limits: of the profile wanted, or a list of limits for one profile each.
-        pool: calibration sequences.
+        calibration: calibration sequences.
         rng_seed: unused, the method is deterministic.
         start: profiles within the first limits that are measured beside the uniform ones.
         errors: unit name to label to layer error, for `errors: nmse`.
@@ -99,7 +101,7 @@ class DPSearcher(Turns):
         config: DPConfig,
         space: Space,
         limits: Limits | Sequence[Limits],
-        pool: Pool,
+        calibration: CalibrationSequences,
         rng_seed: int,
         start: Sequence[Profile] = (),
         errors: Mapping[str, Mapping[str, float]] | None = None,
@@ -109,7 +111,7 @@ class DPSearcher(Turns):
             raise ValueError("dp needs a limit; give at least one budget")
         uniforms = [p for each in self._budgets for p in starting_profiles(space, each, ())]
         firsts = starting_profiles(space, self._budgets[0], start)
-        super().__init__(space, pool, rng_seed, list(dict.fromkeys([*firsts, *uniforms])))
+        super().__init__(space, calibration, rng_seed, list(dict.fromkeys([*firsts, *uniforms])))
         self.config = config
         self._first = firsts[min(1, len(firsts) - 1)]
         self.sensitivity: Sensitivity | None = None
@@ -129,15 +131,15 @@ class DPSearcher(Turns):
 
     def workload(self) -> Workload:
         """Most trials and tokens; later rounds are counted as if every level was within reach."""
-        work = Workload().add(len(self.starts), self.pool.archive)
-        work = work.add(len(self._budgets), self.pool.archive)
+        work = Workload().add(len(self.starts), self.calibration.archive)
+        work = work.add(len(self._budgets), self.calibration.archive)
         if self._layer_errors is not None:
             return work
-        fidelity = self.pool.prefix(self.config.tokens)
+        fidelity = self.calibration.prefix(self.config.tokens)
         moves = sum(len(unit.levels) - 1 for unit in self.space.units)
         for turn in range(self.config.rounds):
             bases = 1 if turn == 0 else len(self._budgets)
-            work = work.add(bases * (1 + moves), fidelity).add(bases * bool(turn), self.pool.archive)
+            work = work.add(bases * (1 + moves), fidelity).add(bases * bool(turn), self.calibration.archive)
         return work
 
     def predicted(self) -> PredictedFront:
@@ -175,10 +177,10 @@ class DPSearcher(Turns):
         return probes(self.space, base, near=self._round > 0 and self.config.trust_region)
 
     def _next(self) -> list[Request]:
-        archive = self.pool.archive
+        archive = self.calibration.archive
         own: list[Request] = []
         if self._phase == "measure":
-            fidelity = self.pool.window(self.config.tokens, self._round, self.config.tokens)
+            fidelity = self.calibration.window(self.config.tokens, self._round, self.config.tokens)
             for base in self._bases():
                 own += [(p, fidelity) for p in [base, *(probe.profile for probe in self._probes(base))]]
         elif self._phase == "check":
@@ -200,7 +202,7 @@ class DPSearcher(Turns):
         for base in self._bases():
             found = self._probes(base)
             measured = list(zip(found, fitness[at + 1 : at + 1 + len(found)], strict=True))
-            tokens = self.pool.prefix(self.config.tokens).tokens
+            tokens = self.calibration.prefix(self.config.tokens).tokens
             self.sensitivity = Sensitivity.of(self.space, base, tokens, fitness[at], measured)
             allocators.append(self._allocator(self.sensitivity.errors(self.space)))
             at += 1 + len(found)

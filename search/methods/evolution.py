@@ -1,7 +1,7 @@
 """EvoPress's evolution: one parent, mutation only, offspring thinned out in stages of growing fidelity.
 
 Two things differ from the original unless `fresh` is set: the stages of a generation are nested prefixes of one
-window of the calibration pool, and windows come around again, so that values can be reused. Ties keep the order
+window of the calibration calibration, and windows come around again, so that values can be reused. Ties keep the order
 of the candidates, the parent first.
 
 References:
@@ -18,7 +18,7 @@ from pydantic import Field, PositiveInt, model_validator
 from ...evaluators.trial import Fidelity
 from ...spaces.levels.labels import parse_label
 from ...spaces.space import Limits, Profile, Space
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_profiles, starting_profiles
 from .mutation import Groups, Mutation
@@ -85,7 +85,7 @@ class EvolutionConfig(MethodConfig):
 
     def build(self, task: Task) -> "EvolutionSearcher":
         """Build the searcher for a task."""
-        return EvolutionSearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
+        return EvolutionSearcher(self, task.space, task.limits, task.calibration, task.seed, task.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class EvolutionSearcher(Turns):
         config: settings; blanks follow EvoPress.
         space: of the profiles.
         limits: that no profile exceeds.
-        pool: calibration sequences.
+        calibration: calibration sequences.
         rng_seed: of every draw.
         start: profiles that are candidates for the first parent, beside the uniform one.
     """
@@ -158,11 +158,11 @@ class EvolutionSearcher(Turns):
         config: EvolutionConfig,
         space: Space,
         limits: Limits,
-        pool: Pool,
+        calibration: CalibrationSequences,
         rng_seed: int,
         start: Sequence[Profile] = (),
     ) -> None:
-        super().__init__(space, pool, rng_seed, starting_profiles(space, limits, start))
+        super().__init__(space, calibration, rng_seed, starting_profiles(space, limits, start))
         self.schedule = schedule(config, space, limits)
         self.mutation = Mutation(
             space, limits, self.schedule.groups, self.schedule.drop_balance, config.switches
@@ -177,21 +177,23 @@ class EvolutionSearcher(Turns):
 
     def workload(self) -> Workload:
         """Most trials and tokens, known values not subtracted."""
-        work = Workload().add(len(self.starts), self.pool.archive)
+        work = Workload().add(len(self.starts), self.calibration.archive)
         plan = self.schedule
         if plan.initial:
-            work = work.add(plan.initial + len(self.starts), self.pool.prefix(self.config.initial_tokens))
+            work = work.add(
+                plan.initial + len(self.starts), self.calibration.prefix(self.config.initial_tokens)
+            )
         counts = (plan.offspring, *plan.survivors)
         for _ in range(plan.generations):
             for stage, tokens in enumerate(plan.tokens):
                 last = stage == len(plan.tokens) - 1
-                work = work.add(min(counts[: stage + 1]) + last, self.pool.prefix(tokens))
-            work = work.add(1, self.pool.archive)
+                work = work.add(min(counts[: stage + 1]) + last, self.calibration.prefix(tokens))
+            work = work.add(1, self.calibration.archive)
         return work
 
     def _next(self) -> list[Request]:
         if self._phase == "starts":
-            return [(profile, self.pool.archive) for profile in self.starts]
+            return [(profile, self.calibration.archive) for profile in self.starts]
         if self._phase == "initial":
             fidelity = self._initial_fidelity()
             return [(profile, fidelity) for profile in self._candidates]
@@ -215,13 +217,17 @@ class EvolutionSearcher(Turns):
 
     def _initial_fidelity(self) -> Fidelity:
         tokens = self.config.initial_tokens
-        return self.pool.fresh(tokens, self._draw_seed()) if self.config.fresh else self.pool.prefix(tokens)
+        return (
+            self.calibration.fresh(tokens, self._draw_seed())
+            if self.config.fresh
+            else self.calibration.prefix(tokens)
+        )
 
     def _stage_fidelity(self) -> Fidelity:
         tokens = self.schedule.tokens
         if self.config.fresh:
-            return self.pool.fresh(tokens[self._stage], self._draw_seed())
-        return self.pool.window(tokens[self._stage], self.generation, tokens[-1])
+            return self.calibration.fresh(tokens[self._stage], self._draw_seed())
+        return self.calibration.window(tokens[self._stage], self.generation, tokens[-1])
 
     def _draw_seed(self) -> int:
         return int(self.rng.integers(1, 2**31))

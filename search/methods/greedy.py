@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.moves import Bools, Ints, Moves, as_profile
 from ..allocation.sensitivity import moved
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, starting_profiles, write_fitness
 from .state import State
@@ -30,7 +30,7 @@ class GreedyConfig(MethodConfig):
 
     def build(self, task: Task) -> "GreedySearcher":
         """Build the searcher for a task."""
-        return GreedySearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
+        return GreedySearcher(self, task.space, task.limits, task.calibration, task.seed, task.start)
 
 
 class GreedySearcher(Turns):
@@ -44,7 +44,7 @@ class GreedySearcher(Turns):
         config: settings.
         space: of the profiles.
         limits: that the result keeps; profiles on the way down exceed them.
-        pool: calibration sequences.
+        calibration: calibration sequences.
         rng_seed: unused, the method is deterministic.
         start: profiles that are measured beside the uniform one.
 
@@ -57,11 +57,11 @@ class GreedySearcher(Turns):
         config: GreedyConfig,
         space: Space,
         limits: Limits,
-        pool: Pool,
+        calibration: CalibrationSequences,
         rng_seed: int,
         start: Sequence[Profile] = (),
     ) -> None:
-        super().__init__(space, pool, rng_seed, starting_profiles(space, limits, start))
+        super().__init__(space, calibration, rng_seed, starting_profiles(space, limits, start))
         self.config = config
         self._limits = dict(limits)
         self._moves = Moves(space, limits)
@@ -73,13 +73,13 @@ class GreedySearcher(Turns):
         """Most trials and tokens: every unit at every step down, and one round up."""
         units = len(self.space.units)
         steps = sum(len(unit.levels) - 1 for unit in self.space.units)
-        work = Workload().add(len(self.starts) + 1, self.pool.archive)
-        return work.add(1 + units * (steps + 1), self.pool.prefix(self.config.tokens))
+        work = Workload().add(len(self.starts) + 1, self.calibration.archive)
+        return work.add(1 + units * (steps + 1), self.calibration.prefix(self.config.tokens))
 
     def _next(self) -> list[Request]:
-        fidelity = self.pool.prefix(self.config.tokens)
+        fidelity = self.calibration.prefix(self.config.tokens)
         if self._phase == "starts":
-            own = [(profile, self.pool.archive) for profile in self.starts]
+            own = [(profile, self.calibration.archive) for profile in self.starts]
             return [*own, (self._current, fidelity)]
         if self._phase == "down":
             if self.space.fits(self._current, self._limits):

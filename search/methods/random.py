@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.moves import Moves
-from ..asking.calibration_pool import Pool, Workload
+from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 from .mutation import distinct
@@ -35,7 +35,7 @@ class RandomConfig(MethodConfig):
 
     def build(self, task: Task) -> "RandomSearcher":
         """Build the searcher for a task."""
-        return RandomSearcher(self, task.space, task.limits, task.pool, task.seed, task.start)
+        return RandomSearcher(self, task.space, task.limits, task.calibration, task.seed, task.start)
 
 
 class RandomSearcher(Turns):
@@ -45,7 +45,7 @@ class RandomSearcher(Turns):
         config: settings.
         space: of the profiles.
         limits: that no profile exceeds.
-        pool: calibration sequences.
+        calibration: calibration sequences.
         rng_seed: of every draw.
         start: profiles that are measured beside the uniform one.
     """
@@ -55,11 +55,11 @@ class RandomSearcher(Turns):
         config: RandomConfig,
         space: Space,
         limits: Limits,
-        pool: Pool,
+        calibration: CalibrationSequences,
         rng_seed: int,
         start: Sequence[Profile] = (),
     ) -> None:
-        super().__init__(space, pool, rng_seed, starting_profiles(space, limits, start))
+        super().__init__(space, calibration, rng_seed, starting_profiles(space, limits, start))
         self.config = config
         self._moves = Moves(space, limits)
         self._started = False
@@ -69,13 +69,13 @@ class RandomSearcher(Turns):
 
     def workload(self) -> Workload:
         """Most trials and tokens, known values not subtracted."""
-        config, pool = self.config, self.pool
-        work = Workload().add(len(self.starts) + config.finalists, pool.archive)
-        return work.add(config.samples, pool.prefix(config.tokens))
+        config, calibration = self.config, self.calibration
+        work = Workload().add(len(self.starts) + config.finalists, calibration.archive)
+        return work.add(config.samples, calibration.prefix(config.tokens))
 
     def _next(self) -> list[Request]:
         if not self._started:
-            return [(profile, self.pool.archive) for profile in self.starts]
+            return [(profile, self.calibration.archive) for profile in self.starts]
         if self._finished:
             return []
         drawn = self._draw(min(self.config.batch, self.config.samples - len(self._sampled)))
@@ -84,7 +84,7 @@ class RandomSearcher(Turns):
             for i in ranked:
                 self._promote(self._sampled[int(i)])
             self._finished = True
-        return [(profile, self.pool.prefix(self.config.tokens)) for profile in drawn]
+        return [(profile, self.calibration.prefix(self.config.tokens)) for profile in drawn]
 
     def _draw(self, count: int) -> list[Profile]:
         """At most `count` models not drawn before."""

@@ -12,7 +12,7 @@ from ...workers.pool import LocalPool
 from ..allocation.moves import Moves
 from ..allocation.sensitivity import Sensitivity, probes
 from ..asking.fixed import FixedSearcher
-from ..jobs.job import search_pool
+from ..jobs.job import calibration_of
 from ..run.assembly import Assembly
 from ..run.event import Event, Listener
 from ..site.shared_values import journals
@@ -69,7 +69,7 @@ class Probing:
         profile = self._base(base)
         settings = score_settings(MEASURED, self.assembly) | {
             "text": self.assembly.data["calibration"].fingerprint,
-            "tokens": search_pool(self.assembly).prefix(tokens).tokens,
+            "tokens": calibration_of(self.assembly).prefix(tokens).tokens,
             "evaluation": self.evaluator.fingerprint,
             "base": digest(self.assembly.space.labels(profile)),
         }
@@ -106,7 +106,7 @@ class Probing:
     def _measured(self, tokens: int, base: Profile) -> Scored:
         space = self.assembly.space
         began = time.perf_counter()
-        fidelity = search_pool(self.assembly).prefix(tokens)
+        fidelity = calibration_of(self.assembly).prefix(tokens)
         found = probes(space, base)
         profiles = [base, *(probe.profile for probe in found)]
         known, *changed = self.fitness(profiles, fidelity, f"score {MEASURED}")

@@ -10,7 +10,7 @@ from ...evaluators.journal.journal import Journal, key_of_values
 from ...evaluators.trial import Evaluation, Fidelity, Trial, joined_slopes
 from ...spaces.space import Profile, Space
 from ...workers.pool import WorkerPool
-from ..asking.calibration_pool import slope_tokens
+from ..asking.calibration_sequences import slope_tokens
 from ..asking.searcher import Searcher
 from ..asking.series import SeriesSearcher
 from .archive import Entry, ParetoArchive

@@ -9,7 +9,7 @@ import pytest
 from paretopress.evaluators.trial import Trial
 from paretopress.search.asking.turns import Turns
 from paretopress.spaces.space import Limits, Profile, Space
-from tests.toys import POOL, SPACES, ToyEvaluator
+from tests.toys import CALIBRATION, SPACES, ToyEvaluator
 
 MOST_TURNS = 500
 
@@ -52,14 +52,14 @@ class SearcherContract(ABC):
         space, limits = setting
         trials = finish(self.make(space, limits, 1), ToyEvaluator(space, noise=0.1))
         for trial in trials:
-            if self.within or trial.fidelity == POOL.archive:
+            if self.within or trial.fidelity == CALIBRATION.archive:
                 assert space.fits(trial.profile, limits)
 
     def test_measures_uniform_and_its_best_on_the_archive(self, setting: tuple[Space, Limits]) -> None:
         space, limits = setting
         searcher = self.make(space, limits, 1)
         trials = finish(searcher, ToyEvaluator(space, interaction=0.2, noise=0.1))
-        measured = {space.canonical(t.profile) for t in trials if t.fidelity == POOL.archive}
+        measured = {space.canonical(t.profile) for t in trials if t.fidelity == CALIBRATION.archive}
         assert space.canonical(space.uniform(limits)) in measured
         assert searcher.best in measured
 

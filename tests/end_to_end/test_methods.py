@@ -7,7 +7,7 @@ import pytest
 
 from paretopress.evaluators.trial import Trial
 from paretopress.exporters.export import export_run
-from paretopress.search.asking.calibration_pool import slope_tokens
+from paretopress.search.asking.calibration_sequences import slope_tokens
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs import job
 from paretopress.search.jobs.measure import measure_model

@@ -9,7 +9,7 @@ from paretopress.search.asking.series import Leg, Scored, SeriesSearcher, starts
 from paretopress.search.methods.dp import DPConfig, DPSearcher
 from paretopress.search.methods.evolution import EvolutionConfig, EvolutionSearcher
 from paretopress.spaces.space import Limits
-from tests.toys import LENGTH, POOL, ToyEvaluator, bits_limits, bits_space
+from tests.toys import LENGTH, CALIBRATION, ToyEvaluator, bits_limits, bits_space
 
 SPACE = bits_space()
 
@@ -21,7 +21,7 @@ def evolution(limits: Limits, seed: int) -> Leg:
 
     def leg(scored: Sequence[Scored]) -> Searcher:
         start = starts_within(SPACE, limits, scored, 2)
-        return EvolutionSearcher(config, SPACE, limits, POOL, seed, start)
+        return EvolutionSearcher(config, SPACE, limits, CALIBRATION, seed, start)
 
     return leg
 
@@ -30,9 +30,9 @@ def series() -> SeriesSearcher:
     low, high = bits_limits(SPACE, 3), bits_limits(SPACE, 4)
 
     def dp(_scored: Sequence[Scored]) -> Searcher:
-        return DPSearcher(DPConfig(tokens=LENGTH), SPACE, [low, high], POOL, 0)
+        return DPSearcher(DPConfig(tokens=LENGTH), SPACE, [low, high], CALIBRATION, 0)
 
-    return SeriesSearcher([dp, evolution(low, 1), evolution(high, 2)], POOL.archive)
+    return SeriesSearcher([dp, evolution(low, 1), evolution(high, 2)], CALIBRATION.archive)
 
 
 def finish(searcher: SeriesSearcher, evaluator: ToyEvaluator) -> list[Trial]:
@@ -56,8 +56,8 @@ def test_later_legs_start_from_what_was_found() -> None:
     while searcher.leg == 0:
         asked = searcher.ask()
         searcher.tell(list(evaluator.evaluate(asked)))
-    starts = {trial.profile for trial in asked if trial.fidelity == POOL.archive}
-    found = [t.profile for t in evaluator.seen if t.fidelity == POOL.archive][: -len(asked)]
+    starts = {trial.profile for trial in asked if trial.fidelity == CALIBRATION.archive}
+    found = [t.profile for t in evaluator.seen if t.fidelity == CALIBRATION.archive][: -len(asked)]
     fitting = [p for p in found if SPACE.fits(p, bits_limits(SPACE, 3))]
     assert min(fitting, key=evaluator.true) in starts
 
@@ -94,4 +94,4 @@ def test_starts_are_different_models_in_order() -> None:
 
 def test_an_empty_series_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one searcher"):
-        SeriesSearcher([], POOL.archive)
+        SeriesSearcher([], CALIBRATION.archive)

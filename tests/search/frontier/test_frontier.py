@@ -3,13 +3,22 @@ from collections.abc import Sequence
 import pytest
 
 from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, Trial
-from paretopress.search.asking.calibration_pool import Pool
+from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.search.asking.turns import Turns
 from paretopress.search.frontier.frontier import FrontierConfig, FrontierSearcher
 from paretopress.search.methods.dp import DPConfig, DPSearcher
 from paretopress.spaces.space import DENSE, Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
-from tests.toys import LENGTH, POOL, SPACES, ToyEvaluator, bits_limits, bits_space, drop_limits, drop_space
+from tests.toys import (
+    LENGTH,
+    CALIBRATION,
+    SPACES,
+    ToyEvaluator,
+    bits_limits,
+    bits_space,
+    drop_limits,
+    drop_space,
+)
 
 
 class TestFrontier(SearcherContract):
@@ -17,7 +26,7 @@ class TestFrontier(SearcherContract):
     within = False
 
     def make(self, space: Space, limits: Limits, seed: int, start: Sequence[Profile] = ()) -> Turns:
-        return FrontierSearcher(small(), space, [limits], POOL, seed, start)
+        return FrontierSearcher(small(), space, [limits], CALIBRATION, seed, start)
 
 
 def small(**settings: int | str) -> FrontierConfig:
@@ -38,7 +47,7 @@ def test_finds_the_optimum_of_additive_errors(name: str) -> None:
     space = make()
     limits = make_limits(space)
     evaluator = ToyEvaluator(space, seed=5)
-    searcher = FrontierSearcher(small(), space, [limits], POOL, 0)
+    searcher = FrontierSearcher(small(), space, [limits], CALIBRATION, 0)
     finish(searcher, evaluator)
     assert searcher.best is not None
     assert evaluator.true(searcher.best) == pytest.approx(evaluator.optimum(limits)[1], abs=1e-12)
@@ -50,8 +59,8 @@ def test_interactions_are_found_that_one_set_of_sensitivities_does_not_see() -> 
     ahead = 0.0
     for seed in range(8):
         evaluator = ToyEvaluator(space, seed, interaction=1.0, noise=0.1)
-        frontier = FrontierSearcher(small(), space, [limits], POOL, 0)
-        dp = DPSearcher(DPConfig(tokens=LENGTH), space, limits, POOL, 0)
+        frontier = FrontierSearcher(small(), space, [limits], CALIBRATION, 0)
+        dp = DPSearcher(DPConfig(tokens=LENGTH), space, limits, CALIBRATION, 0)
         for searcher in (frontier, dp):
             finish(searcher, evaluator)
         assert frontier.best is not None
@@ -63,7 +72,7 @@ def test_interactions_are_found_that_one_set_of_sensitivities_does_not_see() -> 
 @pytest.mark.parametrize(("archive", "asked"), [(8, 8), (64, 32)])
 def test_slopes_take_as_much_text_as_the_archive_and_16384_tokens_at_most(archive: int, asked: int) -> None:
     space, length = bits_space(), 512
-    pool = Pool(128, length, Fidelity(0, 0, archive, length))
+    pool = CalibrationSequences(128, length, Fidelity(0, 0, archive, length))
     searcher = FrontierSearcher(FrontierConfig(), space, [bits_limits(space)], pool, 0)
     assert {trial.fidelity.sequences for trial in searcher.ask() if trial.slopes} == {asked}
 
@@ -72,7 +81,7 @@ def test_one_survey_serves_every_budget_and_no_winner_loses_to_a_cheaper_one() -
     space = bits_space(blocks=3)
     budgets = [bits_limits(space, bits) for bits in (4, 2, 5, 3)]
     evaluator = ToyEvaluator(space, seed=2, interaction=0.5, noise=0.05)
-    searcher = FrontierSearcher(small(), space, budgets, POOL, 0)
+    searcher = FrontierSearcher(small(), space, budgets, CALIBRATION, 0)
     trials = finish(searcher, evaluator)
     assert [t.profile for t in trials if t.slopes].count(DENSE) == 1
     best = []
@@ -86,11 +95,14 @@ def test_one_survey_serves_every_budget_and_no_winner_loses_to_a_cheaper_one() -
 
 def test_looks_around_on_text_behind_the_archive_and_compares_on_the_archive() -> None:
     space = bits_space(blocks=2)
-    searcher = FrontierSearcher(small(patience=3), space, [bits_limits(space)], POOL, 0)
+    searcher = FrontierSearcher(small(patience=3), space, [bits_limits(space)], CALIBRATION, 0)
     trials = finish(searcher, ToyEvaluator(space, interaction=0.5, noise=0.1))
     check = Fidelity(0, 0, 2, LENGTH)
-    assert {t.fidelity for t in trials if t.fidelity.start < POOL.archive.stop} == {POOL.archive, check}
-    assert not [t for t in trials if t.slopes and t.fidelity.start < POOL.archive.stop]
+    assert {t.fidelity for t in trials if t.fidelity.start < CALIBRATION.archive.stop} == {
+        CALIBRATION.archive,
+        check,
+    }
+    assert not [t for t in trials if t.slopes and t.fidelity.start < CALIBRATION.archive.stop]
     looks = [t.fidelity for t in trials if t.slopes]
     assert [f.sequences for f in looks] == sorted(f.sequences for f in looks)
     assert {f.sequences for f in looks} == {1, 2, 4, 8}
@@ -101,14 +113,14 @@ def test_only_what_wins_its_check_is_measured_on_the_archive() -> None:
     space = bits_space(blocks=3)
     limits = bits_limits(space)
     evaluator = ToyEvaluator(space, seed=1, interaction=1.0, noise=0.3)
-    searcher = FrontierSearcher(small(), space, [limits], POOL, 0)
+    searcher = FrontierSearcher(small(), space, [limits], CALIBRATION, 0)
     values: dict[Profile, float] = {}
     while asked := searcher.ask():
         answers = list(evaluator.evaluate(asked))
         values |= {
             e.trial.profile: e.fitness for e in answers if e.trial.fidelity == Fidelity(0, 0, 2, LENGTH)
         }
-        confirmed = [t.profile for t in asked if t.fidelity == POOL.archive and t.profile in values]
+        confirmed = [t.profile for t in asked if t.fidelity == CALIBRATION.archive and t.profile in values]
         incumbent = searcher.incumbent(0)
         for profile in confirmed:
             assert values[profile] < values[incumbent]
@@ -122,7 +134,7 @@ def test_a_budget_rests_after_rounds_without_improvement(patience: int, sensitiv
     space = bits_space(blocks=2)
     budgets = [bits_limits(space, bits) for bits in (3, 4)]
     config = small(rounds=50, patience=patience, sensitivities=sensitivities)
-    searcher = FrontierSearcher(config, space, budgets, POOL, 0)
+    searcher = FrontierSearcher(config, space, budgets, CALIBRATION, 0)
     finish(searcher, ToyEvaluator(space, constant=True))
     assert searcher.state_dict()["method"]["rounds"] == [patience, patience]
 
@@ -131,7 +143,7 @@ def test_no_rounds_is_the_allocation_alone() -> None:
     space = bits_space(blocks=2)
     limits = bits_limits(space)
     evaluator = ToyEvaluator(space, seed=3)
-    searcher = FrontierSearcher(small(rounds=0), space, [limits], POOL, 0)
+    searcher = FrontierSearcher(small(rounds=0), space, [limits], CALIBRATION, 0)
     trials = finish(searcher, evaluator)
     assert [t.slopes for t in trials] == [True, False, False]
     assert searcher.best == evaluator.optimum(limits)[0]
@@ -144,7 +156,7 @@ def test_drops_and_all_else_on_request_are_measured_one_at_a_time() -> None:
         (drop_space(), drop_limits(drop_space()), small()),
     ]
     for searched, limits, config in cases:
-        trials = finish(FrontierSearcher(config, searched, [limits], POOL, 0), ToyEvaluator(searched))
+        trials = finish(FrontierSearcher(config, searched, [limits], CALIBRATION, 0), ToyEvaluator(searched))
         assert not any(t.slopes for t in trials)
 
 
@@ -153,7 +165,7 @@ def test_slopes_that_fail_are_replaced_by_measurements_or_passed_over() -> None:
     limits = bits_limits(space)
     for dense_fails in (True, False):
         evaluator = ToyEvaluator(space, seed=1)
-        searcher = FrontierSearcher(small(), space, [limits], POOL, 0)
+        searcher = FrontierSearcher(small(), space, [limits], CALIBRATION, 0)
         while asked := searcher.ask():
             searcher.tell(
                 [
@@ -176,7 +188,7 @@ def test_a_pool_that_is_all_archive_is_enough(name: str, sensitivities: str) -> 
     limits = make_limits(space)
     for seed in range(6):
         evaluator = ToyEvaluator(space, seed, interaction=1.0, noise=0.1)
-        whole = Pool(4, LENGTH, Fidelity(0, 0, 4, LENGTH))
+        whole = CalibrationSequences(4, LENGTH, Fidelity(0, 0, 4, LENGTH))
         config = small(around=4 * LENGTH, check=4 * LENGTH, sensitivities=sensitivities)
         searcher = FrontierSearcher(config, space, [limits], whole, seed)
         work = searcher.workload()
@@ -205,7 +217,7 @@ def test_exchanges_find_what_no_slope_shows() -> None:
         evaluator = Flat(space, seed)
         best = []
         for offspring in (0, 8):
-            searcher = FrontierSearcher(small(offspring=offspring), space, [limits], POOL, seed)
+            searcher = FrontierSearcher(small(offspring=offspring), space, [limits], CALIBRATION, seed)
             finish(searcher, evaluator)
             assert searcher.best is not None
             best.append(evaluator.true(searcher.best))
@@ -216,7 +228,7 @@ def test_seeds_draw_other_offspring() -> None:
     space = bits_space(blocks=12)
     limits = bits_limits(space)
     runs = [
-        finish(FrontierSearcher(small(), space, [limits], POOL, seed), ToyEvaluator(space, noise=0.1))
+        finish(FrontierSearcher(small(), space, [limits], CALIBRATION, seed), ToyEvaluator(space, noise=0.1))
         for seed in (1, 2)
     ]
     assert runs[0] != runs[1]
@@ -224,13 +236,13 @@ def test_seeds_draw_other_offspring() -> None:
 
 def test_refuses_to_search_without_a_budget() -> None:
     with pytest.raises(ValueError, match="frontier needs a limit; give at least one budget"):
-        FrontierSearcher(small(), bits_space(), [], POOL, 0)
+        FrontierSearcher(small(), bits_space(), [], CALIBRATION, 0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12])
 def test_rounds_are_scattered_over_the_budgets(count: int) -> None:
     space = bits_space(blocks=2)
     budgets = [{"bits": space.cost(space.extreme("bits"), "bits") + i} for i in range(count)]
-    order = FrontierSearcher(small(), space, budgets, POOL, 0).order
+    order = FrontierSearcher(small(), space, budgets, CALIBRATION, 0).order
     assert sorted(order) == list(range(count))
     assert order[: min(count, 4)] == [0, 8, 4, 2][:4] if count == 12 else order[0] == 0

@@ -11,25 +11,25 @@ from paretopress.search.methods.bayes import OptunaConfig, OptunaSearcher
 from paretopress.search.methods.projection import Projection
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
-from tests.toys import LENGTH, POOL, SPACES, ToyEvaluator, bits_limits, bits_space
+from tests.toys import LENGTH, CALIBRATION, SPACES, ToyEvaluator, bits_limits, bits_space
 
 
 class TestTPE(SearcherContract):
     def make(self, space: Space, limits: Limits, seed: int, start: Sequence[Profile] = ()) -> Turns:
         config = OptunaConfig(trials=16, tokens=LENGTH, finalists=2, knots=3, batch=5)
-        return OptunaSearcher(config, space, limits, POOL, seed, start)
+        return OptunaSearcher(config, space, limits, CALIBRATION, seed, start)
 
 
 class TestNSGA2(SearcherContract):
     def make(self, space: Space, limits: Limits, seed: int, start: Sequence[Profile] = ()) -> Turns:
         config = OptunaConfig(sampler="nsga2", trials=20, tokens=LENGTH, finalists=2, knots=3, batch=4)
-        return OptunaSearcher(config, space, limits, POOL, seed, start)
+        return OptunaSearcher(config, space, limits, CALIBRATION, seed, start)
 
 
 class TestCMAES(SearcherContract):
     def make(self, space: Space, limits: Limits, seed: int, start: Sequence[Profile] = ()) -> Turns:
         config = OptunaConfig(sampler="cmaes", trials=20, tokens=LENGTH, finalists=2, knots=3, batch=5)
-        return OptunaSearcher(config, space, limits, POOL, seed, start)
+        return OptunaSearcher(config, space, limits, CALIBRATION, seed, start)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "cmaes", "gp"])
@@ -39,7 +39,7 @@ def test_learns_more_than_chance(sampler: str) -> None:
     evaluator = ToyEvaluator(space, seed=3)
     trials = 14 if sampler == "gp" else 80
     config = OptunaConfig.model_validate({"sampler": sampler, "trials": trials, "tokens": LENGTH, "knots": 2})
-    searcher = OptunaSearcher(config, space, limits, POOL, 0)
+    searcher = OptunaSearcher(config, space, limits, CALIBRATION, 0)
     finish(searcher, evaluator)
     assert searcher.best is not None
     assert evaluator.true(searcher.best) < evaluator.true(space.uniform(limits))
@@ -48,7 +48,7 @@ def test_learns_more_than_chance(sampler: str) -> None:
 def test_the_first_vector_is_uniform_and_told_as_projected() -> None:
     space = bits_space()
     limits = bits_limits(space)
-    searcher = OptunaSearcher(OptunaConfig(trials=3, tokens=LENGTH), space, limits, POOL, 0)
+    searcher = OptunaSearcher(OptunaConfig(trials=3, tokens=LENGTH), space, limits, CALIBRATION, 0)
     searcher.tell(list(ToyEvaluator(space).evaluate(searcher.ask())))
     assert searcher.ask()[0].profile == space.uniform(limits)
 
@@ -56,7 +56,9 @@ def test_the_first_vector_is_uniform_and_told_as_projected() -> None:
 def test_optuna_is_as_talkative_as_before() -> None:
     before = optuna.logging.get_verbosity()
     space = bits_space()
-    searcher = OptunaSearcher(OptunaConfig(trials=3, tokens=LENGTH), space, bits_limits(space), POOL, 0)
+    searcher = OptunaSearcher(
+        OptunaConfig(trials=3, tokens=LENGTH), space, bits_limits(space), CALIBRATION, 0
+    )
     finish(searcher, ToyEvaluator(space))
     assert optuna.logging.get_verbosity() == before
 

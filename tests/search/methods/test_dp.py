@@ -7,7 +7,16 @@ from paretopress.search.asking.turns import Turns
 from paretopress.search.methods.dp import DPConfig, DPSearcher, layer_errors
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
-from tests.toys import LENGTH, POOL, SPACES, ToyEvaluator, bits_limits, bits_space, joint_limits, joint_space
+from tests.toys import (
+    LENGTH,
+    CALIBRATION,
+    SPACES,
+    ToyEvaluator,
+    bits_limits,
+    bits_space,
+    joint_limits,
+    joint_space,
+)
 
 
 class TestKL(SearcherContract):
@@ -15,7 +24,7 @@ class TestKL(SearcherContract):
     within = False
 
     def make(self, space: Space, limits: Limits, seed: int, start: Sequence[Profile] = ()) -> Turns:
-        return DPSearcher(DPConfig(tokens=LENGTH, rounds=3), space, limits, POOL, seed, start)
+        return DPSearcher(DPConfig(tokens=LENGTH, rounds=3), space, limits, CALIBRATION, seed, start)
 
 
 class TestNMSE(SearcherContract):
@@ -27,7 +36,7 @@ class TestNMSE(SearcherContract):
             for unit in space.units
             if not unit.droppable
         }
-        return DPSearcher(DPConfig(errors="nmse"), space, limits, POOL, seed, start, errors)
+        return DPSearcher(DPConfig(errors="nmse"), space, limits, CALIBRATION, seed, start, errors)
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if name not in ("bits", "ladder")])
@@ -37,7 +46,7 @@ def test_finds_the_optimum_of_additive_errors(name: str, base: Literal["best", "
     space = make()
     limits = make_limits(space)
     evaluator = ToyEvaluator(space, seed=5)
-    searcher = DPSearcher(DPConfig(tokens=LENGTH, base=base), space, limits, POOL, 0)
+    searcher = DPSearcher(DPConfig(tokens=LENGTH, base=base), space, limits, CALIBRATION, 0)
     finish(searcher, evaluator)
     assert searcher.best is not None
     assert evaluator.true(searcher.best) == pytest.approx(evaluator.optimum(limits)[1], abs=1e-12)
@@ -51,7 +60,7 @@ def test_measures_around_a_dropped_branch() -> None:
         | {"blocks.1.attention": "keep", "blocks.1.q": "w2", "blocks.1.k": "w2"}
         | {"blocks.1.mlp": "keep", "blocks.1.up": "w2"}
     )
-    searcher = DPSearcher(DPConfig(tokens=LENGTH, base="current"), space, limits, POOL, 0, [start])
+    searcher = DPSearcher(DPConfig(tokens=LENGTH, base="current"), space, limits, CALIBRATION, 0, [start])
     finish(searcher, evaluator)
     assert searcher.best is not None
     assert evaluator.true(searcher.best) == pytest.approx(evaluator.optimum(limits)[1], abs=1e-12)
@@ -61,7 +70,7 @@ def test_one_set_of_sensitivities_serves_every_budget() -> None:
     space = bits_space(blocks=1)
     budgets = [bits_limits(space, bits) for bits in (2, 3, 4, 5)]
     evaluator = ToyEvaluator(space, seed=2)
-    searcher = DPSearcher(DPConfig(tokens=LENGTH), space, budgets, POOL, 0)
+    searcher = DPSearcher(DPConfig(tokens=LENGTH), space, budgets, CALIBRATION, 0)
     trials = finish(searcher, evaluator)
     assert sum(trial.fidelity.sequences == 1 for trial in trials) == 1 + 3 * len(space.units)
     for limits in budgets:
@@ -79,7 +88,7 @@ def test_rounds_improve_where_errors_interact() -> None:
         evaluator = ToyEvaluator(space, seed=seed, interaction=1.0)
         values = []
         for rounds in (1, 4):
-            searcher = DPSearcher(DPConfig(tokens=LENGTH, rounds=rounds), space, limits, POOL, 0)
+            searcher = DPSearcher(DPConfig(tokens=LENGTH, rounds=rounds), space, limits, CALIBRATION, 0)
             finish(searcher, evaluator)
             assert searcher.best is not None
             values.append(evaluator.true(searcher.best))
@@ -90,11 +99,11 @@ def test_rounds_improve_where_errors_interact() -> None:
 
 def test_a_trust_region_moves_by_single_steps() -> None:
     space = bits_space()
-    searcher = DPSearcher(DPConfig(tokens=LENGTH, rounds=2), space, bits_limits(space), POOL, 0)
+    searcher = DPSearcher(DPConfig(tokens=LENGTH, rounds=2), space, bits_limits(space), CALIBRATION, 0)
     evaluator = ToyEvaluator(space, seed=2, interaction=1.0)
     proposals = []
     while asked := searcher.ask():
-        if all(trial.fidelity == POOL.archive for trial in asked):
+        if all(trial.fidelity == CALIBRATION.archive for trial in asked):
             proposals.append(asked[0].profile)
         searcher.tell(list(evaluator.evaluate(asked)))
     before, after = proposals
@@ -114,9 +123,9 @@ def test_layer_errors_know_drops_and_dense() -> None:
 def test_needs_a_budget_and_errors() -> None:
     space = bits_space()
     with pytest.raises(ValueError, match="dp needs a limit"):
-        DPSearcher(DPConfig(), space, [], POOL, 0)
+        DPSearcher(DPConfig(), space, [], CALIBRATION, 0)
     with pytest.raises(ValueError, match="nmse needs the layer errors"):
-        DPSearcher(DPConfig(errors="nmse"), space, bits_limits(space), POOL, 0)
-    fresh = DPSearcher(DPConfig(), space, bits_limits(space), POOL, 0)
+        DPSearcher(DPConfig(errors="nmse"), space, bits_limits(space), CALIBRATION, 0)
+    fresh = DPSearcher(DPConfig(), space, bits_limits(space), CALIBRATION, 0)
     with pytest.raises(ValueError, match="nothing is measured yet"):
         fresh.predicted()

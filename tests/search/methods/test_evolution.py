@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from paretopress.evaluators.trial import Fidelity
-from paretopress.search.asking.calibration_pool import Pool
+from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.search.asking.turns import Turns
 from paretopress.search.methods.evolution import EvolutionConfig, EvolutionSearcher, schedule
 from paretopress.search.methods.mutation import Groups, Mutation
@@ -17,7 +17,7 @@ from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
 from tests.toys import (
     LENGTH,
-    POOL,
+    CALIBRATION,
     SPACES,
     ToyEvaluator,
     bits_limits,
@@ -39,7 +39,7 @@ SMALL = EvolutionConfig(
 
 class TestEvolution(SearcherContract):
     def make(self, space: Space, limits: Limits, seed: int, start: Sequence[Profile] = ()) -> Turns:
-        return EvolutionSearcher(SMALL, space, limits, POOL, seed, start)
+        return EvolutionSearcher(SMALL, space, limits, CALIBRATION, seed, start)
 
 
 class TestFresh(SearcherContract):
@@ -47,13 +47,15 @@ class TestFresh(SearcherContract):
         config = SMALL.model_copy(
             update={"fresh": True, "survivors": (1,), "tokens": (LENGTH,), "patience": 3}
         )
-        return EvolutionSearcher(config, space, limits, POOL, seed, start)
+        return EvolutionSearcher(config, space, limits, CALIBRATION, seed, start)
 
 
 def run(space: Space, limits: Limits, evaluator: ToyEvaluator, seed: int = 0, **settings: object) -> Profile:
     """The best profile of a search with one-sequence stages."""
     plain = {"generations": 25, "offspring": 16, "survivors": (4, 1), "tokens": (LENGTH, 2 * LENGTH)}
-    searcher = EvolutionSearcher(EvolutionConfig.model_validate(plain | settings), space, limits, POOL, seed)
+    searcher = EvolutionSearcher(
+        EvolutionConfig.model_validate(plain | settings), space, limits, CALIBRATION, seed
+    )
     finish(searcher, evaluator)
     assert searcher.best is not None
     return searcher.best
@@ -92,7 +94,7 @@ def test_equal_counts_have_their_own_optimum() -> None:
 
 def test_stages_are_nested_and_generations_rotate() -> None:
     space = bits_space()
-    searcher = EvolutionSearcher(SMALL, space, bits_limits(space), POOL, 0)
+    searcher = EvolutionSearcher(SMALL, space, bits_limits(space), CALIBRATION, 0)
     trials = finish(searcher, ToyEvaluator(space, noise=0.1))
     generations = [t.fidelity for t in trials if t.fidelity.sequences in (1, 2, 4)]
     starts = list(dict.fromkeys(f.start for f in generations if f.sequences == 4))
@@ -101,7 +103,7 @@ def test_stages_are_nested_and_generations_rotate() -> None:
 
 
 def test_windows_come_around_again() -> None:
-    pool = Pool(10, LENGTH, Fidelity(0, 0, 4, LENGTH))
+    pool = CalibrationSequences(10, LENGTH, Fidelity(0, 0, 4, LENGTH))
     windows = [pool.window(4 * LENGTH, turn, 4 * LENGTH) for turn in range(3)]
     assert [(w.start, w.stop) for w in windows] == [(0, 4), (4, 8), (0, 4)]
     assert pool.window(100 * LENGTH, 5, 100 * LENGTH) == Fidelity(0, 0, 10, LENGTH)
@@ -110,7 +112,7 @@ def test_windows_come_around_again() -> None:
 
 def test_the_parent_joins_the_last_stage_only() -> None:
     space = bits_space()
-    searcher = EvolutionSearcher(SMALL, space, bits_limits(space), POOL, 0)
+    searcher = EvolutionSearcher(SMALL, space, bits_limits(space), CALIBRATION, 0)
     evaluator = ToyEvaluator(space, noise=0.1)
     checked = 0
     while asked := searcher.ask():
@@ -127,7 +129,7 @@ def test_the_parent_joins_the_last_stage_only() -> None:
 def test_fresh_minibatches_are_never_used_twice() -> None:
     space = bits_space()
     config = SMALL.model_copy(update={"fresh": True})
-    trials = finish(EvolutionSearcher(config, space, bits_limits(space), POOL, 0), ToyEvaluator(space))
+    trials = finish(EvolutionSearcher(config, space, bits_limits(space), CALIBRATION, 0), ToyEvaluator(space))
     fresh = {t.fidelity for t in trials if t.fidelity.seed}
     assert len({f.seed for f in fresh}) == len(fresh) == 1 + 3 * 4
 
@@ -135,7 +137,7 @@ def test_fresh_minibatches_are_never_used_twice() -> None:
 def test_patience_ends_early() -> None:
     space = bits_space()
     config = EvolutionConfig(offspring=8, survivors=(2, 1), tokens=(LENGTH, LENGTH), patience=2)
-    searcher = EvolutionSearcher(config, space, bits_limits(space), POOL, 0)
+    searcher = EvolutionSearcher(config, space, bits_limits(space), CALIBRATION, 0)
     finish(searcher, ToyEvaluator(space, constant=True))
     assert searcher.generation == 2
 
@@ -253,6 +255,6 @@ def test_mutation_strength_is_the_smaller_of_two_draws() -> None:
 
 def test_an_empty_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="is empty"):
-        replace(POOL, sequences=0)
+        replace(CALIBRATION, sequences=0)
     with pytest.raises(ValueError, match=r"the archive uses sequences 0..8 of a pool of 4"):
-        replace(POOL, sequences=4)
+        replace(CALIBRATION, sequences=4)

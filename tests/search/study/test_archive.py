@@ -9,7 +9,7 @@ from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.spaces.space import Space
 from paretopress.spaces.unit import Level, Unit
-from tests.toys import POOL, joint_limits, joint_space
+from tests.toys import CALIBRATION, joint_limits, joint_space
 
 COSTS = [3, 1, 4, 1, 5, 9, 2, 6]
 
@@ -20,7 +20,7 @@ def one_unit() -> Space:
 
 
 def answer(level: int, fitness: float) -> Evaluation:
-    return Evaluation(Trial(0, (level,), POOL.archive), (fitness,), (1.0,))
+    return Evaluation(Trial(0, (level,), CALIBRATION.archive), (fitness,), (1.0,))
 
 
 answers = st.lists(
@@ -29,7 +29,7 @@ answers = st.lists(
 
 
 def filled(evaluations: list[Evaluation]) -> ParetoArchive:
-    archive = ParetoArchive(one_unit(), "bits", POOL.archive)
+    archive = ParetoArchive(one_unit(), "bits", CALIBRATION.archive)
     archive.add(evaluations)
     return archive
 
@@ -78,8 +78,8 @@ def test_the_front_does_not_depend_on_the_order(pair: tuple[list[Evaluation], li
 
 def test_keeps_only_sound_values_at_its_fidelity_once_per_model() -> None:
     archive = filled([])
-    short = Trial(0, (0,), Fidelity(0, 0, 1, POOL.length))
-    failed = Evaluation(Trial(1, (1,), POOL.archive), (), (), error="broken")
+    short = Trial(0, (0,), Fidelity(0, 0, 1, CALIBRATION.length))
+    failed = Evaluation(Trial(1, (1,), CALIBRATION.archive), (), (), error="broken")
     assert archive.add([Evaluation(short, (1.0,), (1.0,)), failed, answer(2, math.nan)]) == 0
     assert archive.add([answer(3, 1.0), answer(3, 0.5)]) == 1
     assert archive.entries[0].fitness == 1.0
@@ -87,11 +87,13 @@ def test_keeps_only_sound_values_at_its_fidelity_once_per_model() -> None:
 
 def test_profiles_that_build_one_model_are_one_entry() -> None:
     space = joint_space()
-    archive = ParetoArchive(space, "bits", POOL.archive)
+    archive = ParetoArchive(space, "bits", CALIBRATION.archive)
     dropped = space.extreme("bits")
     other = (*dropped[:1], 2, *dropped[2:])
     assert dropped[0] == 0
-    told = [Evaluation(Trial(i, p, POOL.archive), (1.0,), (1.0,)) for i, p in enumerate((dropped, other))]
+    told = [
+        Evaluation(Trial(i, p, CALIBRATION.archive), (1.0,), (1.0,)) for i, p in enumerate((dropped, other))
+    ]
     assert archive.add(told) == 1
     assert archive.best(joint_limits(space)) is not None
     assert archive.best({"bits": 10**6, "macs": 4}) is None
@@ -99,4 +101,4 @@ def test_profiles_that_build_one_model_are_one_entry() -> None:
 
 def test_refuses_an_unknown_cost() -> None:
     with pytest.raises(ValueError, match="cost 'bytes' is unknown here; this space has bits"):
-        ParetoArchive(one_unit(), "bytes", POOL.archive)
+        ParetoArchive(one_unit(), "bytes", CALIBRATION.archive)

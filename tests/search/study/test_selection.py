@@ -16,7 +16,7 @@ from paretopress.search.study.selection import (
     holm,
     sign_flip,
 )
-from tests.toys import POOL, ToyEvaluator, bits_limits, bits_space, everything
+from tests.toys import CALIBRATION, ToyEvaluator, bits_limits, bits_space, everything
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0, 1))
@@ -123,10 +123,11 @@ def test_finalists_are_at_most_four_and_better_than_uniform_on_calibration() -> 
     space = bits_space(blocks=1)
     limits = bits_limits(space)
     evaluator = ToyEvaluator(space, seed=3)
-    archive = ParetoArchive(space, "bits", POOL.archive)
+    archive = ParetoArchive(space, "bits", CALIBRATION.archive)
     profiles = list(everything(space))
     archive.add(
-        Evaluation(Trial(i, p, POOL.archive), (evaluator.true(p),), (1.0,)) for i, p in enumerate(profiles)
+        Evaluation(Trial(i, p, CALIBRATION.archive), (evaluator.true(p),), (1.0,))
+        for i, p in enumerate(profiles)
     )
     uniform = space.uniform(limits)
     chosen = finalists(archive, limits, uniform)

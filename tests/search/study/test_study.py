@@ -18,7 +18,7 @@ from paretopress.search.study.looks import Looks
 from paretopress.search.study.study import Study
 from paretopress.spaces.space import Profile
 from paretopress.workers.pool import LocalPool
-from tests.toys import LENGTH, POOL, ToyEvaluator, bits_limits, bits_space
+from tests.toys import LENGTH, CALIBRATION, ToyEvaluator, bits_limits, bits_space
 
 FINGERPRINT, DATA = "0" * 32, "1" * 32
 SPACE = bits_space()
@@ -69,7 +69,7 @@ def make(
     return Study(
         Script(asks),
         LocalPool(evaluator),
-        ParetoArchive(SPACE, "bits", POOL.archive),
+        ParetoArchive(SPACE, "bits", CALIBRATION.archive),
         Journal(folder / "journal.jsonl", FINGERPRINT),
         space=SPACE,
         data={"calibration": DATA, "validation": "2" * 32},
@@ -105,7 +105,7 @@ def random_asks(seed: int) -> list[list[tuple[Profile, Fidelity]]]:
         ask = []
         for _ in range(int(rng.integers(1, 7))):
             start, stop = sorted(rng.choice(17, 2, replace=False).tolist())
-            fidelity = POOL.archive if rng.random() < 0.3 else at(start, stop, int(rng.integers(2)))
+            fidelity = CALIBRATION.archive if rng.random() < 0.3 else at(start, stop, int(rng.integers(2)))
             ask.append((known[int(rng.integers(len(known)))], fidelity))
         asks.append(ask)
     return asks
@@ -161,10 +161,10 @@ def test_it_goes_on_from_every_step_and_from_none(seed: int, tmp_path: Path) -> 
 def falling_asks(constant: bool) -> list[list[tuple[Profile, Fidelity]]]:
     """Every ask has a profile that is better on the archive's prefix than all before, really or (constant) by luck."""
     found = itertools.product((0, 1), repeat=len(SPACE.units))
-    trials = [Trial(0, profile, POOL.archive) for profile in itertools.islice(found, 0, None, 5)]
+    trials = [Trial(0, profile, CALIBRATION.archive) for profile in itertools.islice(found, 0, None, 5)]
     evaluator = ToyEvaluator(SPACE, noise=0.1, constant=constant)
     ranked = sorted(evaluator.evaluate(trials), key=lambda e: -e.fitness)
-    return [[(e.trial.profile, POOL.archive), (e.trial.profile, at(0, 10))] for e in ranked]
+    return [[(e.trial.profile, CALIBRATION.archive), (e.trial.profile, at(0, 10))] for e in ranked]
 
 
 @pytest.mark.parametrize("patience", [None, 2])
@@ -225,7 +225,9 @@ def test_looks_end_no_method_before_the_last_of_a_series(tmp_path: Path) -> None
     """A budget that stagnates says nothing about the next one's."""
     asks = falling_asks(constant=True)
     hasty = make(tmp_path, asks, constant=True, looks=make_looks(2))
-    series = SeriesSearcher([lambda scored: Script(asks), lambda scored: Script(asks[:1])], POOL.archive)
+    series = SeriesSearcher(
+        [lambda scored: Script(asks), lambda scored: Script(asks[:1])], CALIBRATION.archive
+    )
     hasty.searcher = series
     hasty.run()
     assert series.final

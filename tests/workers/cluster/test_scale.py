@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.speed.overhead import layered_space
 from paretopress.evaluators.journal.journal import Journal
 from paretopress.evaluators.trial import Fidelity, Trial
-from paretopress.search.asking.calibration_pool import Pool
+from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.search.asking.series import SeriesSearcher
 from paretopress.search.jobs.legs import legs
 from paretopress.search.methods.evolution import EvolutionConfig
@@ -26,7 +26,7 @@ def test_a_generation_takes_seconds(tmp_path: Path) -> None:
     pool = SimulatedPool(landscape, 1000, spread=0.2)
     budgets = {str(n): {"bits": (225 + 4 * n) * space.weights // 100} for n in range(100)}
     config = EvolutionConfig(groups="none", survivors=(1,), tokens=(64,))
-    searches = legs([config], space, list(budgets.values()), Pool(64, 64, fidelity), 0, {})
+    searches = legs([config], space, list(budgets.values()), CalibrationSequences(64, 64, fidelity), 0, {})
     study = Study(
         SeriesSearcher(searches, fidelity),
         pool,

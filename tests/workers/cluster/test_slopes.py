@@ -23,7 +23,7 @@ from paretopress.spaces.space import DENSE, Profile
 from paretopress.workers import Landscape, LocalPool, SimulatedPool
 from paretopress.workers.cluster.splitting import split
 from paretopress.workers.pool import WorkerPool
-from tests.toys import LENGTH, POOL, SPACES, bits_space, joint_limits, joint_space
+from tests.toys import LENGTH, CALIBRATION, SPACES, bits_space, joint_limits, joint_space
 from tests.workers.simulation.simulations import ROUGH, answers, at, random_profiles, state, study
 
 CALM = {name: value for name, value in ROUGH.items() if name != "noise"}
@@ -185,7 +185,7 @@ class Divided:
 
 def test_a_search_by_slopes_is_the_same_however_they_are_divided(tmp_path: Path) -> None:
     space = joint_space(3)
-    landscape = Landscape(space, POOL.sequences, 1, **ROUGH)
+    landscape = Landscape(space, CALIBRATION.sequences, 1, **ROUGH)
     config = FrontierConfig(rounds=2, tokens=3 * LENGTH, around=4 * LENGTH, check=2 * LENGTH, offspring=4)
     pools: dict[str, WorkerPool] = {
         "whole": LocalPool(landscape),

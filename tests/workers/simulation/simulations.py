@@ -17,7 +17,7 @@ from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.spaces.space import Limits, Profile, Space
 from paretopress.workers import Landscape, WorkerPool
-from tests.toys import LENGTH, POOL, SPACES, everything
+from tests.toys import LENGTH, CALIBRATION, SPACES, everything
 
 DATA = {"calibration": "1" * 32}
 ROUGH = {"interaction": 0.6, "saturation": 1.5, "spread": 0.5, "noise": 0.1}
@@ -52,9 +52,9 @@ def best_of_all(landscape: Landscape, limits: Limits) -> float:
 def study(
     folder: Path, space: Space, limits: Limits, pool: WorkerPool, methods: Sequence[MethodConfig]
 ) -> Study:
-    fidelity = POOL.archive
+    fidelity = CALIBRATION.archive
     return Study(
-        SeriesSearcher(legs(methods, space, [limits], POOL, 1, {}), fidelity),
+        SeriesSearcher(legs(methods, space, [limits], CALIBRATION, 1, {}), fidelity),
         pool,
         ParetoArchive(space, space.kinds[0], fidelity),
         Journal(folder / "journal.jsonl", "0" * 32),

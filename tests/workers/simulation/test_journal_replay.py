@@ -7,14 +7,14 @@ import pytest
 from paretopress.evaluators.journal.journal import Journal
 from paretopress.evaluators.trial import Trial
 from paretopress.workers import Landscape, LocalPool, Replay, SimulatedPool
-from tests.toys import POOL, bits_limits, bits_space
+from tests.toys import CALIBRATION, bits_limits, bits_space
 from tests.workers.simulation.simulations import DATA, EVOLUTION, ROUGH, at, random_profiles, state, study
 
 
 def test_a_replay_repeats_a_recorded_search(tmp_path: Path) -> None:
     space = bits_space()
     limits = bits_limits(space)
-    landscape = Landscape(space, POOL.sequences, 1, **ROUGH)
+    landscape = Landscape(space, CALIBRATION.sequences, 1, **ROUGH)
     (tmp_path / "first").mkdir()
     recorded = study(tmp_path / "first", space, limits, LocalPool(landscape), [EVOLUTION])
     recorded.run()

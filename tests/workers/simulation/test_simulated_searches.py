@@ -9,7 +9,7 @@ import pytest
 from paretopress.search.methods.dp import DPConfig
 from paretopress.search.study.study import Study
 from paretopress.workers import Landscape, SimulatedPool
-from tests.toys import LENGTH, POOL, SPACES, bits_limits, bits_space, joint_space
+from tests.toys import LENGTH, CALIBRATION, SPACES, bits_limits, bits_space, joint_space
 from tests.workers.simulation.simulations import CONSTRAINED, EVOLUTION, ROUGH, best_of_all, state, study
 
 
@@ -18,7 +18,7 @@ def test_dp_finds_the_optimum_where_effects_add_up(name: str, tmp_path: Path) ->
     make, limits_of = SPACES[name]
     space = make()
     limits = limits_of(space)
-    landscape = Landscape(space, POOL.sequences, 4)
+    landscape = Landscape(space, CALIBRATION.sequences, 4)
     found = study(tmp_path, space, limits, SimulatedPool(landscape, 8), [DPConfig()])
     found.run()
     best = found.archive.best(limits)
@@ -29,7 +29,7 @@ def test_dp_finds_the_optimum_where_effects_add_up(name: str, tmp_path: Path) ->
 def test_evolution_approaches_the_optimum(tmp_path: Path) -> None:
     space = bits_space()
     limits = bits_limits(space)
-    landscape = Landscape(space, POOL.sequences, 4, interaction=0.5)
+    landscape = Landscape(space, CALIBRATION.sequences, 4, interaction=0.5)
     longer = EVOLUTION.model_copy(update={"generations": 16})
     found = study(tmp_path, space, limits, SimulatedPool(landscape, 8), [longer])
     found.run()
@@ -44,7 +44,7 @@ def test_evolution_approaches_the_optimum(tmp_path: Path) -> None:
 def test_the_result_is_the_same_on_any_number_of_workers(tmp_path: Path) -> None:
     space = bits_space(3)
     limits = bits_limits(space)
-    landscape = Landscape(space, POOL.sequences, 1, **ROUGH)
+    landscape = Landscape(space, CALIBRATION.sequences, 1, **ROUGH)
     found, elapsed = [], []
     for workers in (1, 5, 1000):
         folder = tmp_path / str(workers)
@@ -62,7 +62,7 @@ def test_the_result_is_the_same_on_any_number_of_workers(tmp_path: Path) -> None
 def test_a_study_goes_on_to_the_same_result(failures: float, tmp_path: Path) -> None:
     space = joint_space(3)
     limits = SPACES["joint"][1](space)
-    landscape = Landscape(space, POOL.sequences, 1, **ROUGH)
+    landscape = Landscape(space, CALIBRATION.sequences, 1, **ROUGH)
 
     def begin(folder: Path) -> Study:
         folder.mkdir(exist_ok=True)

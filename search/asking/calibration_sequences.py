@@ -1,4 +1,4 @@
-"""What a searcher may spend: the calibration pool it draws fidelities from."""
+"""What a searcher may spend: the calibration calibration it draws fidelities from."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from ...spaces.space import Space
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class CalibrationSequences:
     """The calibration sequences of a run.
 
     Attributes:
@@ -23,15 +23,15 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.sequences < 1 or self.length < 1:
-            raise ValueError(f"a pool of {self.sequences} sequences of {self.length} tokens is empty")
+            raise ValueError(f"a calibration of {self.sequences} sequences of {self.length} tokens is empty")
         if not 0 <= self.archive.start < self.archive.stop <= self.sequences:
             raise ValueError(
-                f"the archive uses sequences {self.archive.start}..{self.archive.stop} of a pool of "
+                f"the archive uses sequences {self.archive.start}..{self.archive.stop} of a calibration of "
                 f"{self.sequences}; ask for fewer"
             )
 
     def count(self, tokens: int) -> int:
-        """Whole sequences that hold at least `tokens` tokens, at most the pool."""
+        """Whole sequences that hold at least `tokens` tokens, at most the calibration."""
         return min(max(-(-tokens // self.length), 1), self.sequences)
 
     def prefix(self, tokens: int) -> Fidelity:
