@@ -23,11 +23,11 @@ class CalibrationSequences:
 
     def __post_init__(self) -> None:
         if self.sequences < 1 or self.length < 1:
-            raise ValueError(f"a calibration of {self.sequences} sequences of {self.length} tokens is empty")
+            raise ValueError(f"{self.sequences} calibration sequences of {self.length} tokens hold nothing")
         if not 0 <= self.archive.start < self.archive.stop <= self.sequences:
             raise ValueError(
-                f"the archive uses sequences {self.archive.start}..{self.archive.stop} of a calibration of "
-                f"{self.sequences}; ask for fewer"
+                f"the archive uses sequences {self.archive.start}..{self.archive.stop} of the "
+                f"{self.sequences} for calibration; ask for fewer"
             )
 
     def count(self, tokens: int) -> int:

@@ -9,7 +9,7 @@ from paretopress.search.asking.series import Leg, Scored, SeriesSearcher, starts
 from paretopress.search.methods.dp import DPConfig, DPSearcher
 from paretopress.search.methods.evolution import EvolutionConfig, EvolutionSearcher
 from paretopress.spaces.space import Limits
-from tests.toys import LENGTH, CALIBRATION, ToyEvaluator, bits_limits, bits_space
+from tests.toys import CALIBRATION, LENGTH, ToyEvaluator, bits_limits, bits_space
 
 SPACE = bits_space()
 

@@ -10,8 +10,8 @@ from paretopress.search.methods.dp import DPConfig, DPSearcher
 from paretopress.spaces.space import DENSE, Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
 from tests.toys import (
-    LENGTH,
     CALIBRATION,
+    LENGTH,
     SPACES,
     ToyEvaluator,
     bits_limits,

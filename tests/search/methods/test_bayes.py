@@ -11,7 +11,7 @@ from paretopress.search.methods.bayes import OptunaConfig, OptunaSearcher
 from paretopress.search.methods.projection import Projection
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
-from tests.toys import LENGTH, CALIBRATION, SPACES, ToyEvaluator, bits_limits, bits_space
+from tests.toys import CALIBRATION, LENGTH, SPACES, ToyEvaluator, bits_limits, bits_space
 
 
 class TestTPE(SearcherContract):

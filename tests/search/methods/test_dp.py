@@ -8,8 +8,8 @@ from paretopress.search.methods.dp import DPConfig, DPSearcher, layer_errors
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
 from tests.toys import (
-    LENGTH,
     CALIBRATION,
+    LENGTH,
     SPACES,
     ToyEvaluator,
     bits_limits,

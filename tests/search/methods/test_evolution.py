@@ -16,8 +16,8 @@ from paretopress.search.methods.mutation import Groups, Mutation
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
 from tests.toys import (
-    LENGTH,
     CALIBRATION,
+    LENGTH,
     SPACES,
     ToyEvaluator,
     bits_limits,
@@ -256,5 +256,5 @@ def test_mutation_strength_is_the_smaller_of_two_draws() -> None:
 def test_an_empty_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="is empty"):
         replace(CALIBRATION, sequences=0)
-    with pytest.raises(ValueError, match=r"the archive uses sequences 0..8 of a pool of 4"):
+    with pytest.raises(ValueError, match=r"the archive uses sequences 0..8 of the 4 for calibration"):
         replace(CALIBRATION, sequences=4)

@@ -4,7 +4,7 @@ from paretopress.search.asking.turns import Turns
 from paretopress.search.methods.greedy import GreedyConfig, GreedySearcher
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
-from tests.toys import LENGTH, CALIBRATION, ToyEvaluator, drop_limits, drop_space
+from tests.toys import CALIBRATION, LENGTH, ToyEvaluator, drop_limits, drop_space
 
 
 class TestGreedy(SearcherContract):

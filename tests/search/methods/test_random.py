@@ -4,7 +4,7 @@ from paretopress.search.asking.turns import Turns
 from paretopress.search.methods.random import RandomConfig, RandomSearcher
 from paretopress.spaces.space import Limits, Profile, Space
 from tests.contracts.searcher import SearcherContract, finish
-from tests.toys import LENGTH, CALIBRATION, ToyEvaluator, bits_limits, bits_space
+from tests.toys import CALIBRATION, LENGTH, ToyEvaluator, bits_limits, bits_space
 
 
 class TestRandom(SearcherContract):

@@ -18,7 +18,7 @@ from paretopress.search.study.looks import Looks
 from paretopress.search.study.study import Study
 from paretopress.spaces.space import Profile
 from paretopress.workers.pool import LocalPool
-from tests.toys import LENGTH, CALIBRATION, ToyEvaluator, bits_limits, bits_space
+from tests.toys import CALIBRATION, LENGTH, ToyEvaluator, bits_limits, bits_space
 
 FINGERPRINT, DATA = "0" * 32, "1" * 32
 SPACE = bits_space()

@@ -23,7 +23,7 @@ from paretopress.spaces.space import DENSE, Profile
 from paretopress.workers import Landscape, LocalPool, SimulatedPool
 from paretopress.workers.cluster.splitting import split
 from paretopress.workers.pool import WorkerPool
-from tests.toys import LENGTH, CALIBRATION, SPACES, bits_space, joint_limits, joint_space
+from tests.toys import CALIBRATION, LENGTH, SPACES, bits_space, joint_limits, joint_space
 from tests.workers.simulation.simulations import ROUGH, answers, at, random_profiles, state, study
 
 CALM = {name: value for name, value in ROUGH.items() if name != "noise"}

@@ -17,7 +17,7 @@ from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.spaces.space import Limits, Profile, Space
 from paretopress.workers import Landscape, WorkerPool
-from tests.toys import LENGTH, CALIBRATION, SPACES, everything
+from tests.toys import CALIBRATION, LENGTH, SPACES, everything
 
 DATA = {"calibration": "1" * 32}
 ROUGH = {"interaction": 0.6, "saturation": 1.5, "spread": 0.5, "noise": 0.1}

@@ -9,7 +9,7 @@ import pytest
 from paretopress.search.methods.dp import DPConfig
 from paretopress.search.study.study import Study
 from paretopress.workers import Landscape, SimulatedPool
-from tests.toys import LENGTH, CALIBRATION, SPACES, bits_limits, bits_space, joint_space
+from tests.toys import CALIBRATION, LENGTH, SPACES, bits_limits, bits_space, joint_space
 from tests.workers.simulation.simulations import CONSTRAINED, EVOLUTION, ROUGH, best_of_all, state, study
 
 
