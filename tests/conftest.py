@@ -1,10 +1,15 @@
 """What all tests share."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from _pytest.terminal import TerminalReporter
 from hypothesis import settings
+
+LISTED = 25
+"""Files whose times are printed one by one."""
 
 settings.register_profile("paretopress", deadline=None)  # a busy machine is no error
 settings.load_profile("paretopress")
@@ -25,3 +30,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Print what each file took, so that a slow one is seen when it becomes slow."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    slowest = seconds.most_common(LISTED)
+    rest = sum(seconds.values()) - sum(duration for _, duration in slowest)
+    terminalreporter.write_sep("=", "seconds of each file")
+    for file, duration in slowest:
+        terminalreporter.write_line(f"{duration:7.1f}  {file}")
+    terminalreporter.write_line(f"{rest:7.1f}  {max(len(seconds) - LISTED, 0)} other files")

@@ -35,6 +35,8 @@ def _die_at(operation: int, folder: str) -> None:
 
 
 def _child(arguments: list[str], cwd: str, log: str, die_at: int | None) -> None:
+    # Whoever started the tests may ignore Ctrl-C, as `nohup` and shells' background jobs do.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

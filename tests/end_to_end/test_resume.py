@@ -114,7 +114,7 @@ def test_a_signal_stops_with_advice(case: Case, number: signal.Signals) -> None:
 def test_killed_at_random_times(case: Case) -> None:
     folder, rng = case.make("times"), random.Random(1)
     kills, ends = 0, False
-    while kills < 10:
+    while kills < 3:
         if ends:
             shutil.rmtree(folder / "runs")
             ends = False
@@ -131,9 +131,14 @@ def test_killed_at_random_file_operations(case: Case) -> None:
     """Where a kill could leave half a file: while one is opened for writing or takes its name."""
     folder, rng = case.make("operations"), random.Random(2)
     kills = 0
-    while case.search(folder, die_at=rng.randint(1, 24)) != 0:
-        kills += 1
-        assert kills < 200
+    for _ in range(100):
+        if case.search(folder, die_at=rng.randint(1, 24)) != 0:
+            kills += 1
+        elif kills >= 8:
+            break
+        else:  # how many operations a run takes depends on how often its state is stored, so on the machine's speed
+            case.check(folder)
+            shutil.rmtree(folder / "runs")
     assert kills >= 8
     case.check(folder)
 

@@ -62,8 +62,10 @@ def test_signals_end_any_command_with_130(
         raise AssertionError("the signal did nothing")
 
     before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(commands, "front_of", interrupted)
     assert run(monkeypatch, "show", "runs/x") == 130
+    signal.signal(signal.SIGINT, ignored)
     assert signal.getsignal(signal.SIGTERM) == before
     assert "Traceback" not in capsys.readouterr().err
 
