@@ -28,12 +28,12 @@ class Wanted:
 
     Attributes:
         folder: where models and levels are kept.
-        config: the configuration.
-        overrides: of it.
+        config: path of the configuration.
+        overrides: overrides of its keys.
         model: a folder with a model; None makes `shape`.
         shape: name of a made model.
         length: tokens per sequence.
-        plan: stages.
+        plan: stages of the generation.
         runs: timed runs of every case.
     """
 

@@ -26,12 +26,12 @@ class Shape:
     """A Llama.
 
     Attributes:
-        blocks: decoder blocks.
+        blocks: number of decoder blocks.
         hidden: size of the residual stream.
         mlp: inner size of the MLP.
-        heads: of queries.
-        kv_heads: of keys and values.
-        vocabulary: tokens.
+        heads: number of query heads.
+        kv_heads: number of key and value heads.
+        vocabulary: number of tokens.
         tied: whether embedding and head are one tensor.
         length: tokens of its sequences in the benchmark.
         levels: labels that the benchmark builds.

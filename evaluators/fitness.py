@@ -32,7 +32,7 @@ class TeacherChunk:
 
     Attributes:
         log_probs_PV: log-softmax of its logits.
-        probs_PV: their exponentials.
+        probs_PV: exponentials of the log-probabilities.
         negentropy_P: sum of p log p.
         top_PK: ids of its most likely tokens (top-k fitness only).
     """

@@ -29,7 +29,7 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
 
     Args:
         folder: the export, which stays as it is whatever happens.
-        repository: OWNER/NAME.
+        repository: name of the repository, OWNER/NAME.
         public: make a public repository; without it one that is public already is refused.
 
     Returns:

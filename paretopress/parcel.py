@@ -30,7 +30,7 @@ class Parcel:
 
     Attributes:
         travels: names of files and folders, as the configuration gives them.
-        bytes: of these.
+        bytes: size of all files that travel.
         stays: what has to be found where the parcel arrives, with the reason.
     """
 
@@ -44,8 +44,8 @@ class _Named:
     """Files that a configuration names.
 
     Attributes:
-        place: the key.
-        value: what stands there.
+        place: dotted key of the configuration.
+        value: the key's value.
         files: where each file is, and where it goes below `inputs/PLACE/`; none: nothing here can travel.
         arrives: what stands there instead.
     """
@@ -65,7 +65,7 @@ def pack(config: "RunConfig", folder: Path, limit: int) -> Parcel:
 
     Args:
         config: whose relative paths are those of this process; `ray` is where it evaluates unless it says otherwise.
-        folder: empty.
+        folder: an empty folder for the files.
         limit: bytes of files; the smallest go first.
 
     Raises:
@@ -103,7 +103,7 @@ def unpack(config: Path, run: Path) -> dict[str, Any]:
     """Keep a parcel's inputs beside a run, in a folder named by their content: what an earlier one brought stays.
 
     Args:
-        config: its configuration.
+        config: configuration file that came with the parcel.
         run: the run's folder, which nobody else writes to.
 
     Returns:

@@ -62,8 +62,8 @@ class Chaos:
     """A cluster, a model, and who is killed next.
 
     Args:
-        folder: for everything.
-        rng: draws whom.
+        folder: place for all runs.
+        rng: draws what is killed next.
         pause: seconds between kills, on average.
     """
 
@@ -90,7 +90,7 @@ class Chaos:
         """One undisturbed run in one process, one on the cluster with kills; how many of whom.
 
         Raises:
-            SystemExit: they differ.
+            SystemExit: fronts or journals differ.
             AssertionError: a value was measured twice.
         """
         self.runs += 1

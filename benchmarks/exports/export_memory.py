@@ -56,7 +56,7 @@ class Row:
     """One export.
 
     Attributes:
-        form: the format.
+        form: name of the format.
         blocks: of the model.
         model: bytes of the dense model.
         written: bytes of the export's weights.
@@ -108,7 +108,7 @@ def exports(folder: Path, shape: Shape, formats: Sequence[str]) -> Iterator[Row]
     """A model of some shape in every format, one after the other; `folder` is gone at the end.
 
     Raises:
-        FileExistsError: `folder` exists.
+        FileExistsError: the folder exists already.
     """
     folder.mkdir(parents=True)
     try:

@@ -63,7 +63,7 @@ class Wanted:
 
     Attributes:
         method: column of the table.
-        search: its settings.
+        search: settings of the method.
         budgets: numbers of dropped branches.
         seed: of the search.
     """

@@ -221,7 +221,7 @@ def check_export(config: RunConfig, run_folder: Path, budget: str, output: Path)
     """Export one winner and compare its held-out perplexity with the front's.
 
     Raises:
-        SystemExit: they differ.
+        SystemExit: the two perplexities differ.
     """
     for line in export_run(run_folder, output / "model", budget=budget, overwrite=True):
         print(line)

@@ -63,7 +63,7 @@ def require_equal(values: Mapping[str, list[float]]) -> None:
     """Refuse values of one profile that are not equal bit for bit.
 
     Raises:
-        RuntimeError: some differ.
+        RuntimeError: some values differ.
     """
     (first, expected), *others = values.items()
     for name, found in others:

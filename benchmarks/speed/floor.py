@@ -76,7 +76,7 @@ def work_left(
     """What has to be computed for a population on `sequences` sequences of `length` tokens.
 
     Args:
-        structure: the model's.
+        structure: structure of the model.
         width: query heads times their size, which is what attention's products cost per pair of positions.
         candidates: models; equal ones are counted once.
         sequences: that all candidates are measured on.

@@ -68,7 +68,7 @@ class Stage:
         candidates: that were measured.
         fidelity: on which sequences.
         untaught: sequences among them on which the dense model ran too.
-        seconds: wall clock.
+        seconds: time by the wall clock.
         work: that shared prefixes leave.
         values: fitness of every candidate.
     """

@@ -187,10 +187,10 @@ class Job:
 
     Attributes:
         method: name in a configuration.
-        units: of the space.
-        budgets: of the search, evenly between the cheapest and the dearest.
-        evaluations: after which no step is begun.
-        seconds: likewise.
+        units: number of units of the space.
+        budgets: number of budgets, evenly between the cheapest and the dearest profile.
+        evaluations: number after which no step is begun.
+        seconds: time after which no step is begun.
     """
 
     method: str

@@ -49,7 +49,7 @@ class PublishedLoop:
 
     Args:
         folder: the dense checkpoint.
-        structure: its structure.
+        structure: structure of the model.
         database: the levels, read from disk whenever a layer is switched.
         tokens_NT: the sequences that selections draw from.
         device: where the model runs.
@@ -105,7 +105,7 @@ class PublishedLoop:
         """Divergence of the loaded model from the dense one, a mean over positions.
 
         Args:
-            rows: sequences.
+            rows: number of sequences at once.
             length: tokens of each.
             last: tokens of the last one, which is cut if these are fewer.
         """

@@ -115,9 +115,9 @@ def corrected(weight_OI: Tensor, hessian_II: Tensor, lag_OI: Tensor, damp: float
     x x^T and L that of d x^T; `CORRECTION` of that step is taken.
 
     Args:
-        weight_OI: W.
-        hessian_II: H.
-        lag_OI: L.
+        weight_OI: the layer's dense weight W.
+        hessian_II: H, the sum of x x^T over positions.
+        lag_OI: L, the sum of d x^T over positions.
         damp: part of H's mean diagonal that is added to it, for this solution only.
     """
     hessian = hessian_II.to(torch.float64, copy=True)
@@ -131,10 +131,10 @@ class Passage:
     """The dense model and the compressed one on their way through a block.
 
     Args:
-        loaded: the block.
+        loaded: the block that both models pass.
         dropped: its branches that the profile drops.
-        dense: the dense model's states before it.
-        states: the compressed model's.
+        dense: hidden states of the dense model before the block.
+        states: hidden states of the compressed model before the block.
 
     Attributes:
         weights: the levels found so far, by layer path.

@@ -35,7 +35,7 @@ class Scorer:
     """Fitness and cross-entropy of students on sequences.
 
     Args:
-        runner: makes logits.
+        runner: block runner whose head makes the logits.
         fitness: what is minimised.
         chunk: positions whose logits exist at once.
         install_head: called with a label, or None for the dense head.
@@ -62,7 +62,7 @@ class Scorer:
         """Means over every position of a sequence but the last.
 
         Args:
-            students: whom.
+            students: candidates to score, hidden states (B, T, D) after the last block.
             teacher: last hidden states (B, T, D) of every micro-batch, on any device; empty if none is needed.
             tokens: (B, T) of every micro-batch.
 

@@ -118,9 +118,9 @@ class GradientRunner(BlockRunner):
         """Pass a block backwards as it is installed, its activations computed anew.
 
         Args:
-            loaded: the block.
-            states_BTD: before it.
-            gradients: of several sums by the block's output (B, T, D), float32.
+            loaded: the block, loaded and installed.
+            states_BTD: hidden states before the block.
+            gradients: gradients of several sums by the block's output, (B, T, D) in float32 each.
 
         Returns:
             For each, the gradient by `states_BTD`, and by path of each layer that ran its inputs (P, I) with the

@@ -23,7 +23,7 @@ class LoadedBlock:
     """One block of a `BlockRunner`; usable inside `BlockRunner.block`.
 
     Args:
-        block: its structure.
+        block: branches and linear layers of the block.
         module: the model's own.
         device: where it runs.
         dtype: of its weights.

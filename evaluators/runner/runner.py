@@ -110,7 +110,7 @@ class BlockRunner:
         """The block on its device, for as long as the context lasts; not twice at once.
 
         Args:
-            index: which.
+            index: number of the block in the model.
             dense: read its dense weights; otherwise every layer that runs has to be installed.
         """
         block, module = self.structure.blocks[index], self._blocks[index]

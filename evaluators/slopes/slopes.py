@@ -75,7 +75,7 @@ def level_slopes(
         space: whose units are moved.
         weights: of its levels and of the dense model.
         profile: to move from.
-        batches: every micro-batch.
+        batches: the micro-batches of calibration text.
         fitness: what is minimised.
         together: micro-batches whose states are kept at once; changes no bit.
 

@@ -23,11 +23,11 @@ class Score:
     """One metric of a task, or of a group of tasks.
 
     Attributes:
-        task: its name.
+        task: name of the task.
         metric: its name; with the filter of the answers in brackets where there is one.
         value: as lm-eval gives it.
         error: its standard error; None where lm-eval has none.
-        samples: documents.
+        samples: number of documents that were scored.
         higher: whether higher is better; None where lm-eval does not say.
     """
 
@@ -99,7 +99,7 @@ class Harness:
 
         Args:
             model: on its device.
-            tokenizer: the model's.
+            tokenizer: tokenizer of the model.
             batch: sequences at once.
 
         Raises:

@@ -27,7 +27,7 @@ def read_task_file(path: Path, *, trust_remote_code: bool = False) -> dict[str, 
     names it.
 
     Args:
-        path: the file.
+        path: path of the task file.
         trust_remote_code: import the Python functions that it names.
 
     Raises:

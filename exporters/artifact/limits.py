@@ -58,7 +58,7 @@ def check_rule(
     """Compare `found`, the tensors' bytes in written files, with the size rule.
 
     Raises:
-        OSError: they differ.
+        OSError: the bytes differ from those of the rule.
     """
     layers = {tensor.layer for tensor in tensors} - {""}
     ruled = sum(tensor.bytes for tensor in tensors if not tensor.layer)

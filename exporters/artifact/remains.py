@@ -18,7 +18,7 @@ class Remains:
     Attributes:
         structure: of the source.
         removed: blocks that are gone; the next ones take their number.
-        kept: the others.
+        kept: indices of the blocks that stay.
         zeroed: dropped branches, named as units, that remain with zeros in all their linear layers and biases.
         absent: dropped branches of the blocks that are kept, named as units, to the modules that went with them.
     """

@@ -30,7 +30,7 @@ class PlannedTensor:
     Attributes:
         name: its key in the file.
         dtype: as safetensors names it, for example `BF16`.
-        shape: its shape.
+        shape: shape of the tensor.
         make: gives the tensor, of this dtype and shape, whenever it is called.
         layer: path, in the source model, of the linear layer whose level it holds; empty for other tensors.
     """

@@ -61,7 +61,7 @@ class WrittenModel:
     """What was written.
 
     Attributes:
-        path: the folder.
+        path: folder of the export.
         bytes: of the safetensors files.
         tensor_bytes: of the tensors in them, without headers: what byte budgets count.
         removed: indices, in the source, of the blocks that are gone; the others are renumbered.
@@ -114,7 +114,7 @@ def write_model(
 
     Args:
         winner: what to write.
-        layout: how.
+        layout: format in which the weights are stored.
         output: the folder to make.
         device: where levels are unpacked and logits compared; None takes a GPU if there is one.
         shard_bytes: weights are split into files of at most this size, or of one tensor.

@@ -19,7 +19,7 @@ class Family:
     """An architecture of llama.cpp.
 
     Attributes:
-        name: llama.cpp's.
+        name: llama.cpp's name of the architecture.
         activations: those that it is run with, as `transformers` names them.
         rotary: rotary types that are written.
         scaled: number of blocks at which attention is scaled by hidden size / heads instead of the size of a head; None

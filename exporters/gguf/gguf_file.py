@@ -41,7 +41,7 @@ class TypedTensor:
 
     Attributes:
         planned: its name there, its bytes as a tensor, and the layer whose level it holds.
-        kind: llama.cpp's type.
+        kind: storage type of llama.cpp.
     """
 
     planned: PlannedTensor
@@ -169,7 +169,7 @@ def verify_file(path: Path, tensors: Sequence[TypedTensor]) -> int:
         Bytes of the tensors.
 
     Raises:
-        OSError: something differs.
+        OSError: a tensor differs from what was meant.
     """
     written = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
     if set(written) != {tensor.planned.name for tensor in tensors}:

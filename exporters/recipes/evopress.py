@@ -166,7 +166,7 @@ def import_file(
     """Turn one of EvoPress's files into a profile file; the arguments are those of `Scale` and `read_evopress`.
 
     Args:
-        file: EvoPress's file.
+        file: path of EvoPress's file.
         output: the profile file to write.
         base: percent of zeros at sparsity level 0.
         step: zeros from one sparsity level to the next.

@@ -18,8 +18,8 @@ class Mark:
     """One value of a series.
 
     Attributes:
-        x: across.
-        y: upwards; zero and less are drawn on the lower edge.
+        x: position across the chart.
+        y: value upwards; zero and less are drawn on the lower edge.
         low: lower end of the confidence interval, or None.
         high: its upper end.
         tooltip: lines shown under the pointer.

@@ -19,8 +19,8 @@ class PredictedFront:
     """The front that additive errors predict.
 
     Attributes:
-        costs: exact, fixed cost included, rising.
-        errors: predicted, falling.
+        costs: exact costs in rising order, the fixed cost included.
+        errors: predicted errors in falling order, one for each cost.
         exact: whether every error is proved to be the least within its cost.
     """
 
@@ -89,7 +89,7 @@ def allocate(space: Space, errors: Errors, kind: str, max_states: int = 2**18) -
     Args:
         space: with a tree of branches and units.
         errors: per unit and level; a branch's own error counts beside those of its units.
-        kind: of cost.
+        kind: kind of cost that limits the profiles.
         max_states: where sums of costs can take about as many values or more, only one state is kept per cell of
             nearby costs. Costs stay exact, so that a budget is never exceeded, and `gap` says what may be lost.
 

@@ -141,8 +141,8 @@ def both(first: Choices, second: Choices, quantum: int, most_states: int) -> Cho
     """A choice for each of two parts.
 
     Args:
-        first: a part.
-        second: another.
+        first: choices for one part of the space.
+        second: choices for another part.
         quantum: where costs have no common divisor near or above this, one state is kept per cell of at least
             about this width.
         most_states: up to so many pairs are all looked at, where a grid would lose some; it is faster from a

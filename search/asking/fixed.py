@@ -12,7 +12,7 @@ class FixedSearcher:
 
     Args:
         profiles: what to measure, in order.
-        fidelity: the archive's.
+        fidelity: sequences on which the archive compares profiles.
     """
 
     def __init__(self, profiles: Sequence[Profile], fidelity: Fidelity) -> None:

@@ -83,10 +83,10 @@ class FrontierSearcher(Turns):
     """Profiles for all budgets, improved together.
 
     Args:
-        config: settings.
+        config: settings of the method.
         space: of the profiles.
         limits: of each budget.
-        calibration: calibration sequences.
+        calibration: calibration sequences to draw on.
         rng_seed: of the exchanges.
         start: profiles that are measured beside the uniform ones.
 

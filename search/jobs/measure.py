@@ -127,7 +127,7 @@ def _compare(assembly: Assembly, tokens_NT: Tensor, students: Iterable[Callable[
 
     Args:
         assembly: has the dense model.
-        tokens_NT: the sequences.
+        tokens_NT: token ids of the sequences.
         students: for each of them what gives the logits of some positions.
     """
     teacher, chunk = assembly.runner, int(assembly.config.evaluation.chunk)

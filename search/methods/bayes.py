@@ -65,10 +65,10 @@ class OptunaSearcher(Turns):
     CMA-ES runs on the package that Optuna's own sampler wraps, because that one keeps its state as a pickle.
 
     Args:
-        config: settings.
+        config: settings of the method.
         space: of the profiles.
         limits: that no profile exceeds.
-        calibration: calibration sequences.
+        calibration: calibration sequences to draw on.
         rng_seed: root of every sampler's seed.
         start: profiles that are measured beside the uniform one; no parameters belong to them.
     """

@@ -84,10 +84,10 @@ class DPSearcher(Turns):
     """Additive errors and an exact allocation, for one budget or several from one set of measurements.
 
     Args:
-        config: settings.
+        config: settings of the method.
         space: of the profiles.
         limits: of the profile wanted, or a list of limits for one profile each.
-        calibration: calibration sequences.
+        calibration: calibration sequences to draw on.
         rng_seed: unused, the method is deterministic.
         start: profiles within the first limits that are measured beside the uniform ones.
         errors: unit name to label to layer error, for `errors: nmse`.

@@ -36,7 +36,7 @@ class EvolutionConfig(MethodConfig):
     Here k of n branches are dropped, of each type where drops are balanced, else of all together.
 
     Attributes:
-        generations: at most.
+        generations: most generations of the search.
         offspring: of each generation.
         survivors: of each stage; the last is 1. The parent joins the last stage.
         tokens: of each stage.
@@ -148,7 +148,7 @@ class EvolutionSearcher(Turns):
         config: settings; blanks follow EvoPress.
         space: of the profiles.
         limits: that no profile exceeds.
-        calibration: calibration sequences.
+        calibration: calibration sequences to draw on.
         rng_seed: of every draw.
         start: profiles that are candidates for the first parent, beside the uniform one.
     """

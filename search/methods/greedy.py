@@ -41,10 +41,10 @@ class GreedySearcher(Turns):
     that fit are taken while they improve.
 
     Args:
-        config: settings.
+        config: settings of the method.
         space: of the profiles.
         limits: that the result keeps; profiles on the way down exceed them.
-        calibration: calibration sequences.
+        calibration: calibration sequences to draw on.
         rng_seed: unused, the method is deterministic.
         start: profiles that are measured beside the uniform one.
 

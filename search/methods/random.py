@@ -19,7 +19,7 @@ class RandomConfig(MethodConfig):
     """Settings of `random`.
 
     Attributes:
-        samples: random profiles.
+        samples: number of random profiles.
         tokens: with which each is measured.
         finalists: best of them that are measured again at the archive's fidelity.
         batch: profiles per ask.
@@ -42,11 +42,11 @@ class RandomSearcher(Turns):
     """Independent random profiles within the limits; the best few are measured properly.
 
     Args:
-        config: settings.
-        space: of the profiles.
-        limits: that no profile exceeds.
-        calibration: calibration sequences.
-        rng_seed: of every draw.
+        config: settings of the method.
+        space: the profiles to draw from.
+        limits: limits that no profile exceeds.
+        calibration: calibration sequences to draw on.
+        rng_seed: root of all random numbers.
         start: profiles that are measured beside the uniform one.
     """
 

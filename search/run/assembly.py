@@ -40,7 +40,7 @@ class Assembly:
     Attributes:
         config: the resolved configuration (no `auto` left in what decides a value).
         model: the dense model.
-        tokenizer: the model's.
+        tokenizer: tokenizer of the model.
         data: sequences by name.
         space: what is searched.
         limits: exact limits of each budget.

@@ -59,7 +59,7 @@ def cheapest_within(
     Args:
         space: of the profile.
         measured: what predictions are made from.
-        kind: of cost.
+        kind: kind of cost that is made small.
         bound: of the predicted fitness.
         limits: on other costs; minimum counts are such.
 

@@ -23,10 +23,10 @@ class Scored:
     """One score and what it cost.
 
     Attributes:
-        score: its name.
-        sensitivity: its table.
-        tokens: of calibration text, times the profiles that ran on them; the teacher is one.
-        seconds: that it took when it was measured.
+        score: name of the score.
+        sensitivity: the score of every level of every unit.
+        tokens: calibration tokens times the profiles that ran on them; the teacher is one.
+        seconds: time that measuring it took.
         reused: whether all of it was measured before.
         levels, units: Spearman's rank correlation with measured changes of fitness; None where unknown.
     """
@@ -50,10 +50,10 @@ def stored_proxy(
     """A score of `proxies.py`: that in `folder` or beside it if it fits, else made now and saved.
 
     Args:
-        name: which.
+        name: name of the score.
         assembly: a run whose levels are built.
-        folder: of the run's scores; made if need be.
-        tokens: of calibration text, about; whole micro-batches are taken.
+        folder: folder of the run's scores; made if it is missing.
+        tokens: about how many calibration tokens; whole micro-batches are taken.
         listen: told when it is made.
 
     Raises:

@@ -33,7 +33,7 @@ class Allocation:
     """The profile of smallest summed score under one budget.
 
     Attributes:
-        budget: its name.
+        budget: name of the budget.
         score: what was allocated by; `uniform` for the uniform profile.
         profile: indices of levels.
         cost: of the front's axis.
@@ -109,7 +109,7 @@ def sensitivities(
     Args:
         config: model, text, levels, budgets.
         path: run folder; those beside it are looked through for scores that fit.
-        scores: which.
+        scores: names of the scores.
         tokens: of calibration text, for each measurement.
         base: what the other units are at while one is measured: the dearest level, uniform at the first budget, or
             a profile.

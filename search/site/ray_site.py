@@ -44,7 +44,7 @@ class Folders:
     """Where a worker finds files.
 
     Attributes:
-        databases: the levels.
+        databases: folder of the level databases.
         sent: what it may not see.
     """
 
@@ -219,7 +219,7 @@ def open_evaluator(
     Args:
         config: resolved, as JSON values.
         folders: where the levels are, or are written.
-        data: the sequences.
+        data: tokenised sequences by name.
         recipe: what decides a value where the levels were built.
         levels: gives them where this machine does not see them.
         share: of this machine's memory.

@@ -31,7 +31,7 @@ class ParetoArchive:
 
     Args:
         space: that gives costs and canonical profiles.
-        kind: of cost.
+        kind: kind of cost that is the front's axis.
         fidelity: the fixed calibration prefix.
     """
 

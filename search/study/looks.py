@@ -37,7 +37,7 @@ class Look:
 
     Attributes:
         tokens: that had guided the search.
-        budget: its name.
+        budget: name of the budget.
         model: key of what the profile builds.
         calibration: fitness on the archive's prefix.
         validation: fitness on all validation sequences; None where the model failed there.
@@ -65,7 +65,7 @@ class Looks:
     Args:
         space: gives models their keys.
         budgets: limits by name.
-        validation: the sequences.
+        validation: sequences of validation text.
         seed: of the test.
         patience: looks in a row without improvement after which the search should end; None: it never should.
     """

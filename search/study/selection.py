@@ -46,10 +46,10 @@ class Verdict:
     """One paired test: how much lower a finalist is than uniform, and how surprising that would be by chance.
 
     Attributes:
-        profile: the finalist.
+        profile: profile of the finalist.
         gain: mean over documents of uniform minus finalist; above 0 is better than uniform.
-        p: one-sided.
-        adjusted: by Holm over all finalists of all budgets.
+        p: one-sided p-value of the test.
+        adjusted: p-value after Holm's correction over all finalists of all budgets.
     """
 
     profile: Profile

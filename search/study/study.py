@@ -28,7 +28,7 @@ class Progress:
     """How far a study is.
 
     Attributes:
-        steps: asks answered.
+        steps: number of asks that were answered.
         evaluations: profiles evaluated at some fidelity, without those asked twice.
         tokens: calibration tokens asked of profiles, every position of a profile once, and those of slopes.
         slope_tokens: those of slopes: tokens times the forward passes that they cost.
@@ -55,8 +55,8 @@ class Study:
     """One search.
 
     Args:
-        searcher: proposes trials.
-        pool: evaluates them.
+        searcher: proposes the trials.
+        pool: workers that evaluate the trials.
         archive: keeps what was evaluated on its fixed prefix.
         journal: keeps every value of this run; known values are never evaluated again.
         library: values that other runs measured under the same fingerprint; what is used is copied.

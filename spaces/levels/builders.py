@@ -91,7 +91,7 @@ def build_layers(
         hessian: (I, I), sum or mean of x x^T over calibration inputs, on the same device; None if no label
             needs it.
         labels: layer to its levels, of `spaces/levels/labels.py`.
-        config: how.
+        config: quantiser, pruner, scales and their settings.
         dtype: the type the model runs in; a float32 model stores float16.
         replays: recordings to use again where layers of the same shapes are built one after the other.
 

@@ -17,10 +17,10 @@ class Blocks:
     """A storage type.
 
     Attributes:
-        name: llama.cpp's.
-        number: in its files.
-        weights: of a block.
-        bytes: of a block.
+        name: llama.cpp's name of the type, in lower case.
+        number: the type's number in GGUF files.
+        weights: number of weights in one block.
+        bytes: stored bytes of one block.
     """
 
     name: str

@@ -26,7 +26,7 @@ def quantize(weight_OI: Tensor, blocks: Blocks, importance_I: Tensor | None) -> 
 
     Args:
         weight_OI: float32; rows are whole blocks.
-        blocks: the type.
+        blocks: llama.cpp's storage type.
         importance_I: how much an input's errors count, as llama.cpp's importance matrix: mean squares of the inputs.
 
     Raises:

@@ -57,7 +57,7 @@ def fit(weight: Tensor, steps: Tensor, symmetric: bool, shrinks_S: Tensor, dtype
         weight: (..., K, O).
         steps: 2^bits - 1 of each output, (O,).
         symmetric: the kind of grid.
-        shrinks_S: of `shrinks_of`.
+        shrinks_S: factors by which the range is shrunk, as `shrinks_of` gives them.
         dtype: 16-bit type of scales.
 
     Returns:

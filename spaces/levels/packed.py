@@ -20,7 +20,7 @@ class Packed:
 
     Attributes:
         label: the level; `spaces/levels/labels.py` says what it means.
-        shape: (O, I).
+        shape: outputs and inputs of the layer, (O, I).
         tensors: those of the following that the label needs.
             `codes`: dense bytes of the integers, in row-major order, of survivors only where there is a mask;
             symmetric codes are stored plus 2^(bits-1).

@@ -40,7 +40,7 @@ class Lane:
     """One layer at one label, to be compressed with error compensation.
 
     Attributes:
-        weight_OI: float32.
+        weight_OI: the layer's weight in float32.
         sparsity: prune, choosing the mask on the way by w^2 / U[i, i]^2 of the updated weights: at the start of
             each block with that block's even share of the zeros, or of each group of a pattern.
         mask_OI: prune what is false here instead.
@@ -74,9 +74,9 @@ def solve(lanes: Sequence[Lane], factor: Factor, method: Method, replays: Replay
     """Compress lanes of layers that read the same inputs; each one's bits are those it has alone.
 
     Args:
-        lanes: of the same number of inputs, on the same device.
-        factor: of their inputs' Hessian.
-        method: how.
+        lanes: layers with the same number of inputs, on the same device.
+        factor: factorised inverse Hessian of their inputs.
+        method: width of a block of columns, and other settings.
         replays: runs what is done inside a block of columns.
     """
     walks: dict[_Kind, list[list[int]]] = {}
@@ -232,8 +232,8 @@ class _Block:
     """Fixes the columns of one block, one after the other, for all lanes at once.
 
     Attributes:
-        kind: of the lanes.
-        dtype: storage type.
+        kind: what the lanes have in common.
+        dtype: type in which the scales are stored.
         groups: columns, counted from the block's first, at which a group of a grid begins.
         patterns: the same for a group of a pattern.
     """

@@ -28,7 +28,7 @@ class Linear:
     Attributes:
         path: the module's path in the model; its parameter is `path.weight`.
         in_features: inputs of a row.
-        out_features: rows.
+        out_features: number of outputs, the rows of its weight (O, I).
         transposed: stored as (in, out), as GPT-2's `Conv1D` does.
     """
 

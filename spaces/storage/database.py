@@ -33,7 +33,7 @@ class LevelDatabase:
     """Packed levels by layer path and label.
 
     Args:
-        path: its folder.
+        path: folder of the database.
         recipe: everything that decides the levels' values: fingerprints of model and calibration, the
             builder's settings, the labels of each layer.
 

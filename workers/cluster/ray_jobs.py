@@ -52,14 +52,14 @@ class Jobs:
     """The jobs of one cluster.
 
     Args:
-        address: of the dashboard, `http://HEAD:8265`.
+        address: address of the dashboard, for example `http://HEAD:8265`.
 
     Raises:
         ConnectionError: no dashboard that takes jobs answers there.
-        PermissionError: it wants a token, or another one.
+        PermissionError: the dashboard wants a token, or another one.
 
     Attributes:
-        address: complete.
+        address: address of the dashboard with its scheme and port.
     """
 
     def __init__(self, address: str) -> None:
@@ -179,7 +179,7 @@ def _reach(address: str) -> None:
     """Refuse a place where nothing answers, at once; Ray would try for minutes, or wait for ever.
 
     Raises:
-        ConnectionError: nothing does.
+        ConnectionError: nothing answers at the address.
     """
     parts = urlsplit(address)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection

@@ -31,7 +31,7 @@ class _Call:
     """A worker at work.
 
     Attributes:
-        worker: its handle.
+        worker: Ray's handle of the worker.
         step: what it does.
         task: what it evaluates.
         began: clock at the call.

@@ -29,9 +29,9 @@ def settle(task: Task, answers: list[Evaluation] | str, retries: int) -> tuple[l
     is tried once more.
 
     Args:
-        task: that ended.
-        answers: of all its trials, or what its worker failed with.
-        retries: of a trial alone.
+        task: the task that ended.
+        answers: evaluations of all its trials, or the error that its worker failed with.
+        retries: how often a trial is tried again on its own.
 
     Raises:
         ConnectionError: slopes cannot be had; without them this would be another search.

@@ -49,7 +49,7 @@ class Population:
         """Where at most `wanted` groups of about equal work begin, and where the last one ends.
 
         Args:
-            wanted: groups.
+            wanted: number of groups, at most.
             runs: into how many the sequences are cut, each of which installs everything.
         """
         return edges(self.run_P + runs * self.install * self.installed_P, wanted)
@@ -58,8 +58,8 @@ class Population:
         """Time for all parts together, in times that a block takes for all sequences.
 
         Args:
-            edges: of the groups of profiles.
-            runs: of sequences.
+            edges: first profile of every group, and the number of profiles.
+            runs: number of runs that the sequences are cut into.
             teachers: how often the dense model runs for each sequence.
         """
         first = np.array(edges[:-1])

@@ -42,7 +42,7 @@ def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, insta
         trials: what to divide.
         space: of the profiles; says how long slopes take.
         grain: sequences that are evaluated together; parts begin and end at multiples of it.
-        workers: how many.
+        workers: number of workers.
         install: multiply-accumulates in the time that a block's weights take to be put in place; without it,
             sequences are divided first.
     """

@@ -28,7 +28,7 @@ class SimulatedPool:
 
     Args:
         evaluator: a landscape, a replay, or a real one.
-        workers: how many.
+        workers: number of workers.
         seconds: that one sequence takes; slopes take it once for each of their `passes`.
         spread: a trial's time varies by this share up or down, evenly.
         failures: share of the trials that come back with an error.
