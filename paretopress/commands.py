@@ -197,10 +197,20 @@ def status(run: Run) -> None:
 
 
 @app.command()
-def show(run: Run, as_json: Annotated[bool, typer.Option("--json", help="print front.json")] = False) -> None:
-    """The front as a table."""
+def show(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="print front.json")] = False,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="draw the front into an SVG file")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the SVG file")] = False,
+) -> None:
+    """The front as a table, as JSON or as a picture."""
     front = front_of(run)
-    if as_json:
+    if svg is not None:
+        from .exporters.report.picture import write_picture
+
+        write_picture(front, svg, overwrite=overwrite)
+        console.say(f"{svg}: the front of {run}")
+    elif as_json:
         print(json.dumps(front.record(), indent=1, allow_nan=False))
     else:
         from .tables import front_table

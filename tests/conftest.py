@@ -1,6 +1,6 @@
 """What all tests share."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -34,12 +34,12 @@ def _one_thread() -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     """Print what each file took, so that a slow one is seen when it becomes slow."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 seconds[report.nodeid.partition("::")[0]] += report.duration
-    slowest = seconds.most_common(LISTED)
+    slowest = sorted(seconds.items(), key=lambda item: -item[1])[:LISTED]
     rest = sum(seconds.values()) - sum(duration for _, duration in slowest)
     terminalreporter.write_sep("=", "seconds of each file")
     for file, duration in slowest:

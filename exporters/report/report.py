@@ -115,7 +115,8 @@ def _summary(front: Front) -> str:
     return f'<p>{text}</p>\n<ul class="tiles">{items}</ul>'
 
 
-def _front(front: Front) -> str:
+def front_chart(front: Front) -> str:
+    """The front and its baselines as a chart, one SVG element; empty if there are no held-out figures."""
     methods = sorted({b.method for b in front.baselines}, key=lambda m: (m != "uniform", m))
     series = [
         _series(method, *_SHAPES[i % len(_SHAPES)], front, (b for b in front.baselines if b.method == method))
@@ -125,12 +126,15 @@ def _front(front: Front) -> str:
         series.append(_series("refit", "third", "diamond", front, refits))
     series.append(_series("front", "front", "circle", front, front.points, selects=True))
     series = [one for one in series if one.marks]
+    title = "held-out KL, nats per token (log)"
+    return chart(series, front.cost_unit, title, f"Held-out KL against {front.cost_unit}") if series else ""
+
+
+def _front(front: Front) -> str:
     note = "Divergence from the dense model on held-out text against cost; lower and further left is better. "
     note += "Bars are confidence intervals. Choose a point to see its profile."
-    if not series:
+    if not (drawn := front_chart(front)):
         return section("Front", "There are no held-out figures yet.", "")
-    title = "held-out KL, nats per token (log)"
-    drawn = chart(series, front.cost_unit, title, f"Held-out KL against {front.cost_unit}")
     return section("Front", note, f'<div class="scroll">{drawn}</div>')
 
 

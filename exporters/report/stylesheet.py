@@ -3,31 +3,16 @@
 _SHADES = ("#fdf3c4", "#e3eeb5", "#bfe2b6", "#8fd1bb", "#5cbcc2", "#3a9fc1", "#2e7cb5", "#2f58a8", "#3a2fa0")
 _DARK_TEXT = "#10202b"
 
-STYLE = """
+COLOURS = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #ffffff; --ink: #1d2126; --soft: #5d6670;
   --faint: #d9dde1; --front: #c2410c; --first: #2563a8; --second: #64748b; --third: #7c5aa6; --good: #15803d;
   --mute: #eceef0; --gone: #d4d8dc; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171a; --card: #1c2024; --ink: #e8eaed; --soft: #a2abb5;
   --faint: #353b42; --front: #fb923c; --first: #7ab3ef; --second: #a7b2bf; --third: #bfa0e8; --good: #6cc98a;
   --mute: #2a3036; --gone: #3a424a; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 36px 24px 64px; }
-h1 { font-size: 27px; line-height: 1.2; margin: 2px 0 8px; letter-spacing: -.01em; overflow-wrap: anywhere; }
-h2 { font-size: 17px; margin: 0 0 2px; }
-p { margin: 0 0 14px; max-width: 78ch; }
-.kicker, .note { color: var(--soft); }
-.kicker { font-size: 13px; letter-spacing: .04em; margin: 0; }
-.note { font-size: 13.5px; max-width: 120ch; }
-section { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 20px 22px;
-  margin-top: 18px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 20px 0 0;
-  padding: 0; list-style: none; }
-.tiles li { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 11px 16px; }
-.tiles b { display: block; font-size: 21px; font-weight: 620; font-variant-numeric: tabular-nums; }
-.tiles span { color: var(--soft); font-size: 13px; }
-.scroll { overflow-x: auto; }
+"""
+
+CHART = """
 svg text { fill: var(--ink); font-size: 12px; font-variant-numeric: tabular-nums; }
 .chart { display: block; width: 100%; min-width: 560px; height: auto; }
 .grid { stroke: var(--faint); stroke-width: 1; }
@@ -46,6 +31,32 @@ svg .tick, svg .title { fill: var(--soft); }
 .mark:hover .dot { stroke: var(--ink); }
 svg .name { fill: var(--hue); font-weight: 600; }
 .leader { stroke: var(--faint); fill: none; }
+"""
+
+STYLE = (
+    COLOURS
+    + """
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 36px 24px 64px; }
+h1 { font-size: 27px; line-height: 1.2; margin: 2px 0 8px; letter-spacing: -.01em; overflow-wrap: anywhere; }
+h2 { font-size: 17px; margin: 0 0 2px; }
+p { margin: 0 0 14px; max-width: 78ch; }
+.kicker, .note { color: var(--soft); }
+.kicker { font-size: 13px; letter-spacing: .04em; margin: 0; }
+.note { font-size: 13.5px; max-width: 120ch; }
+section { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 20px 22px;
+  margin-top: 18px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 20px 0 0;
+  padding: 0; list-style: none; }
+.tiles li { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 11px 16px; }
+.tiles b { display: block; font-size: 21px; font-weight: 620; font-variant-numeric: tabular-nums; }
+.tiles span { color: var(--soft); font-size: 13px; }
+.scroll { overflow-x: auto; }
+"""
+    + CHART
+    + """
 .choice { position: absolute; opacity: 0; pointer-events: none; }
 .tabs { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0 14px; }
 .tabs label { border: 1px solid var(--faint); border-radius: 7px; padding: 4px 12px; cursor: pointer; font-size: 14px; }
@@ -81,10 +92,12 @@ dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 code, pre { font: 13px/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { background: var(--mute); border-radius: 8px; padding: 12px 16px; margin: 10px 0 0; overflow-x: auto; }
 @media print { section { break-inside: avoid; } .panel { display: block; } .tabs { display: none; } }
-""" + "".join(
-    f".shade-{i} rect, i.shade-{i} {{ fill: {color}; background: {color}; }}\n"
-    f".shade-{i} text {{ fill: {_DARK_TEXT if i < 5 else '#ffffff'}; }}\n"
-    for i, color in enumerate(_SHADES)
+"""
+    + "".join(
+        f".shade-{i} rect, i.shade-{i} {{ fill: {color}; background: {color}; }}\n"
+        f".shade-{i} text {{ fill: {_DARK_TEXT if i < 5 else '#ffffff'}; }}\n"
+        for i, color in enumerate(_SHADES)
+    )
 )
 
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from paretopress.exporters.figures import cost_figure, duration, figure, percent, size, whole
 from paretopress.exporters.report.heatmap import HeatMaps, Place, bits_per_weight, place, short_label
+from paretopress.exporters.report.picture import write_picture
 from paretopress.exporters.report.plot import Mark, Series, chart, linear_ticks, log_ticks
-from paretopress.exporters.report.report import write_report
+from paretopress.exporters.report.report import front_chart, write_report
+from paretopress.search.folder.front import Front
 from paretopress.spaces.levels.labels import parse_label, stored_bits
 
 VOID = {"meta", "input", "br"}
@@ -244,6 +247,28 @@ def test_looks_are_drawn_as_means_over_budgets(report: Report) -> None:
     assert "geometric mean" not in alone
     assert "no longer followed" not in alone
     assert "The search was ended because validation no longer followed." in report(stopped="looks")
+
+
+def test_a_picture_stands_alone_and_replaces_only_pictures(tmp_path: Path) -> None:
+    front, output = Front.of(record(), "front.json"), tmp_path / "front.svg"
+    write_picture(front, output)
+    text = output.read_text()
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert (root.get("width"), root.get("height")) == ("860", "400")
+    assert not re.search(r"https?:(?!//www.w3.org/2000/svg)|@import|url\(", text)
+    drawn = front_chart(front)
+    assert drawn[drawn.index(">") + 1 :] in text
+    with pytest.raises(
+        FileExistsError, match="exists already; give another name, or replace it with --overwrite"
+    ):
+        write_picture(front, output)
+    write_picture(front, output, overwrite=True)
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(FileExistsError, match="thesis.tex is no SVG file, so it is not replaced"):
+        write_picture(front, tmp_path / "thesis.tex", overwrite=True)
+    with pytest.raises(ValueError, match="the front has no held-out figures to draw"):
+        write_picture(Front(points=[]), tmp_path / "none.svg")
 
 
 def test_run_without_a_front(tmp_path: Path) -> None:

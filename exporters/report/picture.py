@@ -1,0 +1,47 @@
+"""The front as a picture of its own: an SVG file for papers, pages and slides."""
+
+from pathlib import Path
+
+from ...search.folder.front import Front
+from ...spaces.storage.files import write_atomic
+from ...spaces.storage.ownership import check_output_file
+from .plot import HEIGHT, WIDTH
+from .report import front_chart
+from .stylesheet import CHART, COLOURS
+
+_BEGINNING = "<svg "
+
+
+def write_picture(front: Front, output: Path, *, overwrite: bool = False) -> None:
+    """Draw a front with its baselines, in colours for light and dark pages.
+
+    Args:
+        front: the front to draw.
+        output: the SVG file to write.
+        overwrite: whether to replace an SVG file that lies there.
+
+    Raises:
+        ValueError: the front has no held-out figures.
+        FileExistsError: something lies at `output` that may not be replaced.
+    """
+    drawn = front_chart(front)
+    if not drawn:
+        raise ValueError("the front has no held-out figures to draw; let the search finish")
+    check_output_file(output, "SVG file", _read, overwrite=overwrite)
+    write_atomic(output, _standing_alone(drawn))
+
+
+def _standing_alone(drawn: str) -> str:
+    """A chart with what a page would give it: its name space, its size, its style and its ground."""
+    opening = f'{_BEGINNING}xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{HEIGHT:g}" '
+    style = f"<style>{COLOURS}svg {{ font-family: system-ui, sans-serif; }}{CHART}</style>"
+    ground = f'<rect width="{WIDTH:g}" height="{HEIGHT:g}" fill="var(--card)"/>'
+    inside = drawn.index(">") + 1
+    return opening + drawn[len(_BEGINNING) : inside] + style + ground + drawn[inside:] + "\n"
+
+
+def _read(path: Path) -> str:
+    text = path.read_text()
+    if not text.startswith(_BEGINNING):
+        raise ValueError("it does not begin as an SVG file")
+    return text
