@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class FitnessConfig(BaseModel):
-    """Which fitness.
+    """The figure that is minimised, a mean over the positions of the text.
 
     Attributes:
         name: `kl` (exact Kullback-Leibler divergence from the dense model), `topk-kl` (over the teacher's `k`

@@ -57,8 +57,8 @@ class MinimumConfig(BaseModel):
     """At least `count` units take `label`, in every profile.
 
     Attributes:
-        count: of units, a fused group being one; those under a dropped branch do not count.
-        label: of a level; `keep` for branches that stay.
+        count: least number of units, a fused group being one; units under a dropped branch do not count.
+        label: name of the level; `keep` stands for branches that stay.
         units: regular expression on unit names (module paths, `blocks.3.attention`); all of them if empty.
     """
 
@@ -78,10 +78,10 @@ class MinimumConfig(BaseModel):
 
 
 class SpaceConfig(BaseModel):
-    """What may vary.
+    """What may vary: the levels of layers, dropped branches, and the rules beside budgets.
 
     Attributes:
-        levels: labels that every searched layer may take (the table in `spaces/levels/labels.py`).
+        levels: names of the levels that every searched layer may take, for example `w4g128`.
         ladder: EvoPress's sparsity ladder, beside or instead of `levels`.
         drop: whether attention and MLP branches, or whole blocks, may be removed.
         units: which layers are searched.

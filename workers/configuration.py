@@ -14,23 +14,23 @@ from pydantic import (
 
 
 class LocalConfig(BaseModel):
-    """In the process that searches."""
+    """Evaluations run in the process that searches."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["local"] = "local"
 
 
 class RayConfig(BaseModel):
-    """On a Ray cluster, one long-lived process per worker.
+    """Evaluations run on a Ray cluster, in one long-lived process per worker.
 
     Attributes:
-        address: of the cluster; by default `RAY_ADDRESS`, else one that runs on this machine, else a new one.
-        number: of workers; by default as many as the cluster has room for, also when nodes come or go.
-        gpus: of each worker; by default 1 where the evaluation's device is a GPU, else 0. A half means that two
+        address: address of the cluster; by default `RAY_ADDRESS`, else a cluster that runs on this machine, else a new one.
+        number: number of workers; by default as many as the cluster has room for, also when nodes come or go.
+        gpus: GPUs of each worker; by default 1 where the evaluation's device is a GPU, else 0. A half means that two
             workers share one.
-        cpus: of each worker; by default as many as the evaluation has threads, 0 for a worker with a GPU.
-        retries: of a trial whose worker failed on it alone, before it is recorded as failed.
-        max_failures: of workers and their work in one run of the command, before it ends with the first one.
+        cpus: CPUs of each worker; by default as many as the evaluation has threads, 0 for a worker with a GPU.
+        retries: how often a trial whose worker failed on it alone is tried again before it is recorded as failed.
+        max_failures: failures of workers in one run of the command after which the command ends with the first of them.
         deadline: seconds after which a worker that has not answered is ended, as one that hangs.
         patience: seconds that a search without any worker waits for one.
     """

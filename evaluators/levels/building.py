@@ -31,8 +31,8 @@ class CalibratedBuilderConfig(BuilderConfig):
 
     Attributes:
         tokens: calibration tokens that the Hessians are summed over.
-        chain: None takes every Hessian from the dense model; a label (EvoPress quantises with `w3g128a`) puts
-            that level into the earlier blocks first. It must be among the space's levels.
+        chain: level that the earlier blocks have while a block's Hessians are gathered, as EvoPress does with `w3g128a`; it
+            must be among the space's levels. Null takes every Hessian from the dense model.
     """
 
     tokens: int = Field(default=131_072, gt=0)

@@ -9,16 +9,17 @@ class EvaluationConfig(BaseModel):
     """How profiles are evaluated; everything here but the memory limits belongs to the fingerprint.
 
     Attributes:
-        dtype: of weights and hidden states; losses are always float32.
-        device: `auto` takes a GPU when there is one; `cuda:0,cuda:1` spreads the blocks over both.
+        dtype: type of weights and hidden states; losses are always float32. `auto` takes float32 on a CPU, the stored type on a GPU.
+        device: where evaluations run: `cpu`, `cuda`; `auto` takes a GPU when there is one; `cuda:0,cuda:1` spreads the blocks over both.
         micro_batch: sequences that always run together; `auto` makes 1,024 tokens of them, 2,048 on a GPU.
-        threads: CPU threads; `auto` takes the machine's cores.
-        memory: bytes of each device that evaluating may use (building levels has its own needs); `auto` takes nine tenths of what is free on a GPU, half of
-            it on a CPU. What does not fit streams, what is too large comes in tiles. Never changes a value.
+        threads: number of CPU threads; `auto` takes the cores that this process may use.
+        memory: bytes of each device that evaluating may use (building levels has its own needs); `auto` takes nine tenths of
+            what is free on a GPU, half of it on a CPU. What does not fit streams, and what is too large comes in tiles. It
+            never changes a value.
         host_memory: bytes that may be pinned for blocks that stream and the teacher's states; `auto` takes half of
-            what is free. Never changes a value.
-        chunk: positions whose logits exist at once; `auto` makes 512 of them, on a GPU as many as take 512 MiB.
-        compile: run blocks and losses through `torch.compile`; `auto` on a GPU where launches are not what costs.
+            what is free. It never changes a value.
+        chunk: number of positions whose logits exist at once; `auto` takes 512, on a GPU as many as need 512 MiB.
+        compile: whether blocks and losses run through `torch.compile`; `auto` decides by rule on a GPU, from the sizes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

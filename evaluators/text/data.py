@@ -33,8 +33,8 @@ class SetConfig(BaseModel):
     """One set of sequences.
 
     Attributes:
-        tokens: tokens wanted, rounded down to whole sequences.
-        source: where they come from; None takes a share of the common source.
+        tokens: tokens of the set, rounded down to whole sequences.
+        source: where the documents come from; null takes a share of the common source.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,18 +44,18 @@ class SetConfig(BaseModel):
 
 
 class DataConfig(BaseModel):
-    """The three sets.
+    """The text: calibration, validation and held-out sequences.
 
     Sets with the same source divide its documents 3 : 1 : 1 (calibration, validation, held-out), by a seeded
     order of their contents that does not depend on how many tokens are wanted.
 
     Attributes:
-        source: the common source.
-        length: tokens per sequence.
-        bos: whether BOS stands before each document: if the model has one (`auto`), `always` or `never`.
-        calibration: what the search uses.
-        validation: what the final choice uses.
-        heldout: what only the report uses.
+        source: the common source of the sets.
+        length: tokens of each sequence.
+        bos: whether the token BOS stands before each document: where the model has one (`auto`), `always` or `never`.
+        calibration: the set that levels are built from and the search uses.
+        validation: the set that the final choice uses.
+        heldout: the set that only the report uses.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

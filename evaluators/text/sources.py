@@ -37,7 +37,7 @@ class SourceConfig(BaseModel):
             hold only `<|endoftext|>` divide, and a file without them is one document.
         field: field of JSONL lines and datasets that holds the text.
         dataset_split: split of a Hugging Face dataset.
-        max_documents: documents that are read at most, from the source's beginning.
+        max_documents: most documents that are read, from the beginning of the source.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

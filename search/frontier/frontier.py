@@ -46,13 +46,13 @@ class FrontierConfig(MethodConfig):
     """Settings of `frontier`.
 
     Attributes:
-        sensitivities: `slopes` from backward passes where they are known, or `measured` one at a time everywhere.
-        tokens: of the first sensitivities; by default as many as the archive's prefix has, 16,384 at most, measured
-            ones 2,048 at most.
-        around: of the later ones, before any round fails; by default the same, measured ones 4,096 at most.
-        offspring: exchanges that are measured, on as many tokens as a first look around, where no allocation is better.
-        check: with which proposals are compared before the best of each budget is measured on the archive's prefix.
-        rounds: for each budget at most.
+        sensitivities: `slopes` takes them from backward passes where these exist; `measured` evaluates one change at a time.
+        tokens: calibration tokens of the first sensitivities; by default those of the archive's prefix, but at most 16,384,
+            and at most 2,048 for measured ones.
+        around: calibration tokens of the later sensitivities, before any round fails; by default the same, but at most 4,096 for measured ones.
+        offspring: number of exchanges of levels that are measured where no allocation is better.
+        check: calibration tokens on which proposals are compared before the best of each budget is measured on the archive's prefix.
+        rounds: most rounds for each budget.
         patience: rounds without improvement after which a budget rests; each doubles the tokens of the next. It rests
             earlier when all calibration text has been looked at.
     """

@@ -30,13 +30,13 @@ class OptunaConfig(MethodConfig):
     """Settings of `optuna`.
 
     Attributes:
-        sampler: `cmaes` (best in benchmarks/methods/methods.py), `tpe`, `nsga2` or `gp` (seconds per trial: for evaluations of minutes).
-        trials: parameter vectors, the zero vector (uniform) included.
-        tokens: with which each is measured.
-        finalists: best of them that are measured again at the archive's fidelity.
-        knots: of the depth curve.
-        spread: parameters lie within plus and minus this; 1 is a factor of two in cost.
-        batch: vectors per ask.
+        sampler: `cmaes` (the best in our benchmark of methods), `tpe`, `nsga2`, or `gp`, which takes seconds per trial.
+        trials: number of parameter vectors, the zero vector (uniform) included.
+        tokens: calibration tokens with which each of them is measured.
+        finalists: number of the best that are measured again on the archive's prefix.
+        knots: number of knots of the depth curve.
+        spread: bound of the parameters, plus and minus; 1 is a factor of two in cost.
+        batch: parameter vectors that are asked for at once.
     """
 
     summary: ClassVar[str] = (

@@ -29,12 +29,12 @@ class DPConfig(MethodConfig):
             database and needs no trial before its result.
         base: what the other units are at while one is measured: `best` (the dearest level of each), `uniform`
             or `current` (the first start profile, else uniform).
-        tokens: of each measurement.
-        rounds: times to measure; each but the first is made around the best profile so far, on the next
-            sequences of the calibration, and ends the search where its result is no better.
-        trust_region: rounds after the first measure and choose only levels one step from that profile.
-        max_states: of the dynamic program; where sums of costs can take about as many values or more, only one
-            state per cell of nearby costs is kept. Costs stay exact.
+        tokens: calibration tokens of each measurement.
+        rounds: how often everything is measured; each round after the first is made around the best profile so far, on
+            other calibration sequences, and ends the search where its result is no better.
+        trust_region: whether rounds after the first measure and choose only levels one step from that profile.
+        max_states: most states of the dynamic program; where sums of costs can take about as many values or more, only
+            one state per cell of nearby costs is kept. Costs stay exact.
     """
 
     serves: ClassVar[Literal["all", "one"]] = "all"

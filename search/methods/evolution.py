@@ -37,16 +37,16 @@ class EvolutionConfig(MethodConfig):
 
     Attributes:
         generations: most generations of the search.
-        offspring: of each generation.
-        survivors: of each stage; the last is 1. The parent joins the last stage.
-        tokens: of each stage.
-        groups: units between which levels are switched: of equal size, one module name, one branch type, any.
-        drop_balance: equal numbers of attention and MLP drops; swaps stay within a type.
-        initial: random profiles from which the parent is chosen.
-        initial_tokens: with which it is chosen.
+        offspring: number of offspring of each generation.
+        survivors: survivors of each stage, the last being 1. The parent joins the last stage.
+        tokens: calibration tokens of each stage.
+        groups: units between which levels are switched: those of equal `size`, of one module name, of one branch type, or any (`none`).
+        drop_balance: whether equal numbers of attention and MLP branches are dropped, so that swaps stay within a type.
+        initial: number of random profiles from which the first parent is chosen.
+        initial_tokens: calibration tokens with which the first parent is chosen.
         switches: most moves of one mutation; the number is the smaller of two draws.
-        fresh: a new random minibatch for every stage, as in the original; no value is ever used twice.
-        patience: end after this many generations without a new parent.
+        fresh: whether every stage draws a new random minibatch, as the original does; then no value is ever used twice.
+        patience: generations without a new parent after which the search ends; null never ends it for that.
     """
 
     summary: ClassVar[str] = "EvoPress's evolution: level switches, selection in stages of growing tokens"

@@ -20,7 +20,7 @@ class GreedyConfig(MethodConfig):
     """Settings of `greedy`.
 
     Attributes:
-        tokens: with which each single lowering is measured.
+        tokens: calibration tokens with which each single lowering is measured.
     """
 
     summary: ClassVar[str] = "lowers or removes one unit at a time by measured fitness"

@@ -20,9 +20,9 @@ class RandomConfig(MethodConfig):
 
     Attributes:
         samples: number of random profiles.
-        tokens: with which each is measured.
-        finalists: best of them that are measured again at the archive's fidelity.
-        batch: profiles per ask.
+        tokens: calibration tokens with which each profile is measured.
+        finalists: number of the best that are measured again on the archive's prefix.
+        batch: profiles that are asked for at once.
     """
 
     summary: ClassVar[str] = "random profiles within the budget"

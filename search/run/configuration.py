@@ -24,8 +24,8 @@ class StopConfig(BaseModel):
     """When a search ends early.
 
     Attributes:
-        max_tokens: calibration tokens, profiles times tokens, the teacher's too; never exceeded.
-        max_time: seconds of searching.
+        max_tokens: most calibration tokens of all evaluations together, the teacher's included; never exceeded.
+        max_time: most seconds of searching.
         looks: looks at validation in a row that find no gain beyond chance (`search/study/looks.py`); None: never end
             for it.
     """
@@ -40,21 +40,21 @@ class RunConfig(BaseModel):
     """Everything that decides a run.
 
     Attributes:
-        model: a folder with a Hugging Face model, or a name on the hub.
-        trust_remote_code: run code that the model brings.
-        name: of the run's folder under `runs/`.
-        seed: of everything random.
+        model: folder of a Hugging Face model, or its name on the Hub.
+        trust_remote_code: whether to run Python code that comes with the model.
+        name: name of the run, and of its folder under `runs/`.
+        seed: root of all random numbers.
         data: calibration, validation and held-out text.
-        space: units and levels.
-        builder: how levels are made.
-        evaluation: numerics and memory.
+        space: what may vary: the levels, and the layers that take them.
+        builder: how the levels' weights are made.
+        evaluation: numerics, device and memory of the evaluations.
         workers: where evaluations run; `ray` stands for its defaults.
-        fitness: what is minimised.
-        budgets: the points of the front; the first figure of each is the front's axis.
-        archive_tokens: the fixed calibration prefix on which profiles are compared.
-        search: the method, or several that run in turn, each from the best that those before it found.
+        fitness: the figure that is minimised.
+        budgets: the points of the front, one or a list; the first figure of each is the front's axis.
+        archive_tokens: calibration tokens of the fixed prefix on which profiles are compared.
+        search: the search method, or several that run in turn, each from the best that those before it found.
         start_from: folder of a finished run of the same model whose front is measured first and started from.
-        stop: when to end early.
+        stop: limits that end the search early.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -35,7 +35,7 @@ class BuilderConfig(BaseModel):
         pruner: `sparsegpt` chooses and compensates by the Hessian; `wanda` (|w| times the input's norm, per
             output) and `magnitude` (over the layer) only choose.
         damp: part of the Hessian's mean diagonal that is added to it.
-        column_block: columns in which SparseGPT chooses an unstructured mask, and GPTQ's lazy updates.
+        column_block: width of the blocks of columns in which SparseGPT chooses an unstructured mask and GPTQ updates lazily.
         scales: `minmax` covers all weights of a group, as EvoPress does; `mse` shrinks the range for the least
             squared error: with GPTQ on the quickstart model 47 %, 30 %, 14 % and 5 % less output error at 2, 3,
             4 and 5 bits.

@@ -1,6 +1,6 @@
 """Every format with every family: written, which an export does only if it verifies itself, or refused with a reason.
 
-docs/export.md has the same table, with the tests that look deeper into a cell.
+docs/reference/formats.md has the same table, with the tests that look deeper into a cell.
 """
 
 import json
@@ -62,7 +62,7 @@ REFUSED: dict[str, dict[str, str]] = {
 LEVELS = dict.fromkeys(FORMATS, "w4g32") | {"gguf": "q4_0", "llama-quantize": "q4_0"}
 """Format to the level that every linear layer has."""
 LLAMA_CPP = find_spec("llama_cpp") is not None
-DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "formats.md"
 
 
 @dataclass(frozen=True)
