@@ -217,7 +217,7 @@ def search(bench: Bench, wanted: Wanted) -> list[Result]:
     """Run one search; what it found within each of its budgets."""
     study = bench.study(wanted)
     study.run()
-    study.journal.close()
+    study.answers.journal.close()
     space, tokens, seconds = bench.assembly.space, study.progress.total_tokens, study.progress.seconds
     results = []
     for count in wanted.budgets:

@@ -27,6 +27,7 @@ from paretopress.search.asking.method import MethodConfig
 from paretopress.search.asking.series import SeriesSearcher
 from paretopress.search.jobs.legs import legs
 from paretopress.search.run.method_registry import SearchConfig
+from paretopress.search.study.answers import Answers
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.workers import Landscape
@@ -76,11 +77,13 @@ def values(args: argparse.Namespace, method: str, interaction: float, seed: int)
             SeriesSearcher(
                 [lambda scored: FixedSearcher(uniform, CALIBRATION.archive), *found], CALIBRATION.archive
             ),
-            LocalPool(landscape),
+            Answers(
+                LocalPool(landscape),
+                Journal(Path(folder, "journal.jsonl"), "0" * 32),
+                space=space,
+                data={"calibration": "1" * 32},
+            ),
             ParetoArchive(space, "bits", CALIBRATION.archive),
-            Journal(Path(folder, "journal.jsonl"), "0" * 32),
-            space=space,
-            data={"calibration": "1" * 32},
             budgets=budgets,
             max_tokens=int(max(args.tokens)),
         )
@@ -92,7 +95,7 @@ def values(args: argparse.Namespace, method: str, interaction: float, seed: int)
             curve.append((study.progress.total_tokens, float(np.mean(fitness))))
 
         study.run(note)
-        study.journal.close()
+        study.answers.journal.close()
     return [next((v for t, v in reversed(curve) if t <= tokens), curve[0][1]) for tokens in args.tokens]
 
 

@@ -39,6 +39,7 @@ from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.job import Checkpoints
 from paretopress.search.jobs.legs import legs
 from paretopress.search.run.method_registry import METHODS
+from paretopress.search.study.answers import Answers
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.spaces.space import Space
@@ -215,7 +216,7 @@ def measure(job: Job) -> dict[str, Any]:
                 break
             clock.timed("checkpoint", checkpoints.after_step)(study)
         total = time.thread_time() - began
-        study.journal.close()
+        study.answers.journal.close()
     return _figures(job, study, clock, opening, total, before)
 
 
@@ -228,16 +229,18 @@ def _study(job: Job, folder: RunFolder, clock: Clock) -> Study:
     searches = legs([METHODS[job.method]()], space, list(limits.values()), pool, 0, {})
     study = Study(
         SeriesSearcher(searches, archive),
-        WatchedPool(SimulatedPool(landscape, 8), clock),
+        Answers(
+            WatchedPool(SimulatedPool(landscape, 8), clock),
+            Journal(folder.journal, landscape.fingerprint),
+            space=space,
+            data={"calibration": "1" * 32},
+        ),
         ParetoArchive(space, "bits", archive),
-        Journal(folder.journal, landscape.fingerprint),
-        space=space,
-        data={"calibration": "1" * 32},
         budgets=limits,
     )
     clock.watch(study.searcher, "ask", "ask")
     clock.watch(study.searcher, "tell", "tell")
-    clock.watch(study.journal, "journal", "append", "missing", "lookup")
+    clock.watch(study.answers.journal, "journal", "append", "missing", "lookup")
     clock.watch(study.archive, "archive", "add", "best")
     return study
 

@@ -15,6 +15,9 @@ class FixedSearcher:
         fidelity: sequences on which the archive compares profiles.
     """
 
+    leg = 0
+    final = True
+
     def __init__(self, profiles: Sequence[Profile], fidelity: Fidelity) -> None:
         unique = dict.fromkeys(profiles)
         self.trials = [Trial(i, profile, fidelity) for i, profile in enumerate(unique)]

@@ -11,7 +11,19 @@ class Searcher(Protocol):
 
     `ask` is called again only after `tell` has had the evaluations of its trials, in their order. The state
     between the two is part of `state_dict`, so that a restored searcher asks the same trials again.
+
+    Attributes:
+        leg: number of the method whose turn it is, in a series of methods.
+        final: whether the last method's turn has come.
     """
+
+    @property
+    def leg(self) -> int:
+        """The number of the method whose turn it is."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the last method's turn has come."""
 
     def ask(self) -> list[Trial]:
         """The next trials; an empty list when finished."""

@@ -7,7 +7,7 @@ unanswered ask after a restart, and sees to it that every incumbent is also meas
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,8 +44,11 @@ class Turns(ABC):
 
     Attributes:
         archived: canonical profile to fitness, of everything measured at the archive's fidelity.
-        starts: what the search begins with; the uniform profile is the first.
+        starts: profiles that the search begins with; the uniform profile is the first.
     """
+
+    leg: ClassVar[int] = 0
+    final: ClassVar[bool] = True
 
     def __init__(
         self, space: Space, calibration: CalibrationSequences, rng_seed: int, starts: Sequence[Profile]

@@ -24,7 +24,7 @@ def fingerprints(assembly: Assembly, fingerprint: str) -> dict[str, str]:
         "space": assembly.space.fingerprint,
         "database": assembly.database.fingerprint,
         "evaluation": fingerprint,
-        **{name: sequences.fingerprint for name, sequences in assembly.data.items()},
+        **assembly.fingerprints,
     }
 
 

@@ -23,6 +23,7 @@ from ..run.goals import Goal, make_goals, unit_errors
 from ..run.left_out import left_out
 from ..site.shared_values import journals
 from ..site.site import Site, open_site
+from ..study.answers import Answers
 from ..study.archive import ParetoArchive
 from ..study.looks import Looks
 from ..study.selection import FEWEST_DOCUMENTS
@@ -105,7 +106,7 @@ def _run(site: Site, path: Path, fresh: bool, listen: Listener, report: Callable
             if assembly.config.stop.max_tokens is not None:
                 total = min(total, assembly.config.stop.max_tokens)
             _tell(study, total, listen)
-            study.on_answer = lambda tokens: _tell(study, total, listen, tokens)
+            study.answers.on_answer = lambda tokens: _tell(study, total, listen, tokens)
             checkpoints = Checkpoints(folder)
             study.run(lambda study: _after_step(study, checkpoints, total, listen))
             checkpoints.store(study)
@@ -190,12 +191,8 @@ def make_study(
     opening: Leg = lambda scored: FixedSearcher([*first, *starts], fidelity)  # noqa: E731
     return Study(
         SeriesSearcher([opening, *methods], fidelity),
-        pool,
+        Answers(pool, journal, space=assembly.space, data=assembly.fingerprints, library=library),
         ParetoArchive(assembly.space, assembly.kind, fidelity),
-        journal,
-        space=assembly.space,
-        data={name: sequences.fingerprint for name, sequences in assembly.data.items()},
-        library=library,
         teacher=assembly.config.fitness.name != "cross-entropy",
         budgets=budgets,
         max_tokens=assembly.config.stop.max_tokens,
@@ -266,7 +263,7 @@ class Checkpoints:
     def store(self, study: Study) -> None:
         """Store the state; the journal first, so that no power cut leaves a state whose values are lost."""
         began = time.monotonic()
-        study.journal.sync()
+        study.answers.journal.sync()
         self.folder.write_checkpoint(study.state_dict())
         self._slope_tokens = study.progress.slope_tokens
         ended = time.monotonic()

@@ -59,23 +59,23 @@ def conclude(
     judge = _Judge(study, data, seed)
     fields = [_field(study, goal) for goal in goals]
     validated = judge.measure("validation", [profile for field in fields for profile in field])
-    looks = study.looks.finish(study.progress.total_tokens, study.evaluate) if study.looks else []
+    looks = study.looks.finish(study.progress.total_tokens, study.answers.evaluate) if study.looks else []
     documents = data["validation"].documents.tolist()
     choices = _choices(fields, validated, documents, seed)
     wanted = [choice.profile for choice in choices] + [b.profile for goal in goals for b in goal.baselines]
     heldout = judge.measure("heldout", [DENSE, *wanted])
     points, baselines = [], []
     for goal, choice in zip(goals, choices, strict=True):
-        author = _author(study.space, goal, choice, method)
+        author = _author(study.answers.space, goal, choice, method)
         points.append(Point(**judge.row(author, goal, choice.profile, heldout, kind), **_verdict(choice)))
         for baseline in goal.baselines:
             baselines.append(Point(**judge.row(baseline.method, goal, baseline.profile, heldout, kind)))
-    models = {look.model for look in looks} | {study.space.key(profile) for profile in validated}
+    models = {look.model for look in looks} | {study.answers.space.key(profile) for profile in validated}
     return Outcome(
         sorted(points, key=lambda point: point.cost),
         sorted(baselines, key=lambda point: point.cost),
         heldout[DENSE].perplexity,
-        [[in_units(kind, entry.cost, study.space), entry.fitness] for entry in study.archive.entries],
+        [[in_units(kind, entry.cost, study.answers.space), entry.fitness] for entry in study.archive.entries],
         look_rows(looks, _uniforms(study, goals, validated)),
         data["validation"].tokens.size * len(models),
     )
@@ -89,9 +89,9 @@ def _uniforms(
     found = {}
     for goal in goals:
         profile = goal.baselines[0].profile
-        model, value = study.space.canonical(profile), validated.get(profile)
+        model, value = study.answers.space.canonical(profile), validated.get(profile)
         if model in known:
-            key, name = study.space.key(model), goal.budget.name
+            key, name = study.answers.space.key(model), goal.budget.name
             found[name] = Look(0, name, key, known[model], value.fitness if value else None)
     return found
 
@@ -145,14 +145,14 @@ class _Judge:
         sequences = self.data[which]
         fidelity = Fidelity(0, 0, len(sequences), sequences.length, which)
         trials = [Trial(i, profile, fidelity) for i, profile in enumerate(dict.fromkeys(profiles))]
-        evaluations = self.study.evaluate(trials)
+        evaluations = self.study.answers.evaluate(trials)
         return {e.trial.profile: e for e in evaluations if e.error is None}
 
     def row(
         self, method: str, goal: Goal, profile: Profile, heldout: Mapping[Profile, Evaluation], kind: str
     ) -> dict[str, Any]:
         """The fields of one point of the front, or of one baseline."""
-        space: Space = self.study.space
+        space: Space = self.study.answers.space
         evaluation = heldout.get(profile)
         documents = self.data["heldout"].documents
         known = {entry.profile: entry.fitness for entry in self.study.archive.entries}

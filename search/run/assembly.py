@@ -72,6 +72,11 @@ class Assembly:
         return self.model.structure
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each data set by name."""
+        return {name: sequences.fingerprint for name, sequences in self.data.items()}
+
+    @property
     def kind(self) -> str:
         """The cost kind that is the front's axis."""
         return next(iter(self.limits[0][1]))

@@ -11,13 +11,11 @@ from ...spaces.storage.files import digest
 from ...workers.pool import LocalPool
 from ..allocation.moves import Moves
 from ..allocation.sensitivity import Sensitivity, probes
-from ..asking.fixed import FixedSearcher
 from ..jobs.job import calibration_of
 from ..run.assembly import Assembly
 from ..run.event import Event, Listener
 from ..site.shared_values import journals
-from ..study.archive import ParetoArchive
-from ..study.study import Study
+from ..study.answers import Answers
 from .level_scores import Scored, score_settings, store_score, stored_score
 
 MEASURED = "kl"
@@ -46,17 +44,8 @@ class Probing:
         self.evaluator = assembly.evaluator()
         name = f"{folder.parent.resolve().name}.sensitivities"
         self.journal, library = journals(assembly, folder / "journal.jsonl", name, self.evaluator.fingerprint)
-        self.study = Study(
-            FixedSearcher([], assembly.archive_fidelity),
-            LocalPool(self.evaluator),
-            ParetoArchive(assembly.space, assembly.kind, assembly.archive_fidelity),
-            self.journal,
-            space=assembly.space,
-            data={name: sequences.fingerprint for name, sequences in assembly.data.items()},
-            library=library,
-            teacher=assembly.config.fitness.name != "cross-entropy",
-            budgets={},
-        )
+        pool, data = LocalPool(self.evaluator), assembly.fingerprints
+        self.answers = Answers(pool, self.journal, space=assembly.space, data=data, library=library)
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +72,7 @@ class Probing:
         """Of each profile at one fidelity; infinite where it failed. Tokens measured are told of under `stage`."""
         trials = [Trial(i, profile, fidelity) for i, profile in enumerate(profiles)]
         # What journals answer takes no time: counted, it would make a rate that nothing goes at.
-        total = sum(trial.fidelity.tokens for trial in self.study.missing(trials))
+        total = sum(trial.fidelity.tokens for trial in self.answers.missing(trials))
         if total:
             self.listen(Event(stage, 0, total))
         self._answered = 0
@@ -92,8 +81,8 @@ class Probing:
             self._answered = tokens
             self.listen(Event(stage, tokens, total))
 
-        self.study.on_answer = answered
-        answers = self.study.evaluate(trials)
+        self.answers.on_answer = answered
+        answers = self.answers.evaluate(trials)
         return [float("inf") if answer.error is not None else answer.fitness for answer in answers]
 
     def _base(self, base: Base) -> Profile:

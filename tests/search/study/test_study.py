@@ -13,6 +13,7 @@ from paretopress.evaluators.journal.journal import Journal
 from paretopress.evaluators.text.packing import Sequences
 from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.asking.series import SeriesSearcher
+from paretopress.search.study.answers import Answers
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.looks import Looks
 from paretopress.search.study.study import Study
@@ -27,6 +28,9 @@ LIMITS = bits_limits(SPACE)
 
 class Script:
     """A searcher that asks what it is given; what it was told decides nothing."""
+
+    leg = 0
+    final = True
 
     def __init__(self, asks: Sequence[Sequence[tuple[Profile, Fidelity]]]) -> None:
         self.asks = asks
@@ -63,16 +67,20 @@ def make(
     asks: Sequence[Sequence[tuple[Profile, Fidelity]]],
     *,
     constant: bool = False,
+    library: Journal | None = None,
     **settings: Any,
 ) -> Study:
     evaluator = ToyEvaluator(SPACE, noise=0.1, constant=constant)
     return Study(
         Script(asks),
-        LocalPool(evaluator),
+        Answers(
+            LocalPool(evaluator),
+            Journal(folder / "journal.jsonl", FINGERPRINT),
+            space=SPACE,
+            data={"calibration": DATA, "validation": "2" * 32},
+            library=library,
+        ),
         ParetoArchive(SPACE, "bits", CALIBRATION.archive),
-        Journal(folder / "journal.jsonl", FINGERPRINT),
-        space=SPACE,
-        data={"calibration": DATA, "validation": "2" * 32},
         budgets={"b": LIMITS},
         **settings,
     )
@@ -86,11 +94,11 @@ def make_looks(patience: int | None) -> Looks:
 
 def measured(study: Study, data: str = "calibration") -> list[tuple[Profile, int, int]]:
     """Profile, seed and position of all that the workers did."""
-    assert isinstance(study.pool, LocalPool)
-    assert isinstance(study.pool.evaluator, ToyEvaluator)
+    assert isinstance(study.answers.pool, LocalPool)
+    assert isinstance(study.answers.pool.evaluator, ToyEvaluator)
     return [
         (trial.profile, trial.fidelity.seed, position)
-        for trial in study.pool.evaluator.seen
+        for trial in study.answers.pool.evaluator.seen
         for position in range(trial.fidelity.start, trial.fidelity.stop)
         if trial.fidelity.data == data
     ]
@@ -143,7 +151,7 @@ def test_it_goes_on_from_every_step_and_from_none(seed: int, tmp_path: Path) -> 
         for _ in range(stop):
             assert first.step()
         state = json.loads(json.dumps(first.state_dict()))
-        first.evaluate(first.searcher.ask()[:1])
+        first.answers.evaluate(first.searcher.ask()[:1])
         second = make(folder, asks)
         assert second.resume(state)
         second.run()
@@ -282,7 +290,7 @@ def test_what_others_measured_is_taken_in_part(tmp_path: Path) -> None:
     (trial,) = (Trial(0, profile, at(0, 8)),)
     (wanted,) = ToyEvaluator(SPACE, noise=0.1).evaluate([trial])
     own = Journal(tmp_path / "journal.jsonl", FINGERPRINT)
-    found = own.lookup(study.key(profile, "calibration"), trial)
+    found = own.lookup(study.answers.key(profile, "calibration"), trial)
     assert found is not None
     assert found.values == wanted.values
 
@@ -332,6 +340,6 @@ def test_without_a_teacher_none_of_its_tokens_count(tmp_path: Path) -> None:
 def test_it_tells_of_answers_within_a_step(tmp_path: Path) -> None:
     study = make(tmp_path, [[(profile, at(0, 4)) for profile in profiles(3)]])
     told: list[int] = []
-    study.on_answer = told.append
+    study.answers.on_answer = told.append
     study.run()
     assert told == [4 * LENGTH, 8 * LENGTH, 12 * LENGTH]

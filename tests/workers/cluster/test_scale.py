@@ -12,6 +12,7 @@ from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.search.asking.series import SeriesSearcher
 from paretopress.search.jobs.legs import legs
 from paretopress.search.methods.evolution import EvolutionConfig
+from paretopress.search.study.answers import Answers
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.workers import Landscape, SimulatedPool
@@ -29,11 +30,10 @@ def test_a_generation_takes_seconds(tmp_path: Path) -> None:
     searches = legs([config], space, list(budgets.values()), CalibrationSequences(64, 64, fidelity), 0, {})
     study = Study(
         SeriesSearcher(searches, fidelity),
-        pool,
+        Answers(
+            pool, Journal(tmp_path / "journal.jsonl", "0" * 32), space=space, data={"calibration": "1" * 32}
+        ),
         ParetoArchive(space, "bits", fidelity),
-        Journal(tmp_path / "journal.jsonl", "0" * 32),
-        space=space,
-        data={"calibration": "1" * 32},
         budgets=budgets,
     )
     for _ in range(3):

@@ -13,6 +13,7 @@ from paretopress.search.asking.method import MethodConfig
 from paretopress.search.asking.series import SeriesSearcher
 from paretopress.search.jobs.legs import legs
 from paretopress.search.methods.evolution import EvolutionConfig
+from paretopress.search.study.answers import Answers
 from paretopress.search.study.archive import ParetoArchive
 from paretopress.search.study.study import Study
 from paretopress.spaces.space import Limits, Profile, Space
@@ -55,11 +56,8 @@ def study(
     fidelity = CALIBRATION.archive
     return Study(
         SeriesSearcher(legs(methods, space, [limits], CALIBRATION, 1, {}), fidelity),
-        pool,
+        Answers(pool, Journal(folder / "journal.jsonl", "0" * 32), space=space, data=DATA),
         ParetoArchive(space, space.kinds[0], fidelity),
-        Journal(folder / "journal.jsonl", "0" * 32),
-        space=space,
-        data=DATA,
         budgets={"b": limits},
     )
 

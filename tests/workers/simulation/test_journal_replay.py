@@ -29,8 +29,8 @@ def test_a_replay_says_what_was_not_recorded(tmp_path: Path) -> None:
     space = bits_space()
     (profile,) = random_profiles(space, 1)
     recorded = study(tmp_path, space, bits_limits(space), LocalPool(Landscape(space, 32)), [EVOLUTION])
-    (evaluation,) = recorded.pool.run([Trial(0, profile, at(2, 6))])
-    recorded.journal.append(recorded.key(profile, "calibration"), evaluation)
+    (evaluation,) = recorded.answers.pool.run([Trial(0, profile, at(2, 6))])
+    recorded.answers.journal.append(recorded.answers.key(profile, "calibration"), evaluation)
     replay = Replay(Journal(tmp_path / "journal.jsonl", "0" * 32), space, DATA)
     (found,) = replay.evaluate([Trial(3, profile, at(3, 5))])
     assert found.values == evaluation.values[1:3]

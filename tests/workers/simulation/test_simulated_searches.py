@@ -78,9 +78,11 @@ def test_a_study_goes_on_to_the_same_result(failures: float, tmp_path: Path) -> 
             assert first.step()
         saved = json.loads(json.dumps(first.state_dict()))
         # Some answers of the next step came before the process died.
-        taken = itertools.islice(first.pool.run(first.searcher.ask()), 5)
+        taken = itertools.islice(first.answers.pool.run(first.searcher.ask()), 5)
         for evaluation in taken:
-            first.journal.append(first.key(evaluation.trial.profile, "calibration"), evaluation)
+            first.answers.journal.append(
+                first.answers.key(evaluation.trial.profile, "calibration"), evaluation
+            )
         second = begin(folder)
         assert second.resume(saved)
         second.run()
