@@ -5,10 +5,12 @@ Every model has a vocabulary of 128, three or four blocks and, where its class k
 output by far more than numerical noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -68,6 +70,15 @@ _CONFIGS: dict[str, dict[str, object]] = {
     },
 }
 ARCHITECTURES = tuple(_CONFIGS)
+CORE = ("llama", "gemma2", "gpt2", "gpt_neox")
+"""Architectures that differ in all that the others differ in: norms, positions, biases, residual branches side by side."""
+
+
+def core_first(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test for these architectures; those outside `CORE` are slow, because these four show the same."""
+    return [pytest.param(name, marks=() if name in CORE else pytest.mark.slow) for name in names]
+
+
 """The model types, as transformers names them."""
 
 SLIDING = {

@@ -18,6 +18,8 @@ from paretopress.search.run.configuration import load_config, parse_config
 from tests.end_to_end.tiny import LENGTH, save_tiny, tiny_config, write_text
 from tests.toys import drop_space, everything
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("dropped", range(7))
 def test_states_are_all_profiles_of_so_many_drops(dropped: int) -> None:

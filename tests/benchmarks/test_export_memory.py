@@ -9,6 +9,8 @@ import torch
 from benchmarks.exports.export_memory import LEVELS, main
 from benchmarks.memory import measured
 
+pytestmark = pytest.mark.slow
+
 MEGABYTES = 200
 
 

@@ -21,6 +21,8 @@ from paretopress.spaces.model.structure import find_structure
 from paretopress.spaces.space import Space
 from tests.end_to_end.tiny import save_tiny, tiny_config, write_text
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path("configs/benchmarks/joint.yaml")
 
 

@@ -19,6 +19,8 @@ from benchmarks.speed.overhead import (
 )
 from paretopress.search.run.method_registry import METHODS
 
+pytestmark = pytest.mark.slow
+
 
 def work(seconds: float) -> None:
     """Use this thread's processor time up."""

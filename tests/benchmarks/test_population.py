@@ -18,6 +18,8 @@ from benchmarks.speed.profiling import IDLE, OTHER, StageProfiler, by_kind, kind
 from benchmarks.speed.scaling import CPU, scaling
 from benchmarks.tables import table
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--offspring", "5", "--survivors", "2", "1", "--tokens", "128", "512"]
 
 

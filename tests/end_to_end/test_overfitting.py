@@ -9,6 +9,8 @@ from benchmarks.methods.overfitting import HEADER, main
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import LENGTH, evolution
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_prints_every_look_of_every_archive(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]

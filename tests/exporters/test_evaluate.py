@@ -16,7 +16,7 @@ from paretopress.exporters.evaluate import Compared, compare_scores, only_device
 from paretopress.exporters.profiled_checkpoint import ProfiledCheckpoint
 from paretopress.search.run.configuration import load_config
 from paretopress.spaces.model.checkpoint import Checkpoint
-from tests.architectures import random_tokens, save_model
+from tests.architectures import core_first, random_tokens, save_model
 from tests.exporters.cases import QUICKSTART, Case, logits, reloaded
 from tests.tasks import accuracies, cached_in, log_likelihoods, perplexity, write_likelihood, write_task
 
@@ -31,7 +31,9 @@ def in_memory(case: Case, assignment: dict[str, str], dtype: torch.dtype = torch
     return whole_model(profiled(case, assignment), dtype=dtype, device=CPU)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "opt", "phi3", "qwen3"])
+@pytest.mark.parametrize(
+    "name", core_first(["gemma2", "gpt2", "gpt_neo", "gpt_neox", "llama", "opt", "phi3", "qwen3"])
+)
 def test_a_profile_in_memory_is_the_model_edited_by_hand(name: str, tmp_path: Path) -> None:
     case = Case(save_model(name, tmp_path / name), tmp_path, ("w3g16", "s50"))
     last = len(case.structure.blocks) - 1

@@ -19,6 +19,8 @@ from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.profile_file import ProfileFile
 from tests.exporters.cases import Case, half_model
 
+pytestmark = pytest.mark.slow
+
 _HEADS: dict[str, Any] = {"head_dim": 32}
 _GEMMA: dict[str, Any] = {**_HEADS, "query_pre_attn_scalar": 32}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {

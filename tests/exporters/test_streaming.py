@@ -23,6 +23,8 @@ from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import find_structure
 from tests.exporters.cases import load
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS: dict[str, Callable[[Winner], Layout]] = {
     "hf": lambda _: DenseLayout(),
     "compressed-tensors": lambda winner: PackedLayout(winner.checkpoint.dtype),

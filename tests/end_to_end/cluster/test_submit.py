@@ -22,6 +22,8 @@ from tests.end_to_end.conftest import Driver, Tiny
 from tests.end_to_end.test_resume import front_of, measured, steps
 from tests.end_to_end.tiny import evolution, subprocess_environment
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray")
 
 TOKEN = "0123456789abcdef" * 4

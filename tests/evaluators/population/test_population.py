@@ -23,7 +23,7 @@ from paretopress.spaces.configuration import SpaceConfig, UnitsConfig
 from paretopress.spaces.construction import build_space
 from paretopress.spaces.space import DENSE, Profile
 from paretopress.spaces.storage.database import LevelDatabase
-from tests.architectures import ARCHITECTURES, LENGTH, VOCABULARY, random_tokens, save_model
+from tests.architectures import ARCHITECTURES, LENGTH, VOCABULARY, core_first, random_tokens, save_model
 from tests.evaluators.runner.test_runner import make_runner, run_plain
 
 SEQUENCES = 7
@@ -124,7 +124,7 @@ def plain_values(
     return kl.tolist(), loss.tolist()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_a_population_is_every_profile_alone(name: str, evaluators: Make) -> None:
     evaluator = evaluators(name)
     model = evaluator.runner.checkpoint.path

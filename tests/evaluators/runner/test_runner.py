@@ -22,6 +22,7 @@ from tests.architectures import (
     ARCHITECTURES,
     LENGTH,
     SLIDING,
+    core_first,
     opened,
     random_model,
     random_tokens,
@@ -159,7 +160,7 @@ def test_the_dense_model_is_that_of_transformers(name: str, models: Models, runn
     assert_equal_models(run_plain(models(name), tokens_BT, {}, {}), logits_BTV)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_changed_weights_are_those_of_the_plain_model(name: str, models: Models, runners: Runners) -> None:
     runner, tokens_BT = runners(name), random_tokens(BATCH)
     weights = rounded(runner)
@@ -168,7 +169,7 @@ def test_changed_weights_are_those_of_the_plain_model(name: str, models: Models,
     assert divergence(run_plain(models(name), tokens_BT, {}, {}), expected_BTV) > 0.1
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_dropped_branches_contribute_zero(name: str, models: Models, runners: Runners) -> None:
     runner, tokens_BT = runners(name), random_tokens(BATCH)
     dropped: Dropped = {0: ["attention"], 1: ["mlp"], 2: ["attention", "mlp"]}
@@ -232,7 +233,7 @@ def test_a_block_leaves_the_device_after_use(models: Models) -> None:
     assert type(module.get_submodule("mlp")).__name__ == "LlamaMLP"
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_blocks_compile_as_a_whole_and_share_it(
     name: str, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +272,7 @@ def rounded_of(runner: BlockRunner, index: int) -> dict[str, Tensor]:
     return {path: weight for path, weight in rounded(runner).items() if path.startswith(prefix)}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_a_row_does_not_depend_on_the_others(name: str, models: Models) -> None:
     runner = make_runner(models(name), micro_batch=3)
     tokens_BT, others_BT = random_tokens(3, seed=2), random_tokens(3, seed=3)
@@ -282,7 +283,7 @@ def test_a_row_does_not_depend_on_the_others(name: str, models: Models) -> None:
     assert not torch.equal(first[0], second[0])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_installing_nothing_restores_the_dense_block(name: str, runners: Runners) -> None:
     runner = runners(name)
     states_BTD = runner.embed(random_tokens(BATCH))
@@ -319,7 +320,7 @@ def test_a_block_is_dense_again_after_an_error(models: Models) -> None:
         assert torch.equal(loaded(states_BTD), dense_BTD)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_a_dropped_branch_does_not_run(name: str, runners: Runners) -> None:
     runner = runners(name)
     states_BTD = runner.embed(random_tokens(BATCH))
@@ -336,7 +337,7 @@ def test_a_dropped_branch_does_not_run(name: str, runners: Runners) -> None:
             assert set(inputs) == {linear.path for linear in kept.linears}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_recorded_inputs_are_those_of_the_plain_model(name: str, models: Models, runners: Runners) -> None:
     runner, tokens_BT = runners(name), random_tokens(BATCH)
     plain, expected = plain_model(models(name), torch.float32), {}

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from paretopress.evaluators.runner.whole_model import whole_model
 from paretopress.spaces.model.checkpoint import Checkpoint
-from tests.architectures import ARCHITECTURES, random_tokens, save_model
+from tests.architectures import ARCHITECTURES, core_first, random_tokens, save_model
 
 QUICKSTART = Path(__file__).parents[3] / "configs" / "quickstart-model"
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def same(path: Path, dtype: torch.dtype) -> None:
         assert torch.equal(found(input_ids=tokens_BT).logits, plain(input_ids=tokens_BT).logits)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", core_first(ARCHITECTURES))
 def test_every_architecture_is_the_model_that_transformers_opens(name: str, tmp_path: Path) -> None:
     same(save_model(name, tmp_path / name), torch.float32)
 

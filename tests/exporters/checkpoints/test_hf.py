@@ -19,7 +19,7 @@ from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.model.structure import find_structure
 from paretopress.spaces.profile_file import ProfileFile, write_profile
 from paretopress.spaces.storage.database import LevelDatabase
-from tests.architectures import random_model, save_model
+from tests.architectures import core_first, random_model, save_model
 from tests.exporters.cases import LABELS, QUICKSTART, ROUNDED, Case, finished_run, load, logits, reloaded
 
 
@@ -41,7 +41,9 @@ def save_variant(name: str, path: Path, **changes: object) -> None:
     random_model(config).save_pretrained(path)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gpt2", "gpt_neo", "gpt_neox", "opt", "phi3", "qwen2"])
+@pytest.mark.parametrize(
+    "name", core_first(["gemma2", "gpt2", "gpt_neo", "gpt_neox", "opt", "phi3", "qwen2"])
+)
 def test_exported_model_gives_the_logits_of_the_edited_model(name: str, tmp_path: Path) -> None:
     case = Case(save_model(name, tmp_path / name), tmp_path)
     last = len(case.structure.blocks) - 1

@@ -31,7 +31,10 @@ from tests.exporters.gguf.gguf_cases import (
     log_probs,
 )
 
-pytestmark = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"),
+]
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith(("g", "phi3"))])

@@ -113,7 +113,7 @@ def test_the_autoscaler_takes_its_file() -> None:
     assert "&" not in "".join(content["head_start_ray_commands"])
 
 
-@pytest.mark.parametrize("file", ["configs/cluster.yaml", "README.md"])
+@pytest.mark.parametrize("file", ["configs/cluster.yaml", "docs/how-to/cluster.md"])
 def test_options_of_ray_start_are_rays(file: str) -> None:
     known = {option for parameter in start.params for option in parameter.opts}
     text = re.sub(r"\\?\n +", " ", (ROOT / file).read_text())

@@ -15,6 +15,8 @@ from paretopress.workers.configuration import RayConfig
 from tests.workers.cluster.lacking import Demanding
 from tests.workers.cluster.test_ray_pool import LANDSCAPE, SPACE, TRIALS, WANTED, by_position
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
