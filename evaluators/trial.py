@@ -110,7 +110,7 @@ class SlopeSums:
 
     @classmethod
     def joined(cls, parts: Sequence["SlopeSums"]) -> "SlopeSums":
-        """Of parts of one trial together."""
+        """Join the sums of the parts of one trial."""
         sums_FM2 = np.concatenate([part.sums_FM2 for part in parts], axis=1)
         return cls(parts[0].levels, sums_FM2, sum(part.tokens for part in parts))
 

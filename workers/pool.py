@@ -27,4 +27,4 @@ class LocalPool:
         return self.evaluator.evaluate(trials)
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: this pool holds nothing to release."""

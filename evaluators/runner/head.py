@@ -17,7 +17,7 @@ class Head(nn.Module):
         self.register_parameter("bias", parameters.get("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of x (..., D): (..., V)."""
+        """Compute logits (..., V) in float32 from hidden states `x` (..., D)."""
         flat_PD = x.reshape(-1, x.shape[-1])
         logits_PV = product(flat_PD, self.weight)
         if self.bias is not None:

@@ -261,7 +261,7 @@ class BlockRunner:
         }
 
     def _index(self, name: str) -> int:
-        """Of the block that a tensor below the list of blocks belongs to."""
+        """The number of the block that a tensor below the list of blocks belongs to."""
         return int(name.removeprefix(f"{self.structure.blocks_path}.").split(".")[0])
 
     def _read(

@@ -68,7 +68,7 @@ class _Model:
 
 
 class DeciLMConfig(_Config, transformers.LlamaConfig):
-    """Of Llama."""
+    """The configuration of Llama models with an entry for every block."""
 
 
 class DeciLMForCausalLM(_Model, transformers.LlamaForCausalLM):
@@ -78,7 +78,7 @@ class DeciLMForCausalLM(_Model, transformers.LlamaForCausalLM):
 
 
 class NasMistralConfig(_Config, transformers.MistralConfig):
-    """Of Mistral."""
+    """The configuration of Mistral models with an entry for every block."""
 
 
 class NasMistralForCausalLM(_Model, transformers.MistralForCausalLM):
@@ -88,7 +88,7 @@ class NasMistralForCausalLM(_Model, transformers.MistralForCausalLM):
 
 
 class NasQwen2Config(_Config, transformers.Qwen2Config):
-    """Of Qwen2."""
+    """The configuration of Qwen2 models with an entry for every block."""
 
 
 class NasQwen2ForCausalLM(_Model, transformers.Qwen2ForCausalLM):
@@ -98,7 +98,7 @@ class NasQwen2ForCausalLM(_Model, transformers.Qwen2ForCausalLM):
 
 
 class NasQwen3Config(_Config, transformers.Qwen3Config):
-    """Of Qwen3."""
+    """The configuration of Qwen3 models with an entry for every block."""
 
 
 class NasQwen3ForCausalLM(_Model, transformers.Qwen3ForCausalLM):

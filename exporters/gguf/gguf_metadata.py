@@ -41,7 +41,7 @@ def add_metadata(writer: GGUFWriter, target: Target, name: str) -> None:
 
 
 def _width(config: Any) -> int:
-    """Of an MLP."""
+    """The inner width of an MLP."""
     found = (
         config.n_inner or 4 * config.hidden_size if config.model_type == "gpt2" else config.intermediate_size
     )

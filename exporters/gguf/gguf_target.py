@@ -19,7 +19,7 @@ from .gguf_families import head_size
 
 LACKING = "deci"
 _WIDTH = 32
-"""Of an MLP of zeros: what kernels take at once."""
+"""Inner width of an MLP of zeros: as much as kernels take at once."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Target:
     """A model to write.
 
     Attributes:
-        config: the source's, of the blocks that are kept.
+        config: configuration of the source with the blocks that are kept.
         architecture: llama.cpp's name of it.
         lacking: numbers of the blocks, as they are written, that lack a branch, to its kind.
     """
@@ -41,12 +41,12 @@ class Target:
         return self._each("attention", count, lambda block: int(block == 0))
 
     def widths(self, width: int) -> int | list[int]:
-        """Of the blocks' MLPs, which all have `width` if none lacks its own."""
+        """Inner widths of the blocks' MLPs, which all are `width` if no block lacks its MLP."""
         return self._each("mlp", width, lambda block: _WIDTH)
 
     @property
     def zeroed(self) -> dict[int, str]:
-        """Those of `lacking` where zeros stand."""
+        """The blocks of `lacking` where zeros stand for the branch."""
         return {block: kind for block, kind in self.lacking.items() if kind == "mlp" or block == 0}
 
     def zeros(self) -> list[PlannedTensor]:

@@ -145,12 +145,12 @@ class _Allocation:
         self.most_states = most_states
 
     def all(self) -> Choices:
-        """Of the whole space."""
+        """Choices for the whole space."""
         roots = (u for u, unit in enumerate(self.space.units) if unit.parent is None)
         return self._together(self._root(u) for u in roots)
 
     def _root(self, u: int) -> Choices:
-        """Of a unit that is no part of a branch, or of a branch with its units."""
+        """Choices for a unit that is no part of a branch, or for a branch with its units."""
         levels = self._open(u)
         dropped = [n for n in levels if self.space.units[u].levels[n].label == "drop"]
         if not self.space.children[u] or len(dropped) == len(levels):

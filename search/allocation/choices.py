@@ -189,7 +189,7 @@ class _Grid:
 
     @property
     def cells(self) -> int:
-        """Of the sum."""
+        """Number of cells of the sum."""
         return int(self.cell_A[-1] + self.cell_B[-1]) + 1
 
     def search(self, hull: Hull, share: Floats) -> tuple[Ints, Ints, bool]:

@@ -11,7 +11,7 @@ class FixedSearcher:
     """Asks given profiles once, at the archive's fidelity.
 
     Args:
-        profiles: what to measure, in order.
+        profiles: profiles to measure, in order.
         fidelity: sequences on which the archive compares profiles.
     """
 
@@ -24,7 +24,7 @@ class FixedSearcher:
         self.done = False
 
     def ask(self) -> list[Trial]:
-        """All profiles, then nothing."""
+        """Return all profiles at the first call, then nothing."""
         return [] if self.done else list(self.trials)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
@@ -37,5 +37,5 @@ class FixedSearcher:
         return {"done": self.done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue."""
+        """Continue where `state_dict` was taken."""
         self.done = bool(state["done"])

@@ -379,5 +379,5 @@ def _scattered(count: int) -> list[int]:
 
 
 def _distinct(proposed: Mapping[int, Sequence[Profile]]) -> list[Profile]:
-    """All profiles, each once."""
+    """The profiles of all budgets, each once."""
     return list(dict.fromkeys(p for profiles in proposed.values() for p in profiles))

@@ -63,7 +63,7 @@ class MeasuredGuide:
         self._keep(Sensitivity.of(self.space, around, fidelity.tokens, measured[around], found))
 
     def forget(self, but: Collection[Profile]) -> None:
-        """Nothing: what was measured elsewhere is still of use."""
+        """Forget nothing: measurements around other profiles are still of use."""
 
     def first_errors(self) -> Floats:
         """Errors (U, L) around the dearest profile."""

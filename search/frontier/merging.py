@@ -22,7 +22,7 @@ _STEADY = 8
 
 
 _SWEEPS = 5
-"""Of alternating least squares."""
+"""Number of sweeps of alternating least squares."""
 
 
 @dataclass(frozen=True, eq=False)

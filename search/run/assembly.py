@@ -119,7 +119,7 @@ class Assembly:
 
     @property
     def level_bytes(self) -> int:
-        """Of all levels once they are built."""
+        """Bytes of all levels once they are built."""
         linears = (*self.structure.linears, *self.structure.ends.linears)
         shapes = {linear.path: (linear.out_features, linear.in_features) for linear in linears}
         return sum(

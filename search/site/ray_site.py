@@ -103,7 +103,7 @@ class RaySite:
         self.environment = found.environment
 
     def check(self) -> Sanity:
-        """As `Site` has it."""
+        """Have the worker run the dense model on a few sequences."""
         return self._hand.call(_check)
 
     @property
@@ -112,7 +112,7 @@ class RaySite:
         return self._errands
 
     def build(self, progress: Say) -> None:
-        """As `Site` has it.
+        """Have the worker fill the level database, and bring the levels where they are needed.
 
         Raises:
             ValueError: the worker has another folder than this process, and the levels are too large to send.
@@ -147,7 +147,7 @@ class RaySite:
             mark.unlink()
 
     def pool(self, say: Say = lambda text: None) -> RayPool:
-        """As `Site` has it; the worker that built is the first."""
+        """Start the workers; the one that built the levels is the first of them."""
         assembly = self.assembly
         self._sent = share_out(_dumped(assembly))
         opened = partial(

@@ -29,15 +29,15 @@ class Site(Protocol):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What decides a value there."""
+        """Everything that decides a value where the work is done."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the recipe."""
+        """Digest of the recipe."""
 
     @property
     def description(self) -> str:
-        """What runs at once there, and what the memory is used for."""
+        """One line for people: how much runs at once, and what the memory is used for."""
 
     def check(self) -> Sanity:
         """Run the dense model on a few sequences (`check_dense`)."""
@@ -66,34 +66,34 @@ class LocalSite:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """As `Site` has it."""
+        """The recipe of the evaluator in this process."""
         return self.evaluator.recipe
 
     @property
     def fingerprint(self) -> str:
-        """As `Site` has it."""
+        """The fingerprint of the evaluator in this process."""
         return self.evaluator.fingerprint
 
     @property
     def description(self) -> str:
-        """As `Site` has it."""
+        """One line on what runs at once and how memory is used."""
         return self.evaluator.describe()
 
     def check(self) -> Sanity:
-        """As `Site` has it."""
+        """Run the dense model on a few sequences."""
         return check_dense(self.evaluator, self.assembly.structure.ends.embedding.out_features)
 
     def build(self, progress: Say) -> None:
-        """As `Site` has it."""
+        """Fill the level database in this process."""
         self.assembly.build(progress)
 
     def pool(self, say: Say = lambda text: None) -> WorkerPool:
-        """As `Site` has it."""
+        """Return a pool of this one process."""
         del say
         return LocalPool(self.evaluator)
 
     def close(self) -> None:
-        """Nothing: the pool has the evaluator."""
+        """Release nothing: the pool has the evaluator."""
 
 
 def open_site(config: RunConfig, databases: Path) -> Site:

@@ -185,7 +185,7 @@ class Looks:
 
 
 def _rank(entry: Entry) -> tuple[float, int, Profile]:
-    """As the archive ranks."""
+    """The order in which the archive ranks entries."""
     return entry.fitness, entry.cost, entry.profile
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Function = Callable[..., tuple[Tensor, ...]]
-"""Of tensors alone; hashable, and equal functions do the same."""
+"""A function of tensors only; it is hashable, and equal functions compute the same."""
 
 
 class Replays:

@@ -114,6 +114,6 @@ def _storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _squared_error(weight: Tensor, tried: Placement) -> Tensor:
-    """Of (..., K, O) on each of S placements, (S, ..., O)."""
+    """Squared rounding error of a weight (..., K, O) on each of S placements, summed over K: (S, ..., O)."""
     spread = tried.spread()
     return fold(spread.whole(weight).mul_(spread.scale).sub_(weight).square_(), -2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
-"""Of the types, in the order in which files hold them."""
+"""Names of the types in a safetensors file, in the order in which a file holds them."""
 
 
 def safetensors_pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

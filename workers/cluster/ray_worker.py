@@ -55,7 +55,7 @@ class Worker:
             self._evaluator = evaluator(own_share(), self._held)
 
     def evaluate(self, trials: Part) -> list[Answer]:
-        """All answers."""
+        """Evaluate a part and return its answers, each with the place of its trial in the part."""
         places = {trial.number: place for place, trial in enumerate(trials)}
         return [
             (places[e.trial.number], e.values, e.cross_entropy, e.seconds, e.error, e.slopes)

@@ -13,10 +13,10 @@ from ...spaces.space import Space
 from .sharing import Population, edges
 
 PARTS = 4
-"""Of values for each worker at most: the more, the less one waits for the slowest at a stage's end."""
+"""Most parts for each worker: the more there are, the less is waited for the slowest at the end of a stage."""
 
 UNEVEN = 0.125
-"""Of a part's time that workers wait for the last; up to that was seen on two H200s."""
+"""Share of a part's time that workers wait for the last one; up to this was seen on two H200s."""
 
 GPU_INSTALL = 5e9
 """Multiply-accumulates in the time that a block's weights take to be put in place on a GPU, which waits for the host.

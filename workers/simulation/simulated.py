@@ -104,7 +104,7 @@ class SimulatedPool:
         return [_take(free, each) for each in seconds]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: a simulation holds nothing to release."""
 
 
 def _take(free: list[float], seconds: float) -> float:
