@@ -1,1 +1,1 @@
-"""Commands that measure: run one with `python -m benchmarks.FOLDER.NAME --help`."""
+"""Commands that measure speed, memory and quality; `python -m benchmarks.FOLDER.NAME --help` describes each of them."""

@@ -1,10 +1,10 @@
-"""How long a journal takes to open, and what memory it keeps, by its number of lines.
+"""Time to open a journal and memory that it keeps, for journals of different length.
 
     python -m benchmarks.journal --lines 10000 1000000
 
-Every line is an evaluation of another profile on `--sequences` sequences, as a search appends them. `append` and
-`look up` are microseconds per line, the latter of a hundred answers drawn by chance from the opened journal; `memory`
-is what the process that opens it grows by, in millions of bytes.
+Every line is an evaluation of a different profile on `--sequences` sequences, appended as a search does. `append` is the
+time per line in microseconds. `look up` is the time per answer in microseconds, for a hundred random answers of the
+opened journal. `memory` is the growth of the process that opens the journal, in millions of bytes.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def row(lines: int, sequences: int) -> list[object]:
-    """Write a journal and open it in processes of their own."""
+    """Write a journal in one process, open it in another, and return a row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.jsonl"
         context = multiprocessing.get_context("spawn")
@@ -50,7 +50,7 @@ def row(lines: int, sequences: int) -> list[object]:
 
 
 def write(path: Path, lines: int, sequences: int) -> float:
-    """Append evaluations with values as long as real ones are written; the seconds it took."""
+    """Append evaluations whose values have as many digits as real ones, and return the seconds that this took."""
     fidelity = Fidelity(0, 0, sequences, 512)
     values = tuple(np.random.default_rng(0).random(sequences).tolist())
     began = time.perf_counter()
@@ -63,7 +63,7 @@ def write(path: Path, lines: int, sequences: int) -> float:
 
 
 def read(path: Path, lines: int, sequences: int) -> tuple[float, float, float]:
-    """Seconds to open and of each answer, and what memory grew by."""
+    """Return seconds to open the journal, seconds per answer, and growth of memory in millions of bytes."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     journal = Journal(path, FINGERPRINT)

@@ -1,4 +1,4 @@
-"""What an action costs: seconds, and how much memory the process grew by while it ran."""
+"""Measurement of an action's time and of the memory that the process grows by while the action runs."""
 
 import threading
 import time
@@ -8,16 +8,17 @@ from typing import NamedTuple
 from .speed.seven_billion import status
 
 _EVERY = 0.02
-"""Seconds between two looks."""
+"""Seconds between two readings of the memory."""
 
 
 class Cost(NamedTuple):
-    """What an action took.
+    """Time and memory that an action took.
 
     Attributes:
-        seconds: of wall time.
-        resident: most GB that the process had over what it held before, pages of mapped files included.
-        anonymous: the same without mapped files, whose pages the kernel drops when memory is short.
+        seconds: wall time of the action.
+        resident: largest growth of the process's resident memory in GB, which includes pages of mapped files.
+        anonymous: largest growth of its anonymous memory in GB, without mapped files, whose pages the kernel drops when
+            memory is short.
     """
 
     seconds: float
@@ -26,7 +27,7 @@ class Cost(NamedTuple):
 
 
 def measured(action: Callable[[], object]) -> Cost:
-    """Run the action; the memory is the kernel's count (`VmRSS`, `RssAnon`), looked at every 20 ms."""
+    """Run an action and measure it; memory is the kernel's count (`VmRSS`, `RssAnon`), read every 20 ms."""
     over, before = threading.Event(), status()
     peak = dict(before)
 

@@ -1,4 +1,7 @@
-"""From the benchmark's command to an assembly with its levels built; what was made before is used again."""
+"""Options that several benchmarks share, and the model, text and levels that these options describe.
+
+Models, text and levels that an earlier call left in the folder are used again.
+"""
 
 import argparse
 import gc
@@ -16,25 +19,25 @@ from paretopress.search.run.assembly import Assembly, assemble
 from paretopress.search.run.configuration import load_config
 
 WINDOWS = 12
-"""Windows of sequences that a pool holds at least: two to warm up, three runs of three cases, profile."""
+"""Least number of windows of calibration sequences: two to warm up, three runs of three cases, and one to profile."""
 
 ALIGNED = 16
-"""Sequences of a window at least, so that it can begin at a whole micro-batch."""
+"""Least number of sequences in a window, so that every window can begin at a whole micro-batch."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the command line says about the model and its text.
+    """The options of a command line about the model and its text.
 
     Attributes:
-        folder: where models and levels are kept.
-        config: path of the configuration.
-        overrides: overrides of its keys.
-        model: a folder with a model; None makes `shape`.
-        shape: name of a made model.
-        length: tokens per sequence.
-        plan: stages of the generation.
-        runs: timed runs of every case.
+        folder: folder where models and levels are kept.
+        config: path of the configuration file.
+        overrides: settings that override the configuration, as `KEY=VALUE`.
+        model: folder of a model, or None to make a model of `shape`.
+        shape: name of the shape of a made model.
+        length: number of tokens per sequence.
+        plan: stages of the generation that is measured.
+        runs: number of timed runs of every case.
     """
 
     folder: Path
@@ -48,16 +51,16 @@ class Wanted:
 
     @property
     def sequences(self) -> int:
-        """Sequences of the pool; the same for any part of the benchmark, because levels are built for a pool."""
+        """Number of calibration sequences, equal for all parts of a benchmark, because levels depend on them."""
         return max(WINDOWS, 3 + 3 * self.runs) * max(self.plan.window(self.length), ALIGNED)
 
     def open(self, overrides: Sequence[str] = (), shape: Shape | None = None, name: str = "") -> Bench:
-        """The model made or found, its levels built, seconds printed.
+        """Open the model, which is made if needed, build its levels, and print the seconds of each step.
 
         Args:
-            overrides: of the configuration, before the user's own.
-            shape: another one than the command's.
-            name: the other shape's.
+            overrides: settings that override the configuration but not the user's own overrides.
+            shape: shape to use instead of the command line's.
+            name: name of that shape, which is the name of the model's folder.
         """
         began = time.perf_counter()
         if self.model is None or shape is not None:
@@ -89,7 +92,7 @@ class Wanted:
 
 
 def build(assembly: Assembly) -> None:
-    """Build what levels are missing, and say in what time."""
+    """Build the levels that are missing, and print the time that this took."""
     before = assembly.database.bytes
     began = time.perf_counter()
     assembly.build(lambda part: None)
@@ -101,7 +104,7 @@ def build(assembly: Assembly) -> None:
 
 
 def release() -> None:
-    """Give memory back that nothing refers to any more."""
+    """Collect unused objects and give cached memory of the GPU back."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -110,7 +113,7 @@ def release() -> None:
 def parsed(
     arguments: Sequence[str] | None, parser: argparse.ArgumentParser
 ) -> tuple[argparse.Namespace, Wanted]:
-    """Options that say what is measured."""
+    """Add the shared options to a parser, parse the command line, and return all options and those about the model."""
     parser.add_argument("--folder", type=Path, required=True, help="scratch folder for models and levels")
     parser.add_argument("--shape", choices=SHAPES, default="tiny", help="a made model")
     parser.add_argument("--model", help="a real model instead")

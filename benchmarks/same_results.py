@@ -1,13 +1,13 @@
-"""What a checkout computes for fixed seeds, as digests, so that a change which must not alter results can show it.
+"""Digests of the results of a checkout for fixed seeds, which show whether a change of the code altered any result.
 
     python -m benchmarks.same_results record OLD_CHECKOUT before.json
     python -m benchmarks.same_results record . after.json
     python -m benchmarks.same_results compare before.json after.json
 
-`record` runs the checkout's own command line in a folder of its own: the quickstart, a short search by every method and
-over every kind of space, sensitivities, a refit, and an export in every format. It takes about ten minutes on two CPU cores.
-Compared are profiles, values, costs, held-out figures, journals without their times, the searchers' final states, and every
-file of every export; not compared are prose, times, versions and places.
+`record` runs the command line of the checkout in a temporary folder: the quickstart, a short search by every method and
+over every kind of space, sensitivities, a refit, and an export in every format. It takes about ten minutes on two CPU
+cores. Digests cover profiles, values, costs, held-out figures, journals without their times, the searchers' final
+states, and every file of every export. They leave out prose, times, versions and paths.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL = Path(__file__).parents[1] / "configs" / "quickstart-model"
-"""The shipped model, the same for every checkout."""
+"""The quickstart model of this checkout, which is used for every checkout."""
 
 _TEXT: dict[str, Any] = {
     "length": 128,
@@ -92,7 +92,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "search": [_FRONTIER],
     },
 }
-"""Name of a run to what its configuration has beside the common part."""
+"""Name of a run to the settings that its configuration adds to the common part."""
 
 EXPORTS = (
     ("frontier", "hf"),
@@ -107,14 +107,14 @@ EXPORTS = (
     ("sparse", "hf"),
     ("dp-nmse", "hf"),
 )
-"""Run and format; the run `dp-nmse` is refitted before."""
+"""Run and export format; the run `dp-nmse` is refitted before its export."""
 
 _TIMES = {"seconds", "dense_tokens_per_second"}
 _OTHER = {"format_version", "name", "model", "versions", "files", "path"}
 
 
 def record(checkout: Path, output: Path) -> None:
-    """Run everything with the code of `checkout` and write the digests."""
+    """Run all searches and exports with the code of `checkout` and write their digests to `output`."""
     digests: dict[str, str] = {}
     folder = Path(tempfile.mkdtemp(prefix="same-results-"))
     try:
@@ -140,7 +140,7 @@ def record(checkout: Path, output: Path) -> None:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print what differs between two records; the exit code."""
+    """Print the differences between two records, and return the exit code: 1 if there are any, else 0."""
     old, new = json.loads(before.read_text()), json.loads(after.read_text())
     different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     for key in different:
@@ -201,7 +201,7 @@ def _export_digests(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _line(line: str) -> Any:
-    """A line of the journal without its checksum and its time."""
+    """Decode a line of the journal without its checksum and its seconds."""
     content = json.loads(line[9:])
     if isinstance(content, list):
         del content[9]
@@ -209,7 +209,7 @@ def _line(line: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """JSON without times and without what says where and by which release it was made."""
+    """Return a JSON value without times, paths, names and versions."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key not in _TIMES | _OTHER}
     return [_plain(item) for item in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Made models of known shapes: random weights, random text that is tokenised already.
+"""Models of known shapes with random weights, and random text that is tokenised already.
 
-A model is written shard by shard, so that one larger than the device or the memory can be made, and is kept for
-the next call if its folder is complete.
+A model is written shard by shard, so it may be larger than the memory of device and host. A model whose folder is
+complete is used again by the next call.
 """
 
 import json
@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama.
+    """Dimensions of a Llama model.
 
     Attributes:
         blocks: number of decoder blocks.
@@ -31,10 +31,10 @@ class Shape:
         mlp: inner size of the MLP.
         heads: number of query heads.
         kv_heads: number of key and value heads.
-        vocabulary: number of tokens.
+        vocabulary: number of tokens in the vocabulary.
         tied: whether embedding and head are one tensor.
-        length: tokens of its sequences in the benchmark.
-        levels: labels that the benchmark builds.
+        length: number of tokens per sequence in the benchmarks.
+        levels: labels of the levels that the benchmarks build.
     """
 
     blocks: int
@@ -75,7 +75,10 @@ SHAPES: Mapping[str, Shape] = {
 
 
 def prepare(folder: Path, shape: Shape, rows: int) -> Path:
-    """The model's folder, made if it is not there; its text has at least `rows` rows of the shape's length."""
+    """Make model and text in `folder` where they are missing, and return the path of the text.
+
+    The text has `rows` rows of the shape's length, each a document.
+    """
     if not (folder / INDEX).exists():
         make_model(folder, shape.config)
     text = folder / f"text-{shape.length}x{rows}.safetensors"
@@ -85,7 +88,10 @@ def prepare(folder: Path, shape: Shape, rows: int) -> Path:
 
 
 def make_model(folder: Path, config: LlamaConfig) -> None:
-    """A checkpoint with random weights that prefers to repeat the last token, so that it beats guessing."""
+    """Write a checkpoint with random weights.
+
+    The model predicts a repetition of the last token, so that it does better than guessing on the text of `make_text`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     _write_tokenizer(folder, config.vocab_size)
@@ -106,7 +112,7 @@ def _write_tokenizer(folder: Path, vocabulary: int) -> None:
 
 
 class _Random:
-    """Normal weights in bfloat16, drawn on the GPU if there is one."""
+    """Source of normally distributed weights in bfloat16, drawn on the GPU if there is one."""
 
     def __init__(self) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -118,7 +124,7 @@ class _Random:
 
 
 def _shards(config: LlamaConfig) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """File name and tensors: both ends first, then a few blocks at a time."""
+    """Yield file name and tensors of every shard: embedding, head and last norm first, then a few blocks at a time."""
     random, hidden = _Random(), config.hidden_size
     embedding = random.normal(config.vocab_size, hidden, 2.0)
     # A token's own logit comes out 2 above that of all others together; where the ends are tied, the norm scales.
@@ -161,7 +167,7 @@ def _block(config: LlamaConfig, block: int, random: _Random) -> dict[str, Tensor
 
 
 def make_text(path: Path, vocabulary: int, rows: int = 80, length: int = 2048) -> None:
-    """Random tokens, each four times in a row; every row a document."""
+    """Write random tokens, each repeated four times in a row; every row is a document."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(1, vocabulary, (rows, length // 4), generator=generator).repeat_interleave(
         4, dim=1

@@ -1,4 +1,4 @@
-"""Aligned plain tables, and figures as JSON."""
+"""Plain-text tables with aligned columns, and JSON files of figures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their longest cell; the first to the left, figures to the right."""
+    """Format a table whose columns are as wide as their longest cell; the first is aligned left, the others right."""
     cells = [list(headers), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headers))]
     lines = []
@@ -33,6 +33,6 @@ def show(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -
 
 
 def write_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """All figures of a run."""
+    """Write the figures of a run as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""How good a profile is: data, the block runner, fitness, the population evaluator and the journal."""
+"""Evaluation of profiles: calibration data, the block runner, fitness, the population evaluator and the journal."""
 
 from .trial import Evaluation, Evaluator, Fidelity, Trial
 

@@ -1,6 +1,6 @@
-"""What is minimised, per position, in float32 over the whole vocabulary.
+"""The fitness functions that a search minimises, computed at every position over the whole vocabulary.
 
-Shapes: P positions, V vocabulary. Logits come in float32.
+Logits and results are float32. Shapes: P positions, V vocabulary, K most likely tokens of the teacher.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,13 @@ from torch import Tensor
 
 
 class FitnessConfig(BaseModel):
-    """The figure that is minimised, a mean over the positions of the text.
+    """The fitness that the search minimises, a mean over the positions of the text.
 
     Attributes:
-        name: `kl` (exact Kullback-Leibler divergence from the dense model), `topk-kl` (over the teacher's `k`
-            most likely tokens, all others as one) or `cross-entropy` (no teacher).
-        k: tokens that `topk-kl` tells apart.
+        name: name of the fitness: `kl` (exact Kullback-Leibler divergence from the dense model), `topk-kl` (the same
+            over the dense model's `k` most likely tokens, all other tokens counted as one) or `cross-entropy` (of the
+            text, without the dense model).
+        k: number of most likely tokens that `topk-kl` tells apart.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,13 +29,13 @@ class FitnessConfig(BaseModel):
 
 @dataclass(frozen=True)
 class TeacherChunk:
-    """The teacher at some positions, made once for all candidates.
+    """The teacher's distributions at a chunk of positions, computed once for all candidates.
 
     Attributes:
-        log_probs_PV: log-softmax of its logits.
+        log_probs_PV: log-softmax of the teacher's logits.
         probs_PV: exponentials of the log-probabilities.
-        negentropy_P: sum of p log p.
-        top_PK: ids of its most likely tokens (top-k fitness only).
+        negentropy_P: sum of p log p over the vocabulary, in nats.
+        top_PK: ids of the teacher's K most likely tokens, for `topk-kl` only.
     """
 
     log_probs_PV: Tensor
@@ -44,19 +45,23 @@ class TeacherChunk:
 
 
 Fitness = Callable[[TeacherChunk, Tensor], Tensor]
-"""(teacher, candidate's log-probabilities (P, V)) to values (P,)."""
+"""A function of the teacher's chunk and a candidate's log-probabilities (P, V) that returns the fitness (P,)."""
 
 
 def kl_divergence(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:
-    """KL(teacher || candidate) in nats at every position: one pass over the candidate's log-probabilities."""
+    """Return KL(teacher || candidate) in nats at every position, (P,).
+
+    Time: one pass over the candidate's log-probabilities.
+    """
     cross_P: Tensor = torch.linalg.vecdot(teacher.probs_PV, log_probs_PV)
     return teacher.negentropy_P - cross_P
 
 
 def topk_kl_divergence(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:
-    """KL over the teacher's top tokens and one bucket for the rest; a lower bound of the exact KL.
+    """Return the KL over the teacher's most likely tokens and one bucket for all others, in nats, (P,).
 
-    Unlike a divergence renormalised over the top tokens, mass that the candidate moves into the tail counts.
+    It is a lower bound of the exact KL. Unlike a divergence that is renormalised over the most likely tokens, it
+    counts probability that the candidate moves to the other tokens.
     """
     assert teacher.top_PK is not None
     top_PK = teacher.log_probs_PV.gather(-1, teacher.top_PK)
@@ -68,12 +73,12 @@ def topk_kl_divergence(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:
 
 
 def cross_entropy(log_probs_PV: Tensor, targets_P: Tensor) -> Tensor:
-    """Negative log-likelihood of the next token in nats at every position."""
+    """Return the negative log-likelihood of the next token in nats at every position, (P,)."""
     return -log_probs_PV.gather(-1, targets_P[:, None]).squeeze(-1)
 
 
 def teacher_chunk(config: FitnessConfig, logits_PV: Tensor) -> TeacherChunk:
-    """What a chunk of the teacher's logits gives to the candidates."""
+    """Compute from a chunk of the teacher's logits what the configured fitness needs of the teacher."""
     log_probs_PV = logits_PV.log_softmax(-1)
     probs_PV = log_probs_PV.exp()
     negentropy_P = torch.linalg.vecdot(probs_PV, log_probs_PV)
@@ -84,7 +89,7 @@ def teacher_chunk(config: FitnessConfig, logits_PV: Tensor) -> TeacherChunk:
 
 
 def fitness_of(config: FitnessConfig) -> Fitness | None:
-    """The divergence that the configuration names; None for cross-entropy, which needs no teacher."""
+    """Return the divergence that the configuration names, or None for cross-entropy, which needs no teacher."""
     known: dict[str, Fitness | None] = {
         "kl": kl_divergence,
         "topk-kl": topk_kl_divergence,

@@ -1,4 +1,4 @@
-"""Requests and answers: what a searcher asks and what an evaluator returns."""
+"""Trials, evaluations and slopes: the requests of a searcher and the answers of an evaluator."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,15 +13,15 @@ from ..spaces.space import Profile
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Which sequences a trial uses: positions `start..stop` of one seeded order, at one length.
+    """The sequences that a trial uses: positions `start..stop` of a seeded order of a data set, cut to one length.
 
     Attributes:
-        seed: 0 is the pool's own order (seeded when the pool was packed); any other seed is a fresh
-            permutation of the whole pool, which shares nothing with other seeds.
+        seed: seed of the order. 0 is the order that the data set was packed in, which was seeded then; any other
+            seed is a permutation of the whole data set that is independent of the permutations of other seeds.
         start: first position in that order.
-        stop: one past the last position.
-        length: tokens of each sequence that are used; at most the pool's length.
-        data: `calibration`, `validation` or `heldout`.
+        stop: position after the last one.
+        length: number of tokens used of each sequence; at most the length of the data set's sequences.
+        data: name of the data set, `calibration`, `validation` or `heldout`.
     """
 
     seed: int
@@ -37,11 +37,11 @@ class Fidelity:
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the model for one profile."""
+        """Number of tokens that go through the model for one profile."""
         return self.sequences * self.length
 
     def parts(self, positions: Iterable[int]) -> "list[Fidelity]":
-        """Ascending positions of this order as the fewest ranges."""
+        """Return the fewest fidelities in the same order that together cover the given ascending positions."""
         bounds: list[list[int]] = []
         for position in positions:
             if bounds and bounds[-1][1] == position:
@@ -51,7 +51,7 @@ class Fidelity:
         return [Fidelity(self.seed, start, stop, self.length, self.data) for start, stop in bounds]
 
     def rows(self, pool: int) -> np.ndarray:
-        """Row numbers, in a pool of `pool` sequences, that this fidelity stands for."""
+        """Return the row numbers (N,) of this fidelity's sequences in a data set of `pool` sequences."""
         if self.seed == 0:
             return np.arange(self.start, self.stop)
         return np.random.default_rng(self.seed).permutation(pool)[self.start : self.stop]
@@ -59,13 +59,13 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A request: evaluate `profile` at `fidelity`.
+    """A request to evaluate a profile at a fidelity.
 
     Attributes:
-        number: counts trials within one run.
-        profile: of the model.
-        fidelity: on which sequences.
-        slopes: ask for the slopes around the profile instead of its fitness.
+        number: number of the trial within its run.
+        profile: profile of the model to evaluate.
+        fidelity: sequences to evaluate the profile on.
+        slopes: whether the slopes around the profile are asked for instead of its fitness.
     """
 
     number: int
@@ -76,11 +76,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """How the fitness changes when one unit of a profile goes to another level, by unit name and label.
+    """Predicted change of the fitness when one unit of a profile moves to another level.
+
+    Both mappings go from unit name to label to a change in nats per token.
 
     Attributes:
-        first: change to first order, nats per token.
-        second: what second order adds, by the curvature at the profile.
+        first: first-order term of each change, from the gradient at the profile.
+        second: second-order term of each change, from the curvature at the profile.
     """
 
     first: Mapping[str, Mapping[str, float]]
@@ -89,14 +91,15 @@ class Slopes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SlopeSums:
-    """Slopes as sums over each micro-batch by itself, so that however a trial was divided, it has the same slopes.
+    """Slopes as one sum per micro-batch, so that the slopes of a trial do not depend on how it was divided.
 
     Memory: 16 bytes per level of a unit and micro-batch; 26 MB for 10,000 units, 5 levels and 32 micro-batches.
 
     Attributes:
-        levels: labels by unit name, in the order of `sums_FM2`.
-        sums_FM2: of first and second order over the tokens of each of M micro-batches, F levels of all units in a row.
-        tokens: of all micro-batches, which the slopes are the mean over.
+        levels: unit name to the labels of the levels that the unit can move to, in the order of `sums_FM2`.
+        sums_FM2: first- and second-order changes in nats, each summed over the tokens of a micro-batch: F levels of
+            all units one after the other, M micro-batches, 2 orders.
+        tokens: number of tokens in all micro-batches, which the sums are divided by.
     """
 
     levels: Mapping[str, tuple[str, ...]]
@@ -105,7 +108,7 @@ class SlopeSums:
 
     @property
     def finite(self) -> bool:
-        """Whether every sum is a number."""
+        """Whether every sum is finite."""
         return bool(np.isfinite(self.sums_FM2).all())
 
     @classmethod
@@ -115,7 +118,10 @@ class SlopeSums:
         return cls(parts[0].levels, sums_FM2, sum(part.tokens for part in parts))
 
     def mean(self) -> Slopes:
-        """Slopes per token of finite sums, summed exactly, so that no order of the micro-batches changes a bit."""
+        """Return the slopes per token; every sum must be finite.
+
+        The sums of the micro-batches are added exactly, so the order of the micro-batches does not change a bit.
+        """
         return Slopes(self._mean(0), self._mean(1))
 
     def _mean(self, order: int) -> dict[str, dict[str, float]]:
@@ -125,15 +131,15 @@ class SlopeSums:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An answer.
+    """The answer to a trial.
 
     Attributes:
-        trial: what was asked.
-        values: the fitness of each sequence in the order of the trial's fidelity, a mean per token.
-        cross_entropy: mean next-token cross-entropy of each sequence in nats.
-        seconds: time this trial took; shared work is divided evenly over the trials that shared it.
-        error: why there are no values, or None.
-        slopes: if they were asked for; then there are no values.
+        trial: the trial that is answered.
+        values: fitness of each sequence as a mean over its tokens, in the order of the trial's fidelity.
+        cross_entropy: mean next-token cross-entropy of each sequence in nats, in the same order.
+        seconds: time that this trial took; shared work is divided evenly over the trials that shared it.
+        error: reason why the trial has no usable values, or None.
+        slopes: slopes around the profile where the trial asks for them; then there are no values.
     """
 
     trial: Trial
@@ -145,18 +151,29 @@ class Evaluation:
 
     @property
     def fitness(self) -> float:
-        """Mean over the sequences (all have one length); lower is better; infinite after an error or NaN."""
+        """Mean of the values, where lower is better; infinite if there are no values or the mean is NaN.
+
+        All sequences have the same length, so this is also the mean over tokens.
+        """
         mean = math.fsum(self.values) / len(self.values) if self.values else math.inf
         return mean if mean == mean else math.inf
 
     @property
     def perplexity(self) -> float:
-        """Exponential of the mean cross-entropy."""
+        """Exponential of the mean cross-entropy over the sequences."""
         return math.exp(min(math.fsum(self.cross_entropy) / len(self.cross_entropy), 700.0))
 
 
 def joined_slopes(trial: Trial, parts: Iterable[Evaluation]) -> Evaluation:
-    """The answer to a trial that asks for slopes from answers to all its parts, in any order; an error in one is one of all."""
+    """Join the answers to all parts of a trial that asks for slopes.
+
+    Args:
+        trial: the whole trial.
+        parts: answers to all its parts, in any order.
+
+    Returns:
+        The answer to the whole trial; if any part has an error, so has the answer.
+    """
     ordered = sorted(parts, key=lambda part: part.trial.fidelity.start)
     seconds = math.fsum(part.seconds for part in ordered)
     if errors := [part.error for part in ordered if part.error is not None]:
@@ -166,11 +183,11 @@ def joined_slopes(trial: Trial, parts: Iterable[Evaluation]) -> Evaluation:
 
 
 class Evaluator(Protocol):
-    """Measures profiles."""
+    """Interface of whatever evaluates profiles."""
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything that decides a value besides profile and fidelity."""
+        """Digest of everything that a value depends on besides profile and fidelity."""
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
         """Yield one evaluation per trial as they finish, in any order."""

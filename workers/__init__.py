@@ -1,4 +1,4 @@
-"""Where evaluations run."""
+"""Worker pools, which run evaluations in this process, on a Ray cluster or in a simulation."""
 
 from .pool import LocalPool, WorkerPool
 from .simulation.journal_replay import Replay

@@ -1,4 +1,4 @@
-"""Settings of where evaluations run."""
+"""Settings of the workers that run evaluations."""
 
 from typing import Annotated, Literal
 
@@ -24,15 +24,19 @@ class RayConfig(BaseModel):
     """Evaluations run on a Ray cluster, in one long-lived process per worker.
 
     Attributes:
-        address: address of the cluster; by default `RAY_ADDRESS`, else a cluster that runs on this machine, else a new one.
+        address: address of the cluster; by default the address in `RAY_ADDRESS`, else a cluster that runs on this
+            machine, else a new cluster on this machine.
         number: number of workers; by default as many as the cluster has room for, also when nodes come or go.
-        gpus: GPUs of each worker; by default 1 where the evaluation's device is a GPU, else 0. A half means that two
-            workers share one.
-        cpus: CPUs of each worker; by default as many as the evaluation has threads, 0 for a worker with a GPU.
-        retries: how often a trial whose worker failed on it alone is tried again before it is recorded as failed.
-        max_failures: failures of workers in one run of the command after which the command ends with the first of them.
-        deadline: seconds after which a worker that has not answered is ended, as one that hangs.
-        patience: seconds that a search without any worker waits for one.
+        gpus: number of GPUs of each worker; by default one for every GPU that the evaluation's device names, 0 for the
+            CPU. With 0.5, two workers share a GPU.
+        cpus: number of CPUs of each worker; by default the number of threads of the evaluation, or 0 for a worker with
+            a GPU.
+        retries: how often a trial that a worker failed on, with no other trial beside it, is tried again before the
+            trial is recorded as failed.
+        max_failures: number of failures of workers in one call of the command; with one more, the command ends and
+            shows the first of them.
+        deadline: seconds after which a worker that has not answered is taken for hung and ended.
+        patience: seconds that a search waits for a worker when it has none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""Where evaluations run."""
+"""The interface of worker pools, and the pool that evaluates in this process."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -7,17 +7,20 @@ from ..evaluators.trial import Evaluation, Evaluator, Trial
 
 
 class WorkerPool(Protocol):
-    """Runs trials somewhere and yields answers as they come."""
+    """Interface of whatever runs trials, in this process or elsewhere."""
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """Yield answers as they come, in any order; each of all or part of one trial's sequences, together all."""
+        """Yield evaluations as they finish, in any order.
+
+        An evaluation may answer only a part of the sequences of its trial; together they answer every trial.
+        """
 
     def close(self) -> None:
         """Release what the workers hold; the pool cannot be used afterwards."""
 
 
 class LocalPool:
-    """Runs trials in this process."""
+    """Runs trials in this process, one call of the evaluator for all of them."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator

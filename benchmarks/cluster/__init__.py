@@ -1,1 +1,1 @@
-"""Measurements of Ray workers: speed-up, failures, equal results."""
+"""Measurements of Ray workers: speed-up, behaviour when processes are killed, and equality of results."""

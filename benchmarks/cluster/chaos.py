@@ -1,13 +1,14 @@
-"""A search on a Ray cluster of several nodes while workers, nodes and the driver are killed with -9.
+"""Test of searches on a Ray cluster of several nodes while workers, nodes and the driver are killed with signal 9.
 
     python -m benchmarks.cluster.chaos
     python -m benchmarks.cluster.chaos --kills 200 --seed 1
 
-A cluster of three raylets on this machine, a tiny trained model, and the command itself with `--workers ray`. At random
-moments a worker, a node or the driver is killed; a node comes back, the same command goes on. When a run is
-finished, its front must be that of an undisturbed run in one process, and its journal must hold the same values, none
-of them twice. Further runs follow until there were enough kills. The moments differ from call to call, because the
-machine does; who is hit follows from the seed.
+The command starts a cluster of three raylets on this machine and searches with a tiny trained model and
+`--workers ray`. At random times it kills a worker, a node or the driver. A killed node is replaced by a new one, and
+after a kill of the driver the same command is started again. A finished run must have the same front as an undisturbed
+run in one process, and its journal must hold the same values, none of them twice. Runs follow one another until there
+were enough kills. The seed decides which processes are killed; the times differ from call to call, because the speed of
+the machine does.
 """
 
 import argparse
@@ -33,10 +34,10 @@ BUDGETS = [{"bits": 3.5}, {"bits": 4.5}]
 
 
 def main() -> None:
-    """Parse the command line, disturb, compare, count.
+    """Parse the command line, disturb runs until there were enough kills, and print the table.
 
     Raises:
-        SystemExit: a front or a journal differs.
+        SystemExit: a search failed, or a front or a journal differs.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,12 +60,12 @@ def main() -> None:
 
 
 class Chaos:
-    """A cluster, a model, and who is killed next.
+    """A cluster, a tiny model, and a random choice of what is killed next.
 
     Args:
-        folder: place for all runs.
-        rng: draws what is killed next.
-        pause: seconds between kills, on average.
+        folder: folder of model, text and all runs.
+        rng: random numbers that decide when and what to kill.
+        pause: mean number of seconds between two kills.
     """
 
     def __init__(self, folder: Path, rng: random.Random, pause: float) -> None:
@@ -83,15 +84,18 @@ class Chaos:
         }
 
     def close(self) -> None:
-        """End the cluster."""
+        """Shut the cluster down."""
         self.cluster.shutdown()
 
     def disturb(self) -> Counter[str]:
-        """One undisturbed run in one process, one on the cluster with kills; how many of whom.
+        """Run a search undisturbed in one process, and the same search on the cluster with kills.
+
+        Returns:
+            Number of kills of workers, nodes and the driver.
 
         Raises:
-            SystemExit: fronts or journals differ.
-            AssertionError: a value was measured twice.
+            SystemExit: a search failed, or the fronts or journals of the two runs differ.
+            AssertionError: a journal holds a value twice.
         """
         self.runs += 1
         content = self.content | {"seed": self.runs}

@@ -1,14 +1,15 @@
-"""How much faster several Ray workers are than one, on a real evaluator: one GPU each where there are GPUs, else one core.
+"""Speed-up by several Ray workers with a real model, each on a GPU of its own, or on a CPU core without GPUs.
 
-    python -m benchmarks.cluster.ray_devices --folder /scratch --model DIR --workers 0 1 2 --sequences 64 --tokens 2048 16384 32768
-    python -m benchmarks.cluster.ray_devices --folder /scratch --shape llama-8b --length 2048 --profiles 32 --sequences 8 \
+    python -m benchmarks.cluster.ray_devices --folder /scratch --model DIR --workers 0 1 2 --sequences 64 \\
         --tokens 2048 16384 32768
+    python -m benchmarks.cluster.ray_devices --folder /scratch --shape llama-8b --length 2048 --profiles 32 \\
+        --sequences 8 --tokens 2048 16384 32768
 
-`population` is `--profiles` mutants of the uniform profile on `--sequences` sequences, `generation` the stages of one
-generation of EvoPress after each other, `slopes` those of every level over `--sequences`. Each is timed from asking to the
-last answer, on sequences that no worker has seen, after the same work on others to warm up; the median of `--runs`. `0`
-workers is a search without Ray. Whatever the number of workers, every value must be the same, bit for bit; if not, the
-command fails.
+Three kinds of work are timed. `population` is `--profiles` mutants of the uniform profile on `--sequences` sequences.
+`generation` is the stages of one generation of EvoPress, one after the other. `slopes` is the slopes of every level over
+`--sequences` sequences. A time runs from the request to the last answer and is the median of `--runs`, each on sequences
+that no worker has seen, after a warm-up with the same work on other sequences. `0` workers is an evaluator in this
+process, without Ray. The command fails unless every value is the same, bit for bit, for every number of workers.
 """
 
 import argparse
@@ -33,13 +34,13 @@ Values = list[object]
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed.
+    """The work that is timed.
 
     Attributes:
-        assembly: says which profiles there are.
-        plan: of a generation.
-        profiles: of the population.
-        sequences: of the population and of the slopes.
+        assembly: model, levels, space and text of the benchmark.
+        plan: stages of a generation.
+        profiles: number of profiles in the population.
+        sequences: number of sequences of the population and of the slopes.
     """
 
     assembly: Assembly
@@ -49,7 +50,7 @@ class Work:
 
     @property
     def window(self) -> int:
-        """Sequences that one run uses, in whole micro-batches."""
+        """Number of sequences that one kind of work uses in one run, rounded up to whole micro-batches."""
         grain = int(self.assembly.config.evaluation.micro_batch)
         return -(-max(self.sequences, self.plan.window(self._length)) // grain) * grain
 
@@ -58,10 +59,10 @@ class Work:
         return self.assembly.config.data.length
 
     def stages(self, run: int) -> Iterator[tuple[str, list[list[Trial]]]]:
-        """Each kind of work, its stages one after the other, on the windows of one run.
+        """Yield name and stages of each kind of work, on the sequences of one run.
 
         Raises:
-            ValueError: there are not enough sequences.
+            ValueError: there are not enough calibration sequences.
         """
         start = 3 * run * self.window
         if (last := start + 3 * self.window) > (held := len(self.assembly.data["calibration"])):
@@ -93,10 +94,10 @@ class Work:
 
 
 def main() -> None:
-    """Parse the command line, measure, compare, print.
+    """Parse the command line, measure with every number of workers, compare the values, and print the table.
 
     Raises:
-        SystemExit: a value differs.
+        SystemExit: a value differs between numbers of workers.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -125,7 +126,7 @@ def main() -> None:
 
 
 def measured(workers: int, work: Work, runs: int) -> dict[str, tuple[float, Values]]:
-    """Median seconds of each kind of work, and all values."""
+    """Run each kind of work `runs` times and once to warm up, and return its median seconds and all values."""
     times: dict[str, list[float]] = {}
     values: dict[str, Values] = {}
     with opened(workers, work.assembly) as pool:
@@ -141,7 +142,7 @@ def measured(workers: int, work: Work, runs: int) -> dict[str, tuple[float, Valu
 
 @contextmanager
 def opened(workers: int, assembly: Assembly) -> Iterator[WorkerPool]:
-    """So many workers that have all opened the model, or this process."""
+    """Open a pool of workers that have all opened the model, or a pool in this process for 0 workers."""
     if not workers:
         pool: WorkerPool = LocalPool(assembly.evaluator())
         yield pool
@@ -164,7 +165,7 @@ def opened(workers: int, assembly: Assembly) -> Iterator[WorkerPool]:
 
 
 def answers(pool: WorkerPool, trials: Sequence[Trial]) -> Iterator[object]:
-    """Every sequence's values of each trial, or its slopes."""
+    """Run trials and yield for each trial the values of all its sequences, or its slopes."""
     parts: dict[int, list[Evaluation]] = {trial.number: [] for trial in trials}
     for answer in pool.run(trials):
         parts[answer.trial.number].append(answer)

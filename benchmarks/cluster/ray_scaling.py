@@ -1,16 +1,16 @@
-"""How much of Ray workers' time is work, by how many there are, where every sequence takes 0.2 s +- 20 %.
+"""Share of their time that Ray workers work, for different numbers of workers, when a sequence takes 0.2 s +- 20 %.
 
     python -m benchmarks.cluster.ray_scaling --workers 4 16 64
     python -m benchmarks.cluster.ray_scaling --workers 64 256 --threads 32
 
-Workers sleep for as long as an evaluation would take, so that one machine stands for many; each is a process of about
-170 MB, or with `--threads` one of so many threads in a process. `efficiency` is the work of all of them over workers times
-the time from the first ask to the last answer, all workers opened before. `whole` is a population of 448 profiles on 16
-sequences, `generation` EvoPress's three stages after each other: 128 profiles on 1 sequence, 16 on 8, 5 on 64. `driver`
-is the driver's own processor time per evaluation.
+Workers sleep for as long as an evaluation would take, so one machine can stand for many. Each worker is a process of
+about 170 MB, or with `--threads` one of that many threads of a process. `efficiency` is the work of all workers divided
+by the number of workers times the time from the first request to the last answer; the workers are opened before.
+`whole` is a population of 448 profiles on 16 sequences. `generation` is EvoPress's three stages one after the other:
+128 profiles on 1 sequence, 16 on 8, 5 on 64. `driver` is the driver's own processor time per evaluation.
 
-The second table is what 10,000 evaluations cost the driver that take no time: populations of 128 profiles on 16
-sequences one after the other, their answers thrown away.
+The second table is the cost of about 10,000 evaluations to the driver when workers answer at once: populations of 128
+profiles on 16 sequences, one after the other, whose answers are thrown away.
 """
 
 import argparse
@@ -38,18 +38,19 @@ from ..tables import show
 
 STAGES = {"whole": ((448, 16),), "generation": ((128, 1), (16, 8), (5, 64))}
 SHORT = 79
-"""Populations of 128 profiles: 10,112 evaluations."""
+"""Number of populations of 128 profiles in the second table, which makes 10,112 evaluations."""
 
 SPACE = layered_space(112)
 
 
 @dataclass(frozen=True)
 class Sleeper:
-    """Answers 0 after the time that an evaluation would take.
+    """Evaluator that sleeps for the time that an evaluation would take, and gives 0 as every value.
 
     Attributes:
-        seconds: of one sequence, on average.
-        spread: a sequence takes up to this share more or less.
+        seconds: mean seconds that one sequence takes.
+        spread: largest share by which the time of a sequence is shorter or longer.
+        fingerprint: fingerprint of the evaluator, the same for all sleepers.
     """
 
     seconds: float
@@ -57,7 +58,7 @@ class Sleeper:
     fingerprint: str = "0" * 32
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """One by one."""
+        """Answer one trial after the other."""
         for trial in trials:
             spent = self.time(trial)
             time.sleep(spent)
@@ -65,39 +66,39 @@ class Sleeper:
             yield Evaluation(trial, zeros, zeros, spent)
 
     def time(self, trial: Trial) -> float:
-        """Seconds that follow from the trial alone."""
+        """Return the seconds that a trial takes, which depend on its number and sequences only."""
         rng = np.random.default_rng([trial.number, trial.fidelity.start])
         late = 1 + self.spread * (2 * rng.random(trial.fidelity.sequences) - 1)
         return float(self.seconds * late.sum())
 
 
 class Host:
-    """A process of several workers, each in a thread of its own."""
+    """Ray actor with several workers in one process, each in a thread of its own."""
 
     def __init__(self) -> None:
         self._workers: dict[int, Worker] = {}
 
     def call(self, number: int, name: str, *arguments: Any) -> Any:
-        """What a method of one of them gives."""
+        """Call a method of one of the workers and return its result."""
         return getattr(self._workers.setdefault(number, Worker()), name)(*arguments)
 
 
 @dataclass(frozen=True)
 class Method:
-    """What the pool calls, as if the worker were an actor."""
+    """A method of one worker of a host, which the pool calls as if the worker were an actor."""
 
     host: Any
     number: int
     name: str
 
     def remote(self, *arguments: Any) -> Any:
-        """A reference to its answer."""
+        """Start the call and return Ray's reference to its result."""
         return self.host.call.remote(self.number, self.name, *arguments)
 
 
 @dataclass(frozen=True)
 class Seat:
-    """One of a host's workers."""
+    """Handle of one worker of a host, which the pool uses as if the worker were an actor."""
 
     host: Any
     number: int
@@ -107,7 +108,7 @@ class Seat:
 
 
 class ThreadedPool(RayPool):
-    """Workers that share processes; none of them is ended before the pool is."""
+    """Pool whose workers share processes, so that no worker ends before the pool is closed."""
 
     threads = 1
 
@@ -158,7 +159,7 @@ def main() -> None:
 
 
 def opened(workers: int, threads: int, sleeper: Sleeper) -> RayPool:
-    """A pool whose workers are all there."""
+    """Open a pool and wait until all its workers are ready."""
     settings = RayConfig.model_validate({"kind": "ray", "number": workers, "cpus": 1, "gpus": 0})
     kind = type("", (ThreadedPool,), {"threads": threads}) if threads > 1 else RayPool
     pool: RayPool = kind(partial(_give, sleeper), SPACE, 1, settings)
@@ -168,14 +169,14 @@ def opened(workers: int, threads: int, sleeper: Sleeper) -> RayPool:
 
 
 def population(rng: np.random.Generator, profiles: int, sequences: int) -> list[Trial]:
-    """Random profiles on the same sequences."""
+    """Return trials of random profiles on the same sequences."""
     levels = [len(unit.levels) for unit in SPACE.units]
     drawn: list[Profile] = [tuple(rng.integers(levels).tolist()) for _ in range(profiles)]
     return [Trial(n, p, Fidelity(0, 0, sequences, 512)) for n, p in enumerate(drawn)]
 
 
 def measured(pool: RayPool, stages: Iterable[tuple[int, int]]) -> list[object]:
-    """Work, time, efficiency and the driver's milliseconds per evaluation of populations after each other."""
+    """Run stages one after the other and return work and time in s, efficiency, and driver's ms per evaluation."""
     rng = np.random.default_rng(0)
     began, processor, work, count = time.perf_counter(), time.process_time(), 0.0, 0
     for profiles, sequences in stages:
@@ -187,7 +188,7 @@ def measured(pool: RayPool, stages: Iterable[tuple[int, int]]) -> list[object]:
 
 
 def spent(pool: RayPool) -> list[object]:
-    """Evaluations, time, the driver's own time and what its memory grew by."""
+    """Run `SHORT` populations and return evaluations, time and driver's own time in s, and its memory's growth in MB."""
     rng, process = np.random.default_rng(0), psutil.Process()
     began, processor, before = time.perf_counter(), time.process_time(), process.memory_info().rss
     for _ in range(SHORT):

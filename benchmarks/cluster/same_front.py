@@ -1,9 +1,9 @@
-"""The same search in one process and on several Ray workers of several nodes: fronts and journals must be equal bit for bit.
+"""Check that a search gives the same front and journal, bit for bit, in one process and on any number of Ray workers.
 
     python -m benchmarks.cluster.same_front
     python -m benchmarks.cluster.same_front --config configs/quickstart.yaml --workers 1 2 4 --set search.rounds=1
 
-A cluster of as many raylets as the most workers, on this machine, one CPU each.
+The cluster runs on this machine, with one raylet of one CPU for each of the largest number of workers.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ..tables import show
 
 
 def main() -> None:
-    """Parse the command line, search, compare.
+    """Parse the command line, run all searches, and compare their fronts and journals.
 
     Raises:
         SystemExit: a search failed, or a front or a journal differs.

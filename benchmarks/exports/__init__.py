@@ -1,1 +1,1 @@
-"""Measurements of exported models and of exporting."""
+"""Measurements of exported models and of the exporters."""

@@ -1,14 +1,17 @@
-"""Memory of exporting a model of Llama-70B's dimensions: it must not grow with the number of blocks.
+"""Memory that exports of a model of Llama-70B's dimensions need, which must not grow with the number of blocks.
 
     python -m benchmarks.exports.export_memory --folder /scratch/exports
     python -m benchmarks.exports.export_memory --folder /scratch/exports --shape narrow --blocks 2 12
 
-Makes a checkpoint with random weights (11 GB of bfloat16 with 4 blocks), gives every linear layer a 4-bit level, that of
-the layer in the first block rounded, and exports that profile in each format; no search. `nemotron-nas` also drops the last attention. A row has the
-GB that were written, seconds, and the peak memory of the export over what the process held before: anonymous memory
-(`RssAnon`), which is what an export needs, and resident memory (`VmRSS`), which counts pages of mapped files too, as long
-as nothing else wants the memory. `of the model` is peak anonymous memory over the bytes of the dense model; `per block`
-is how much it grew with every block beyond the first row of the format. Everything made is removed.
+The command makes a checkpoint with random weights (11 GB of bfloat16 with 4 blocks) and exports it in each format with
+every linear layer at a 4-bit level, without a search. The levels of the first block, rounded to the nearest, serve all
+blocks. For `nemotron-nas` the attention of the last block is dropped too. All files are removed at the end.
+
+A row of the table has the GB that were written, the seconds, and the peak memory of the export beyond what the process
+held before. Anonymous memory (`RssAnon`) is what an export needs. Resident memory (`VmRSS`) also counts pages of mapped
+files, which stay as long as nothing else needs the memory. `of the model` is peak anonymous memory divided by the bytes
+of the dense model. `per block` is the growth of anonymous memory with every block, compared with the first row of the
+same format.
 """
 
 import argparse
@@ -53,14 +56,14 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One export.
+    """Measurements of one export.
 
     Attributes:
-        form: name of the format.
-        blocks: of the model.
-        model: bytes of the dense model.
-        written: bytes of the export's weights.
-        cost: what it took.
+        form: name of the export format.
+        blocks: number of blocks of the model.
+        model: bytes of the dense model's weights.
+        written: bytes of the exported weights.
+        cost: time and memory of the export.
     """
 
     form: str
@@ -70,7 +73,7 @@ class Row:
     cost: Cost
 
     def cells(self, first: "Row") -> list[object]:
-        """As the table has it, `first` being the format's first row."""
+        """Return the cells of the row in the table, given the first row of the same format."""
         seconds, resident, anonymous = self.cost
         grown = (
             (anonymous - first.cost.anonymous) / (self.blocks - first.blocks) if self is not first else None
@@ -105,7 +108,7 @@ def main() -> None:
 
 
 def exports(folder: Path, shape: Shape, formats: Sequence[str]) -> Iterator[Row]:
-    """A model of some shape in every format, one after the other; `folder` is gone at the end.
+    """Export a model of some shape in every format, one after the other, and remove `folder` at the end.
 
     Raises:
         FileExistsError: the folder exists already.
@@ -127,7 +130,7 @@ def exports(folder: Path, shape: Shape, formats: Sequence[str]) -> Iterator[Row]
 
 
 def rounded(checkpoint: Checkpoint, structure: Structure, path: Path, labels: set[str]) -> LevelDatabase:
-    """Levels of all linear layers: those of the first block, for every block."""
+    """Build a level database of all linear layers, in which every block has the levels of the first block."""
     first = {
         linear.path.removeprefix(structure.blocks[0].path): build(
             checkpoint.tensor(f"{linear.path}.weight"), None, sorted(labels), config=_ROUNDED
@@ -142,7 +145,7 @@ def rounded(checkpoint: Checkpoint, structure: Structure, path: Path, labels: se
 
 
 def fixed(checkpoint: Checkpoint, structure: Structure, database: LevelDatabase, form: str) -> Winner:
-    """What is exported: every layer at the format's level, in `nemotron-nas` without the last attention."""
+    """Make the model to export: every layer at the format's level, for `nemotron-nas` without the last attention."""
     labels = {linear.path: LEVELS[form] for linear in structure.linears}
     if form == "nemotron-nas":
         attention = next(branch for branch in structure.blocks[-1].branches if branch.kind == "attention")

@@ -1,12 +1,13 @@
-"""A search over llama.cpp's types beside llama.cpp's own mixes of the same size, all computed by llama.cpp.
+"""Comparison of searched mixtures of llama.cpp's types with llama.cpp's own mixes of the same size.
 
     python -m benchmarks.exports.llama_mixes --folder /scratch --config configs/gguf.yaml --set model=DIR \\
         --set data.source=stdlib --set data.length=512 --mixes Q3_K_S Q3_K_M Q4_K_M --bits 3.5 4.5
 
-Each mix is made by llama.cpp's quantiser from the model in 16 bits, with the importance of the same calibration text that
-the levels are made with. One search has a budget for every mix, of as many bytes as the mix has, and one for each of `--bits`,
-which count the whole model. Figures are on held-out text: KL from the dense model as this program computes it. `seconds` and
-`peak GB` are of the export, the memory being that of the process over what it held before.
+llama.cpp's quantiser makes each mix from the model in 16 bits, with the importance of inputs measured on the same
+calibration text that the levels are built with. One search has a budget for every mix, of as many bytes as the mix has,
+and a budget for each of `--bits`, which are bits per weight of the whole model. llama.cpp computes the logits of all
+files on held-out text. KL is the divergence from the dense model as this program computes it. `seconds` and `peak GB`
+are time and growth of the process's memory during an export.
 """
 
 import argparse
@@ -41,7 +42,7 @@ Importance = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Made:
-    """A file and what it took to make it."""
+    """A GGUF file, and where it was exported here the seconds and peak GB of the export."""
 
     name: str
     path: Path
@@ -50,7 +51,7 @@ class Made:
 
     @property
     def bytes(self) -> int:
-        """Of its tensors."""
+        """Number of bytes of the file's tensors."""
         return sum(int(tensor.n_bytes) for tensor in GGUFReader(self.path).tensors)
 
 
@@ -97,7 +98,7 @@ def main() -> None:
 
 
 def searched(args: argparse.Namespace, sizes: Mapping[str, int]) -> list[Made]:
-    """One search for all sizes, and the export of each of its points."""
+    """Run one search for all sizes in bytes, and export its point at each size."""
     budgets = ", ".join(f"{{bytes: {size}}}" for size in dict.fromkeys(sizes.values()))
     config: RunConfig = load_config(args.config, [*args.overrides, f"budgets=[{budgets}]"])
     run = args.folder / "run"
@@ -114,7 +115,7 @@ def searched(args: argparse.Namespace, sizes: Mapping[str, int]) -> list[Made]:
 
 
 def importance(assembly: Assembly) -> Importance:
-    """Of every linear layer's inputs, from the text that levels are built from."""
+    """Measure the mean squares of every linear layer's inputs on the text that levels are built with."""
     config = assembly.checkpoint.config
     names = tensor_names(architecture(config), config.num_hidden_layers)
     states = CalibrationStates(assembly.runner, assembly.builder_tokens)
@@ -128,10 +129,10 @@ def importance(assembly: Assembly) -> Importance:
 
 
 def mix(name: str, source: Path, path: Path, known: Importance) -> Made:
-    """One of llama.cpp's own mixes.
+    """Let llama.cpp make one of its own mixes.
 
     Raises:
-        RuntimeError: llama.cpp did not make it.
+        RuntimeError: llama.cpp could not make the mix.
     """
     matrices = (llama_cpp.llama_model_imatrix_data * (len(known) + 1))()
     for entry, (tensor, mean_I) in zip(matrices, known.items(), strict=False):

@@ -1,10 +1,10 @@
-"""llm-compressor quantises a model by an exported recipe; every layer must come out with the bits that the recipe says.
+"""Check that llm-compressor, given an exported recipe, quantises every layer to the bits and groups of the recipe.
 
     python3 -m venv apart && apart/bin/pip install torch==2.13.0 llmcompressor==0.14.0.1
     apart/bin/python benchmarks/exports/recipe.py --model DIR --recipe EXPORT --output DIR [--text FILE]
 
-In an environment of its own, because llm-compressor asks for its own version of transformers. A recipe with `GPTQModifier`
-needs `--text`.
+The command needs an environment of its own, because llm-compressor requires another version of transformers. A recipe
+with `GPTQModifier` needs `--text`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import yaml
 
 
 def main() -> None:
-    """Parse the command line, quantise, compare.
+    """Parse the command line, quantise the model, and compare it with the recipe.
 
     Raises:
         SystemExit: a layer has other bits or groups than the recipe says.
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def quantise(model: Path, recipe: Path, output: Path, text: Path | None) -> None:
-    """Let llm-compressor write the model."""
+    """Let llm-compressor quantise a model by a recipe and write it to `output`, calibrated on `text` if given."""
     from datasets import Dataset
     from llmcompressor import oneshot  # type: ignore[import-not-found]
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,7 +57,11 @@ def quantise(model: Path, recipe: Path, output: Path, text: Path | None) -> None
 
 
 def compared(groups: dict[str, Any], output: Path) -> int:
-    """How many layers have what the recipe says."""
+    """Check the layers of every group of the recipe, and return the number of layers.
+
+    Raises:
+        SystemExit: a layer has other bits or groups than the recipe says.
+    """
     from safetensors import safe_open
 
     with safe_open(output / "model.safetensors", "pt") as stored:

@@ -1,1 +1,1 @@
-"""The journal of evaluations: the file that is cache, log and history in one."""
+"""The journal: the append-only file of all evaluations of a run, which serves as cache, log and history."""

@@ -1,13 +1,13 @@
-"""The journal: every evaluation, one line each, append-only; cache, log and history in one.
+"""The journal: an append-only file with one line per evaluation, which serves as cache, log and history.
 
-A line is a checksum and compact JSON:
+A line is a checksum followed by compact JSON:
 
     crc32 ["FINGERPRINT","KEY","DATA",seed,length,start,stop,[values],[cross-entropies],seconds,number,error]
 
-Fingerprint and key have 32 hex digits, so both stand at fixed places and opening a journal decodes nothing: it
-checks each line's checksum and remembers where the lines of each key are. The first line is a header with
-`format_version`. A line counts when it ends; what stands after the last line end (a killed process, or one
-that is writing now) is no line yet, and is cut by this file's own next append.
+Fingerprint and key have 32 hex digits each, so both stand at fixed places of the line. Opening a journal therefore
+decodes no JSON: it checks the checksum of each line and remembers where the lines of each key begin. The first line is
+a header with `format_version`. A line without an end, which a killed process left or another process is still writing,
+does not count, and the next `append` of the run that owns the file cuts it off.
 """
 
 import logging
@@ -27,19 +27,25 @@ _BINARY = getattr(os, "O_BINARY", 0)  # Windows would write two characters for t
 _log = logging.getLogger(__name__)
 _HEX = re.compile("[0-9a-f]{32}")
 _RECENT = 256
-"""Lines that are kept in memory: more than a generation of offspring."""
+"""Number of appended lines that are kept in memory, which is more than a generation of offspring."""
 
 Known = list[tuple[float, float] | None]
-"""For each position of a fidelity its value and cross-entropy, or None where it was not measured."""
+"""Value and cross-entropy at each position of a fidelity, or None where the position was not evaluated."""
 
 
 def key_of_values(space: Space, profile: Profile, sequences: str) -> str:
-    """The key of the model that `profile` builds, measured on the sequences of a fingerprint."""
+    """Return the journal's key of the model that a profile builds, evaluated on one data set.
+
+    Args:
+        space: space of the profile.
+        profile: profile of the model; profiles that build the same model share a key.
+        sequences: fingerprint of the data set.
+    """
     return digest([space.key(profile), sequences])
 
 
 class _Scan:
-    """One file as far as it was read: where each key's lines begin. Never writes."""
+    """Index of one journal file, as far as it was read: where the lines of each key begin. Never writes the file."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
@@ -49,13 +55,13 @@ class _Scan:
         self.records = 0
         self.foreign = 0
         self.damaged: list[int] = []
-        # A single line, by far the commonest case, costs an int instead of a list.
+        # Most keys have a single line, and an int takes less memory than a list.
         self._offsets: dict[bytes, int | list[int]] = {}
         self._recent: dict[int, bytes] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in the lines that were completed since the last time."""
+        """Index the lines that were completed since the last call."""
         before = len(self.damaged)
         if self.path.exists():
             with self.path.open("rb") as file:
@@ -69,7 +75,7 @@ class _Scan:
             _log.warning("%s: %d damaged lines skipped (line %s)", self.path, len(new), shown)
 
     def take(self, line: bytes) -> None:
-        """Index one complete line, which stands at `end`."""
+        """Index one complete line, which begins at byte `end` of the file."""
         start = self.end
         self.end += len(line)
         self.lines += 1
@@ -89,7 +95,7 @@ class _Scan:
                 self.foreign += 1
 
     def keep(self, line: bytes) -> None:
-        """`take` a line that was just appended, and keep it at hand: its model is often asked for again."""
+        """Index a line that was just appended and keep it in memory, because its model is often asked for again."""
         self._recent[self.end] = line
         if len(self._recent) > _RECENT:
             del self._recent[next(iter(self._recent))]
@@ -106,19 +112,19 @@ class _Scan:
             here.append(offset)
 
     def find(self, key: str, fidelity: Fidelity) -> Iterator[Record]:
-        """The key's records over the order of sequences that `fidelity` belongs to, oldest first."""
+        """Yield the key's records over the same order of sequences as `fidelity`, the oldest first."""
         found = self._offsets.get(key.encode())
         if found is None:
             return
         wanted = place(fidelity)
         for line in self._lines([found] if isinstance(found, int) else found):
-            # Another run may have begun its journal anew since this one read it.
+            # Another run may have replaced its journal by a new one since it was indexed.
             same = valid(line) and key_of(line) == (self.fingerprint, key.encode())
             if same and at_place(line, wanted):
                 yield decode(line)
 
     def _lines(self, offsets: list[int]) -> list[bytes]:
-        """Lines by where they begin; none if the file is gone."""
+        """Return the lines that begin at the given bytes; no lines if the file is gone."""
         lines = [self._recent[offset] for offset in offsets if offset in self._recent]
         if len(lines) == len(offsets):
             return lines
@@ -133,22 +139,23 @@ def _line_at(file: BinaryIO, offset: int) -> bytes:
 
 
 class Journal:
-    """All evaluations of one run, and what other runs measured under the same fingerprint.
+    """All evaluations of one run, and those of other runs with the same fingerprint.
 
-    Values of a key are known per position: ranges of one (data, seed, length) share them, whichever lines
-    they came with. Where several lines hold a position the first wins, own lines before readers'.
+    The values of a key are known per position: all fidelities with the same data set, seed and length share them,
+    whichever lines the values came with. Where several lines hold a position, the first line counts, and the run's
+    own lines count before those of other runs.
 
-    Opening reads each line once (about 2 microseconds) and keeps about 150 bytes per key; nothing is written
-    before the first `append`, so a journal that another process is writing may be opened to look at.
+    Opening reads each line once (about 2 microseconds) and keeps about 150 bytes per key. Nothing is written before the
+    first `append`, so a journal can be opened for reading while another process writes it.
 
     Args:
-        path: this run's file; it may not exist yet.
-        fingerprint: 32 hex digits that stand for everything that decides a value besides key and fidelity;
-            lines with another one are passed over.
-        readers: files of other runs, never written to; missing ones are empty.
+        path: file of this run, which may not exist yet.
+        fingerprint: 32 hex digits that stand for everything that a value depends on besides key and fidelity; lines
+            with another fingerprint are skipped.
+        readers: files of other runs, which are only read; a file that is missing counts as empty.
 
     Raises:
-        ValueError: fingerprint of another form, or a file written by a newer release.
+        ValueError: the fingerprint is not 32 hex digits, or a newer release wrote one of the files.
     """
 
     def __init__(self, path: Path, fingerprint: str, readers: Sequence[Path] = ()) -> None:
@@ -160,33 +167,34 @@ class Journal:
 
     @property
     def damaged(self) -> list[int]:
-        """Numbers, from 1, of own lines that are skipped because their checksum is wrong."""
+        """Numbers, counted from 1, of the run's own lines that are skipped because their checksum is wrong."""
         return self._own.damaged
 
     @property
     def records(self) -> int:
-        """Own lines of this fingerprint; `history` yields as many."""
+        """Number of the run's own evaluations with this fingerprint, as many as `history` yields."""
         return self._own.records
 
     @property
     def foreign(self) -> int:
-        """Lines of other fingerprints, in all files."""
+        """Number of lines with another fingerprint, in all files."""
         return sum(scan.foreign for scan in self._scans)
 
     def refresh(self) -> None:
-        """Take in what other processes appended, here or in the readers' files, since it was read."""
+        """Index the lines that other processes appended to any of the files since they were last read."""
         for scan in self._scans:
             scan.refresh()
 
     def append(self, key: str, evaluation: Evaluation) -> None:
-        """Write one line with one system call; it survives the death of this process, `sync` that of power.
+        """Append an evaluation as one line, written with one system call.
 
-        Known positions keep the value they have. An evaluation with an error answers nothing later.
+        The line survives a kill of this process; only `sync` makes it survive a power cut. Positions that are known
+        already keep their values. An evaluation with an error is kept in the history but gives no values.
 
         Raises:
-            ValueError: key of another form than `Space.key` gives, or not one value and one cross-entropy
-                per sequence of the trial.
-            OSError: it could not be written; the journal is as before.
+            ValueError: the key is not 32 hex digits, or the evaluation has no error and does not have one value and one
+                cross-entropy per sequence of the trial.
+            OSError: the line could not be written; the journal is as it was before.
         """
         asked = evaluation.trial.fidelity.sequences
         lengths = len(evaluation.values), len(evaluation.cross_entropy)
@@ -228,19 +236,19 @@ class Journal:
             raise
 
     def sync(self) -> None:
-        """Make all lines so far survive a power cut."""
+        """Flush all appended lines to disk, so that they survive a power cut."""
         if self._descriptor is not None:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Sync and close; a later `append` opens again."""
+        """Flush all lines to disk and close the file; a later `append` opens the file again."""
         if self._descriptor is not None:
             self.sync()
             os.close(self._descriptor)
             self._descriptor = None
 
     def known(self, key: str, fidelity: Fidelity) -> Known:
-        """What is known of each position of `fidelity`, in its order."""
+        """Return the known value and cross-entropy at each position of `fidelity`, in its order."""
         found: Known = [None] * fidelity.sequences
         _hex(key, "key")
         for scan in self._scans:
@@ -254,19 +262,19 @@ class Journal:
         return found
 
     def missing(self, key: str, fidelity: Fidelity) -> list[Fidelity]:
-        """The positions of `fidelity` that are not known, as the fewest ranges, in order."""
+        """Return the positions of `fidelity` whose values are not known, as the fewest fidelities, in order."""
         known = enumerate(self.known(key, fidelity), fidelity.start)
         return fidelity.parts(position for position, pair in known if pair is None)
 
     def lookup(self, key: str, trial: Trial) -> Evaluation | None:
-        """The answer to `trial` from what is known, at no seconds; None if any position is missing."""
+        """Return the answer to `trial` from known values, with 0 seconds, or None if a position is not known."""
         pairs = [pair for pair in self.known(key, trial.fidelity) if pair is not None]
         if len(pairs) < trial.fidelity.sequences:
             return None
         return Evaluation(trial, tuple(v for v, _ in pairs), tuple(c for _, c in pairs))
 
     def history(self) -> Iterator[Record]:
-        """This run's own evaluations in the order they were made, errors and repetitions included."""
+        """Yield the run's own evaluations in the order they were appended, with errors and repetitions."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Lines of the journal: encoding, checksum and the parts at fixed places (`journal.py` draws the layout)."""
+"""Lines of the journal: encoding, decoding, checksum and the parts at fixed places (layout in `journal.py`)."""
 
 import json
 import math
@@ -17,16 +17,16 @@ _PLACE = 80
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line, decoded.
+    """One evaluation, decoded from its line.
 
     Attributes:
-        number: the trial's number within its run.
-        key: digest of the model that was measured.
-        fidelity: the sequences it was measured on.
-        values: fitness of each sequence; empty after an error.
-        cross_entropy: mean next-token cross-entropy of each sequence in nats.
-        seconds: time it took.
-        error: why there are no values, or None.
+        number: number of the trial within its run.
+        key: digest of the model that was evaluated and of the data set.
+        fidelity: sequences that the model was evaluated on.
+        values: fitness of each sequence as a mean over its tokens; empty after an error.
+        cross_entropy: mean next-token cross-entropy of each sequence in nats; empty after an error.
+        seconds: time that the evaluation took.
+        error: reason why there are no values, or None.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Record:
 
     @property
     def tokens(self) -> int:
-        """Tokens that went through the model."""
+        """Number of tokens that went through the model."""
         return self.fidelity.tokens
 
 
@@ -49,32 +49,32 @@ def _line(value: Any) -> bytes:
 
 
 def header() -> bytes:
-    """The first line of a new file."""
+    """Return the first line of a new journal file."""
     return _line({"format_version": FORMAT_VERSION, "kind": "journal"})
 
 
 def valid(line: bytes) -> bool:
-    """Whether a complete line is as it was written."""
+    """Return whether the checksum of a complete line is right."""
     return line[8:9] == b" " and line[:8] == b"%08x" % crc32(line[9:-1])
 
 
 def is_header(line: bytes) -> bool:
-    """Whether a valid line is a header and not an evaluation."""
+    """Return whether a valid line is a header and not an evaluation."""
     return line[9:10] == b"{"
 
 
 def version(line: bytes) -> int:
-    """The format version that a header names."""
+    """Return the format version that a header line names."""
     return int(json.loads(line[9:])["format_version"])
 
 
 def key_of(line: bytes) -> tuple[bytes, bytes]:
-    """Fingerprint and key of a valid evaluation, without decoding it."""
+    """Return fingerprint and key of a valid line with an evaluation, without decoding its JSON."""
     return line[_FINGERPRINT], line[_KEY]
 
 
 def place(fidelity: Fidelity) -> bytes:
-    """How the part after the key begins in lines over the same order of sequences."""
+    """Return the bytes that follow the key in every line over the same order of sequences as `fidelity`."""
     return (
         json.dumps([fidelity.data, fidelity.seed, fidelity.length], separators=(",", ":")).encode()[1:-1]
         + b","
@@ -82,12 +82,15 @@ def place(fidelity: Fidelity) -> bytes:
 
 
 def at_place(line: bytes, wanted: bytes) -> bool:
-    """Whether a valid evaluation is over the order of sequences that `place` gave."""
+    """Return whether a valid line with an evaluation is over the order of sequences that `place` encoded."""
     return line.startswith(wanted, _PLACE)
 
 
 def encode(fingerprint: str, key: str, evaluation: Evaluation) -> bytes:
-    """The line of an evaluation. Floats are written to read back exactly; all NaNs are one."""
+    """Return the line of an evaluation.
+
+    Floats are written so that they read back exactly, except that all NaNs become the same NaN.
+    """
     asked = evaluation.trial.fidelity
     failed = evaluation.error is not None
     return _line(
@@ -109,12 +112,12 @@ def encode(fingerprint: str, key: str, evaluation: Evaluation) -> bytes:
 
 
 def _texts(values: Iterable[float]) -> list[float | str]:
-    # JSON has no NaN and no infinity; their names as strings are read back by float().
+    # JSON has neither NaN nor infinity, so they are written as strings, which float() reads back.
     return [float(value) if math.isfinite(value) else str(float(value)) for value in values]
 
 
 def decode(line: bytes) -> Record:
-    """The evaluation in a valid line."""
+    """Decode the evaluation in a valid line."""
     _, key, data, seed, length, start, stop, values, entropies, seconds, number, error = json.loads(line[9:])
     fidelity = Fidelity(seed, start, stop, length, data)
     return Record(

@@ -1,1 +1,1 @@
-"""The population evaluator, and the comparison of its logits with the teacher."""
+"""The population evaluator, the scoring of candidates against the teacher, and the check of the dense model."""

@@ -1,10 +1,10 @@
-"""The population evaluator: block after block, with all candidates together.
+"""The population evaluator, which runs the model block after block with all candidates together.
 
-Candidates that agree on the first blocks share their hidden states; candidates that agree on a block share its
-installation. One sequence's value does not depend on what else is evaluated: its micro-batch and its slot there
-follow from its position alone, and micro-batches go side by side only where that gives the same bits.
+Candidates that agree on the first blocks share their hidden states, and candidates that agree on a block share its
+installation. The value of a sequence does not depend on what else is evaluated: its micro-batch and its place in the
+micro-batch follow from its position only, and several micro-batches run at once only where that gives the same bits.
 
-Shapes: B micro-batch, T positions, D hidden, P positions of one chunk, V vocabulary.
+Shapes: B sequences of a micro-batch, T positions, D hidden size.
 """
 
 import math
@@ -37,17 +37,23 @@ from ..trial import Evaluation, Fidelity, Trial
 from .scoring import Scorer, Student
 
 SLICE = 128
-"""Profiles after which answers are given, so that an interruption costs no more."""
+"""Number of profiles that are evaluated before answers are given, so an interruption loses at most their work."""
 
-_WAVE = 16  # micro-batches handed over at once; as many as go side by side at most
+_WAVE = 16  # micro-batches given to a block in one call, so no more than these can run at once
 
 Assignment = Mapping[str, str]
-"""Layer path to label; what is not named is dense."""
+"""Layer path to label; layers that are not named are dense."""
 
 
 @dataclass
 class _Node:
-    """Candidates that share every block so far, and their hidden states per micro-batch."""
+    """Candidates that share every block so far, and their hidden states.
+
+    Attributes:
+        candidates: indices of the candidates among the assignments that are evaluated together.
+        states: hidden states (B, T, D) of every micro-batch.
+        children: number of nodes after the next block that are still to be computed from these states.
+    """
 
     candidates: list[int]
     states: list[Tensor]
@@ -58,15 +64,18 @@ class PopulationEvaluator:
     """Evaluates profiles of one space.
 
     Args:
-        space: gives meaning to profiles.
-        database: the levels' weights.
-        runner: runs the model block by block.
-        data: `calibration`, `validation` and `heldout` sequences.
-        fitness: what is minimised.
-        memory: what stays where; never changes a value.
-        teacher: bytes of host memory for the teacher's last hidden states, and as many for those of slopes.
-        chunk: positions whose logits exist at once.
-        recipe: what else decides a value: fingerprints of model, levels and versions.
+        space: space of the profiles.
+        database: level database with the weights of every level.
+        runner: runner of the model, block by block.
+        data: sequences of each data set by its name, `calibration`, `validation` or `heldout`.
+        fitness: settings of the fitness to compute.
+        memory: plan of what stays in which memory; does not change any value.
+        teacher: bytes of host memory for the teacher's last hidden states, and as many again for those of slopes.
+        chunk: number of positions whose logits exist at once.
+        recipe: everything else that a value depends on, such as fingerprints of model and levels, and versions.
+
+    Attributes:
+        fingerprint: digest of everything that a value depends on besides profile and fidelity.
     """
 
     def __init__(
@@ -93,7 +102,7 @@ class PopulationEvaluator:
         )
         self.teacher = RecentTensors(teacher)
         self._slopes = SlopeAnswers(space, self.weights, runner, fitness, teacher)
-        # Of nothing that holds this evaluator: it would wait for the garbage collector with all it has on a device.
+        # A bound method would be a reference cycle, and memory on a device would wait for the garbage collector.
         install_head = partial(_install_end, runner, self.weights, self._head)
         self._score = Scorer(runner, fitness, chunk, install_head)
         self.recipe = {
@@ -105,7 +114,7 @@ class PopulationEvaluator:
         self.fingerprint = digest(self.recipe)
 
     def describe(self) -> str:
-        """One line for people: what runs at once, and what the memory is used for."""
+        """Describe in one line how many tokens run at once and what the memory is used for."""
         return f"{self.runner.micro_batch} x {self.runner.length} tokens at once; {self.memory.describe()}"
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
@@ -120,7 +129,10 @@ class PopulationEvaluator:
             yield from self._stage(fidelity, stage)
 
     def _stage(self, fidelity: Fidelity, stage: list[Trial]) -> Iterator[Evaluation]:
-        """Evaluate slices of neighbours, so that answers come on the way and prefixes stay together."""
+        """Evaluate trials of one fidelity in slices of `SLICE` sorted profiles.
+
+        Answers come after every slice, and profiles that agree on the first blocks are in the same slice.
+        """
         profiles: dict[Profile, list[Trial]] = {}
         for trial in stage:
             profiles.setdefault(self.space.canonical(trial.profile), []).append(trial)
@@ -138,11 +150,18 @@ class PopulationEvaluator:
     def measure(
         self, assignments: Sequence[Assignment], fidelity: Fidelity
     ) -> tuple[list[list[float]], list[list[float]]]:
-        """Fitness and cross-entropy of every model on every sequence of `fidelity`.
+        """Compute fitness and cross-entropy of every model on every sequence of `fidelity`.
+
+        Args:
+            assignments: models to evaluate, as layer path to label each.
+            fidelity: sequences to evaluate the models on.
 
         Returns:
-            Two tables, one row per assignment and one column per sequence; means over all positions but the
-            last, summed in float64.
+            A table of fitness and a table of cross-entropy, each with one row per assignment and one column per
+            sequence. An entry is a mean over all positions of a sequence except the last, summed in float64.
+
+        Raises:
+            ValueError: the data set or the runner does not have the sequences or the length that `fidelity` asks for.
         """
         self._sequences(fidelity)
         size = self.runner.micro_batch
@@ -163,7 +182,7 @@ class PopulationEvaluator:
         return values.tolist(), losses.tolist()
 
     def _sequences(self, fidelity: Fidelity) -> Sequences:
-        """The data set that a fidelity is of, which has what it asks."""
+        """Return the data set of a fidelity, after a check that it has the sequences that the fidelity asks for."""
         sequences = self.data[fidelity.data]
         if not 1 < fidelity.length <= self.runner.length:
             raise ValueError(f"fidelity length {fidelity.length} is not within 2..{self.runner.length}")
@@ -177,7 +196,16 @@ class PopulationEvaluator:
     def _tile(
         self, candidates: Sequence[Assignment], fidelity: Fidelity, micro_batches: list[int]
     ) -> np.ndarray:
-        """Fitness and cross-entropy (2, candidates, sequences) of what `fidelity` has of these micro-batches."""
+        """Compute fitness and cross-entropy on those sequences of `fidelity` that are in some micro-batches.
+
+        Args:
+            candidates: models to evaluate, as layer path to label each.
+            fidelity: sequences to evaluate the models on.
+            micro_batches: indices of successive micro-batches in the fidelity's order.
+
+        Returns:
+            Fitness and cross-entropy, of shape (2, candidates, sequences).
+        """
         tokens = [self._tokens(fidelity, index) for index in micro_batches]
         teacher = self._known_teacher(fidelity, micro_batches)
         dense: list[Assignment] = [] if teacher is not None else [{}]
@@ -204,7 +232,12 @@ class PopulationEvaluator:
         return scores[:, rows, max(fidelity.start - left, 0) : fidelity.stop - left]
 
     def _known_teacher(self, fidelity: Fidelity, micro_batches: list[int]) -> list[Tensor] | None:
-        """The teacher's last hidden states if all are kept; nothing where no teacher is needed; else None."""
+        """Return the teacher's last hidden states of some micro-batches, as far as no forward pass is needed.
+
+        Returns:
+            Hidden states (B, T, D) of every micro-batch; an empty list where the fitness needs no teacher; None if the
+            states of any micro-batch are not kept, so that the teacher has to run.
+        """
         if fitness_of(self.fitness) is None:
             return []
         kept = [self.teacher.get(_teacher_key(fidelity, index)) for index in micro_batches]
@@ -212,7 +245,7 @@ class PopulationEvaluator:
         return found if len(found) == len(kept) else None
 
     def _tokens(self, fidelity: Fidelity, micro_batch: int) -> Tensor:
-        """Tokens (B, T) of one micro-batch; slots outside the pool repeat its first sequence."""
+        """Return the tokens (B, T) of one micro-batch; places beyond the data set repeat its first sequence."""
         sequences, size = self.data[fidelity.data], self.runner.micro_batch
         pool = len(sequences.tokens)
         first = micro_batch * size
@@ -223,7 +256,14 @@ class PopulationEvaluator:
         return torch.from_numpy(tokens).to(self.runner.device)
 
     def _forward(self, assignments: Sequence[Assignment], tokens: list[Tensor]) -> list[_Node]:
-        """Hidden states after the last block; candidates with the same blocks share a node."""
+        """Run all models through all blocks and return the nodes after the last block.
+
+        Models with the same embedding and blocks share a node.
+
+        Args:
+            assignments: models to run, as layer path to label each.
+            tokens: token ids (B, T) of every micro-batch.
+        """
         nodes = []
         for label, candidates in self._grouped(range(len(assignments)), assignments, self._embedding):
             _install_end(self.runner, self.weights, self._embedding, label)
@@ -243,7 +283,14 @@ class PopulationEvaluator:
         assignments: Sequence[Assignment],
         weights: Mapping[Key, Tensor],
     ) -> list[_Node]:
-        """Run one block for all nodes, every distinct configuration installed once."""
+        """Run one block for all nodes and return the nodes after it; each distinct configuration is installed once.
+
+        Args:
+            block: block to run.
+            nodes: nodes before the block, whose hidden states are freed.
+            assignments: models that are evaluated together, as layer path to label each.
+            weights: weights (O, I) of the block by layer path and label.
+        """
         members: dict[Configuration, list[tuple[_Node, _Node]]] = {}
         for node in nodes:
             here: dict[Configuration, list[int]] = {}
@@ -271,7 +318,7 @@ class PopulationEvaluator:
     def _grouped(
         self, candidates: Iterable[int], assignments: Sequence[Assignment], layer: str
     ) -> list[tuple[str | None, list[int]]]:
-        """Candidates by the label that they give to `layer` (None: dense)."""
+        """Group candidates by the label that their models give to `layer`, None where the layer is dense."""
         groups: dict[str | None, list[int]] = {}
         for candidate in candidates:
             groups.setdefault(assignments[candidate].get(layer), []).append(candidate)
@@ -279,7 +326,7 @@ class PopulationEvaluator:
 
 
 def _install_end(runner: BlockRunner, weights: BlockWeights, layer: str, label: str | None) -> None:
-    """Set embedding or head to a level; None is the dense one."""
+    """Install a level of the embedding or the head, and restore the dense weights if the label is None."""
     runner.install_ends({layer: weights.end(layer, label, runner.device)} if label else {})
 
 
@@ -288,7 +335,10 @@ def _teacher_key(fidelity: Fidelity, micro_batch: int) -> tuple[str, int, int, i
 
 
 def _run(loaded: LoadedBlock, parts: Sequence[tuple[_Node, _Node]]) -> None:
-    """Fill the children's states; a parent's are freed on the way when no other child needs them."""
+    """Run an installed block for pairs of parent and child node, and fill in the hidden states of the children.
+
+    The states of a parent are freed, one micro-batch after the other, while its last child is computed.
+    """
     jobs = _jobs(parts)
     while wave := list(islice(jobs, _WAVE)):
         outputs = loaded.run([node.states[i] for node, _, i in wave])
@@ -299,7 +349,7 @@ def _run(loaded: LoadedBlock, parts: Sequence[tuple[_Node, _Node]]) -> None:
 
 
 def _jobs(parts: Sequence[tuple[_Node, _Node]]) -> Iterator[tuple[_Node, _Node, int]]:
-    """(parent, child, micro-batch), the parent's count of children that are still to come kept."""
+    """Yield parent, child and micro-batch of every run, and count down the children that each parent still has."""
     for node, child in parts:
         node.children -= 1
         for i in range(len(node.states)):

@@ -1,4 +1,4 @@
-"""Whether the dense model works at all, before any work: most later surprises show here."""
+"""A check, before any work, that the dense model gives sensible predictions; it finds most causes of later failures."""
 
 import math
 import time
@@ -10,11 +10,11 @@ from .population import PopulationEvaluator
 
 @dataclass(frozen=True, slots=True)
 class Sanity:
-    """What the dense model did on a few calibration sequences.
+    """Result of running the dense model on a few calibration sequences.
 
     Attributes:
-        perplexity: of the dense model.
-        tokens_per_second: through the whole model, one candidate at a time.
+        perplexity: perplexity of the dense model on these sequences.
+        tokens_per_second: speed of the whole model when it evaluates a single candidate.
     """
 
     perplexity: float
@@ -24,9 +24,14 @@ class Sanity:
 def check_dense(evaluator: PopulationEvaluator, vocabulary: int, sequences: int = 8) -> Sanity:
     """Run the dense model on the first calibration sequences.
 
+    Args:
+        evaluator: evaluator of the model.
+        vocabulary: number of tokens that the model knows.
+        sequences: number of sequences to run, rounded down to whole micro-batches but at least one micro-batch.
+
     Raises:
-        ValueError: a token beyond the vocabulary, NaN or infinity in the output, or a perplexity no better
-            than guessing: wrong tokenizer, damaged weights, or a number format that overflows.
+        ValueError: the text has a token beyond the vocabulary, the cross-entropy is not finite, or the perplexity is
+            worse than guessing. Usual causes are a wrong tokenizer, damaged weights, or a dtype that overflows.
     """
     pool = evaluator.data["calibration"]
     if (largest := int(pool.tokens.max())) >= vocabulary:

@@ -1,6 +1,6 @@
-"""What comes after the blocks: logits in chunks, compared with the teacher's over the whole vocabulary.
+"""Scoring of candidates after the last block: their logits, in chunks, are compared with the teacher's.
 
-Shapes: B sequences, T positions, D hidden, P positions of one chunk, V vocabulary, S students.
+Shapes: B sequences of a micro-batch, T positions, D hidden size, P positions of one chunk, V vocabulary, S students.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +15,16 @@ from ..runner.kernels import compiled, fixed_kernels
 from ..runner.runner import BlockRunner
 
 Score = Callable[[TeacherChunk | None, Tensor, Tensor], Tensor]
-"""(teacher, logits_PV, targets_P) to fitness and cross-entropy, (2, P)."""
+"""A function of the teacher's chunk or None, logits (P, V) and next tokens (P,): fitness and cross-entropy (2, P)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One candidate after the blocks.
+    """A candidate, or several with the same blocks and head, after the last block.
 
     Attributes:
-        states: hidden states (B, T, D) of every micro-batch.
-        head: label of its head, or None for the dense one.
+        states: hidden states (B, T, D) after the last block, of every micro-batch.
+        head: label of the head's level, or None for the dense head.
     """
 
     states: Sequence[Tensor]
@@ -32,13 +32,13 @@ class Student:
 
 
 class Scorer:
-    """Fitness and cross-entropy of students on sequences.
+    """Computes fitness and cross-entropy of students on sequences.
 
     Args:
-        runner: block runner whose head makes the logits.
-        fitness: what is minimised.
-        chunk: positions whose logits exist at once.
-        install_head: called with a label, or None for the dense head.
+        runner: block runner whose head computes the logits.
+        fitness: settings of the fitness to compute.
+        chunk: number of positions whose logits exist at once.
+        install_head: function that installs the head's level with a label, or the dense head for None.
     """
 
     def __init__(
@@ -59,15 +59,16 @@ class Scorer:
     def __call__(
         self, students: Sequence[Student], teacher: Sequence[Tensor], tokens: Sequence[Tensor]
     ) -> np.ndarray:
-        """Means over every position of a sequence but the last.
+        """Compute fitness and cross-entropy as means over all positions of a sequence except the last.
 
         Args:
-            students: candidates to score, hidden states (B, T, D) after the last block.
-            teacher: last hidden states (B, T, D) of every micro-batch, on any device; empty if none is needed.
-            tokens: (B, T) of every micro-batch.
+            students: candidates to score, with their hidden states after the last block.
+            teacher: the teacher's hidden states (B, T, D) after the last block, of every micro-batch, on any device;
+                empty if the fitness needs no teacher.
+            tokens: token ids (B, T) of every micro-batch.
 
         Returns:
-            Float64 (2, S, sequences of all micro-batches): fitness and cross-entropy.
+            Fitness and cross-entropy in float64, of shape (2, S, sequences of all micro-batches).
         """
         with fixed_kernels(self._runner.device):
             return self._means(students, teacher, tokens)
@@ -87,10 +88,10 @@ class Scorer:
             for start in range(0, sequences * length, self._chunk):
                 piece = slice(start, start + self._chunk)
                 self._piece(students, i, taught, targets, piece, found[:, :, i, piece])
-        # One transfer for all: waiting for each would cost a GPU more than its logits do.
+        # One transfer for all values, because on a GPU waiting for each value would take longer than its logits.
         values = found.cpu().numpy().reshape(2, len(students), -1, length)
         self._install_head(None)
-        # Converted before it is summed: numpy's buffered sums may be cut where other rows end.
+        # Converted before the sum, because numpy's buffer for sums that convert may split a row where other rows end.
         return np.asarray(values[..., :-1].astype(np.float64).sum(-1) / (length - 1))
 
     def _piece(
@@ -102,7 +103,16 @@ class Scorer:
         piece: slice,
         found: Tensor,
     ) -> None:
-        """Fill in one chunk of positions, (2, S, P), for every student; the teacher's logits are made once."""
+        """Fill in the results of one chunk of positions for every student; the teacher's logits are computed once.
+
+        Args:
+            students: candidates to score.
+            micro_batch: place of the micro-batch in the students' hidden states.
+            teacher_BTD: the teacher's hidden states after the last block, or None if the fitness needs no teacher.
+            targets: next token of every position of the micro-batch, (B * T,).
+            piece: positions of the chunk among the B * T of the micro-batch.
+            found: fitness and cross-entropy (2, S, P) to fill in.
+        """
         taught, installed = None, None
         self._install_head(None)
         if teacher_BTD is not None:

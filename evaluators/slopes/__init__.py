@@ -1,1 +1,1 @@
-"""Slopes: how the fitness changes with every level of every unit, from backward passes."""
+"""Slopes: predictions from backward passes of how the fitness changes with every level of every unit."""

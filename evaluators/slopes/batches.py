@@ -1,6 +1,6 @@
-"""A fidelity's sequences in micro-batches, for what passes the model as a whole.
+"""Division of a fidelity's sequences into micro-batches, for the computation of slopes.
 
-Shapes: N sequences, B micro-batch, T positions.
+Shapes: N sequences of the data set, B sequences of a micro-batch, T positions.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Batch:
     """One micro-batch.
 
     Attributes:
-        tokens_BT: of its sequences.
-        count: how many of them count; the others fill it up.
-        seed: of the tokens drawn on it.
+        tokens_BT: token ids of its sequences.
+        count: number of leading sequences that count; the others only fill up the micro-batch.
+        seed: seed for the tokens that are drawn from the model on this micro-batch.
     """
 
     tokens_BT: Tensor
@@ -28,10 +28,16 @@ class Batch:
 
 
 def batches_of(fidelity: Fidelity, tokens_NT: np.ndarray, size: int) -> list[Batch]:
-    """A fidelity's sequences in micro-batches; one that is not full is filled up with its own again.
+    """Divide a fidelity's sequences into micro-batches of `size` sequences.
 
-    They begin at multiples of `size` in the fidelity's order: a part of a fidelity that begins and ends at multiples has
-    those of the whole.
+    A micro-batch that is not full is filled up with repetitions of its own sequences. Micro-batches begin at multiples
+    of `size` in the fidelity's order, so a part of a fidelity that begins and ends at such multiples has the same
+    micro-batches as the whole.
+
+    Args:
+        fidelity: the sequences to divide.
+        tokens_NT: token ids of all sequences of the data set.
+        size: number of sequences in each micro-batch.
     """
     rows = fidelity.rows(len(tokens_NT))
     found = []

@@ -1,6 +1,6 @@
-"""What levels of embedding and head change, to second order.
+"""Slopes of the levels of the embedding and the head, to second order.
 
-Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, V vocabulary.
+Shapes: B sequences of a micro-batch, T positions, D hidden size, P positions of several sequences, V vocabulary.
 """
 
 from collections import defaultdict
@@ -16,27 +16,38 @@ from ..runner.head import product
 from .batches import Batch
 
 Orders = tuple[float, float]
-"""First and second order of a change of the fitness."""
+"""First- and second-order term of a change of the fitness, in nats summed over positions."""
 
 
 def orders_of(fitness: Tensor, likelihood: Tensor, difference: Tensor) -> Orders:
-    """Inner product of fitness gradient and difference; half of the squared ones of the likelihood's, per position."""
+    """Return the first- and second-order change of the fitness, summed over positions, when outputs change.
+
+    The first order is the inner product of the fitness's gradient with the change. The second order is half of the
+    squared inner product of the likelihood's gradient with the change, squared at each position by itself.
+
+    Args:
+        fitness: gradient of the fitness by the outputs, (..., O).
+        likelihood: gradient of the drawn tokens' log-likelihood by the outputs, (..., O).
+        difference: change of the outputs, (..., O).
+    """
     first = float((fitness * difference).sum(dtype=torch.float64))
     second = float(torch.linalg.vecdot(likelihood, difference).double().square().sum()) / 2
     return first, second
 
 
 class EndMoves:
-    """Levels of embedding and head around a profile; where they are tied, one level changes both.
+    """The other levels that embedding and head can move to from a profile.
+
+    Where embedding and head are tied, one level changes both.
 
     Args:
-        runner: runs the model.
-        space: whose units are moved.
-        weights: of the levels.
-        assignment: what the profile builds.
+        runner: runner of the model, forwards and backwards.
+        space: space whose units move.
+        weights: source of the weights of all levels.
+        assignment: layer path to label, as the profile builds the model.
 
     Attributes:
-        here: the profile's weights (V, D) by path, where they are not the dense ones.
+        here: layer path to the profile's weight (V, D), for those of embedding and head that are not dense.
     """
 
     def __init__(
@@ -65,7 +76,7 @@ class EndMoves:
         ]
 
     def entering(self, tokens_BT: Tensor) -> Iterator[tuple[str, str, Tensor]]:
-        """Unit, label and change (B, T, D) of what enters the first block, for every other level of the embedding."""
+        """Yield unit, label and change of the first block's input (B, T, D) for every other level of the embedding."""
         moves = [(unit, label) for unit, label, path in self._moves if path == self._embedding]
         here_BTD = self._embedded(tokens_BT, self.here) if moves else None
         for unit, label in moves:
@@ -74,7 +85,7 @@ class EndMoves:
             yield unit, label, self._embedded(tokens_BT, there) - here_BTD
 
     def head(self, batch: Batch) -> "HeadSums":
-        """What adds up the head's part over a micro-batch."""
+        """Return an accumulator of the head's slopes over one micro-batch."""
         here = self.here.get(self._head, self._runner.dense_end(self._head))
         others = {
             (unit, label): self._weight(path, label)
@@ -94,12 +105,15 @@ class EndMoves:
 
 
 class HeadSums:
-    """Sums over the positions of one micro-batch.
+    """Accumulates the slopes of the head's levels over the positions of one micro-batch.
 
     Args:
-        here: the head's weight (V, D).
-        others: unit and label to another weight.
-        rows: positions that count, from the first on.
+        here: the profile's weight of the head, (V, D).
+        others: unit name and label to the head's weight (V, D) at that level.
+        rows: number of leading positions that count.
+
+    Attributes:
+        sums: unit name and label to the first- and second-order change, summed over the positions visited so far.
     """
 
     def __init__(self, here: Tensor, others: Mapping[tuple[str, str], Tensor], rows: int) -> None:
@@ -109,7 +123,13 @@ class HeadSums:
         self._left = rows
 
     def visit(self, inputs_PD: Tensor, fitness_PV: Tensor, likelihood_PV: Tensor) -> None:
-        """Add the next positions, given the head's inputs and both gradients by its outputs."""
+        """Add the next positions.
+
+        Args:
+            inputs_PD: inputs of the head.
+            fitness_PV: gradient of the fitness by the head's outputs.
+            likelihood_PV: gradient of the drawn tokens' log-likelihood by the head's outputs.
+        """
         rows = slice(min(len(inputs_PD), self._left))
         self._left -= len(inputs_PD[rows])
         logits_PV = product(inputs_PD, self._here) if self._others else None

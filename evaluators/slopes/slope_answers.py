@@ -1,4 +1,4 @@
-"""Answers to trials that ask for slopes, within the memory that there is."""
+"""Answers to trials that ask for slopes, within a limit of host memory."""
 
 import time
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from .slopes import level_slopes
 
 @dataclass(frozen=True)
 class SlopeAnswers:
-    """Answers trials of one space.
+    """Answers trials that ask for slopes in one space.
 
     Attributes:
-        space: gives meaning to profiles.
-        weights: of the levels and of the dense model.
-        runner: runs the model; must be a `GradientRunner` as soon as there is a trial.
-        fitness: what is minimised.
-        memory: bytes of host memory for hidden states; changes no bit.
+        space: space of the profiles.
+        weights: source of the weights of all levels and of the dense model.
+        runner: runner of the model; must be a `GradientRunner` when a trial is answered.
+        fitness: settings of the fitness whose slopes are computed.
+        memory: bytes of host memory for hidden states; does not change a bit of the slopes.
     """
 
     space: Space
@@ -35,11 +35,18 @@ class SlopeAnswers:
     memory: int
 
     def answer(self, trial: Trial, tokens_NT: np.ndarray) -> Evaluation:
-        """Slopes over the trial's sequences of all those in `tokens_NT`.
+        """Compute the slopes around a trial's profile.
+
+        Args:
+            trial: trial that asks for slopes.
+            tokens_NT: token ids of all N sequences of the trial's data set.
+
+        Returns:
+            The slopes over the trial's sequences, or an error if a slope is not finite.
 
         Raises:
-            TypeError: the runner knows no gradients.
-            ValueError: they do not fit the device.
+            TypeError: the runner is not a `GradientRunner`.
+            ValueError: one micro-batch of slopes does not fit the memory of the device.
         """
         if not isinstance(self.runner, GradientRunner):
             raise TypeError("slopes need a GradientRunner; make the evaluator with one")
@@ -61,7 +68,8 @@ class SlopeAnswers:
         return Evaluation(trial, (), (), seconds, slopes=found)
 
     def _together(self, tokens: int) -> int:
-        """Micro-batches of so many tokens whose states fit in memory at once."""
+        """Return how many micro-batches of `tokens` tokens have hidden states that fit in memory at once."""
         one = tokens * self.runner.hidden * self.runner.dtype.itemsize
-        # Pinned memory comes in powers of two; two gradients of float32 and the dense model's states are kept as well.
+        # Twice, because pinned memory is allocated in powers of two. The 6 stand for the states after the last block,
+        # the dense model's, and two gradients in float32.
         return max(1, self.memory // (2 * one * (len(self.runner.structure.blocks) + 6)))

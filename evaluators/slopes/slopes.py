@@ -1,6 +1,7 @@
-"""How the fitness changes when one unit at a time leaves its level, to second order, from backward passes.
+"""Slopes around a profile: change of the fitness when one unit at a time moves to another level, to second order.
 
-Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, I inputs of a layer, O outputs.
+Shapes: B sequences of a micro-batch, T positions, D hidden size, P positions of several sequences, I inputs of a layer,
+O outputs of a layer, M micro-batches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,21 +25,22 @@ from .batches import Batch
 from .end_slopes import EndMoves, orders_of
 
 Gradients = tuple[Tensor, Tensor]
-"""Of the fitness and of the drawn tokens' log-likelihood, by hidden states (B, T, D) of one micro-batch."""
+"""Gradients of the fitness and of the drawn tokens' log-likelihood by the hidden states (B, T, D) of a micro-batch."""
 
 Floats = npt.NDArray[np.float64]
 
 _Sums = dict[str, dict[str, Floats]]
-"""By unit and label the first and the second order (M, 2) of each of M micro-batches."""
+"""Unit name to label to the first- and second-order change of the fitness in each micro-batch, (M, 2)."""
 
 
 @dataclass(frozen=True)
 class _Moves:
-    """What the units of a block may become.
+    """The moves of a block's units to other levels.
 
     Attributes:
-        branches: unit and label of each branch's other state to what the model then is.
-        layers: unit, label and layer of each other level.
+        branches: unit name and label of each branch's other state (dropped or kept) to the model with that state, as
+            layer path to label.
+        layers: unit name, label and layer path of each other level of each linear layer.
     """
 
     branches: Mapping[tuple[str, str], Mapping[str, str]]
@@ -54,30 +56,34 @@ def level_slopes(
     fitness: FitnessConfig,
     together: int = 1 << 30,
 ) -> SlopeSums:
-    """First- and second-order change of the fitness for every level of every unit around a profile.
+    """Compute the first- and second-order change of the fitness for every level of every unit around a profile.
 
-    A level changes a layer's output at a position by d. To first order the fitness changes by g . d, with g its
-    gradient by that output; to second order by d^T F d / 2 more, with F the Fisher matrix there, the mean of h h^T
-    over tokens that the model draws, h the gradient of their log-likelihood: so (h . d)^2 / 2 for one draw. What
-    positions and layers do together is left out. A branch that is dropped or brought back changes its block's
-    output instead; the embedding's level, what enters the first block. Units under a dropped branch have no inputs and no
-    slopes. What a micro-batch adds does not depend on the others.
+    A level changes the output of a layer at a position by d. To first order this changes the fitness by g . d, where g
+    is the gradient of the fitness by that output. The second order adds d^T F d / 2, where F is the Fisher matrix at
+    that output: the mean of h h^T over tokens drawn from the model, with h the gradient of a drawn token's
+    log-likelihood. One token is drawn at each position, so the estimate of the second order is (h . d)^2 / 2. Joint
+    effects of several positions or layers are left out.
 
-    Around the dense model (`DENSE`) the gradient of the divergence is zero, and what remains is the Fisher
-    score of every level. Drawn tokens, because the text's own would give the `empirical` Fisher, which is another
-    matrix.
+    Dropping or restoring a branch changes the output of its block, and d is that change. A level of the embedding
+    changes the input of the first block. Units under a dropped branch have no inputs and no slopes. The sums of one
+    micro-batch do not depend on the other micro-batches.
 
-    Time: `passes`, and the dense model's forward pass, which is the teacher's. Memory: in host memory the
-    hidden states before every block, of `together` micro-batches; on the device one block with its graph and its levels, and those of the ends.
+    Around the dense model (`DENSE`) the gradient of the divergence is zero, so that only the Fisher score of every
+    level remains. Tokens are drawn because the tokens of the text would give the `empirical` Fisher matrix, which is a
+    different matrix.
+
+    Time: `passes` forward passes, and one of the dense model as the teacher. Memory: on the host the hidden states
+    before every block, of `together` micro-batches; on the device one block with its graph and levels, and the levels
+    of embedding and head.
 
     Args:
-        runner: of the dense model.
-        space: whose units are moved.
-        weights: of its levels and of the dense model.
-        profile: to move from.
-        batches: the micro-batches of calibration text.
-        fitness: what is minimised.
-        together: micro-batches whose states are kept at once; changes no bit.
+        runner: runner of the dense model, forwards and backwards.
+        space: space whose units move.
+        weights: source of the weights of all levels and of the dense model.
+        profile: profile that the units move from.
+        batches: micro-batches of calibration sequences.
+        fitness: settings of the fitness whose slopes are computed.
+        together: number of micro-batches whose hidden states are kept at once; does not change a bit of the slopes.
 
     References:
         Optimal Brain Damage and HAWQ-V2 (arXiv 1911.03852) for the second order; NVIDIA ModelOpt's AutoQuantize and
@@ -90,7 +96,7 @@ def level_slopes(
 
 
 class _Around:
-    """One profile's way through the model and back."""
+    """Forward and backward passes of the model of one profile, which give its slopes."""
 
     def __init__(self, runner: GradientRunner, space: Space, weights: BlockWeights, profile: Profile) -> None:
         self.runner = runner
@@ -101,7 +107,7 @@ class _Around:
         self.ends = EndMoves(runner, space, weights, self.assignment)
 
     def sums(self, batches: Sequence[Batch], fitness: FitnessConfig) -> SlopeSums:
-        """The slopes over some micro-batches, which pass each block together."""
+        """Compute the slopes over some micro-batches, which run through each block together."""
         before, last, dense = self.forward([batch.tokens_BT for batch in batches])
         gradients: list[Gradients] = []
         sums: _Sums = {unit.name: {} for unit in self.space.units}
@@ -142,7 +148,15 @@ class _Around:
         )
 
     def forward(self, tokens: Sequence[Tensor]) -> tuple[list[list[Tensor]], list[Tensor], list[Tensor]]:
-        """Host copies of the states before every block, after the last, and of the dense model after the last."""
+        """Run the micro-batches forward and return host copies of hidden states (B, T, D).
+
+        Args:
+            tokens: token ids (B, T) of every micro-batch.
+
+        Returns:
+            For every block the states before it, one tensor per micro-batch; the states after the last block; and the
+            dense model's states after the last block.
+        """
         runner, blocks = self.runner, self.runner.structure.blocks
         before = [self._embedded(tokens, self.ends.here)]
         dense = self._embedded(tokens, {}) if self.ends.here else before[0]
@@ -171,7 +185,16 @@ class _Around:
         gradients: Sequence[Gradients],
         sums: _Sums,
     ) -> None:
-        """Add the slopes of a block's units to `sums`, and take the gradients past it, in place."""
+        """Add the slopes of a block's units, and replace the gradients by those at the block's input.
+
+        Args:
+            block: block to run backwards.
+            moves: moves of the block's units.
+            matrices: weights (O, I) of the block by layer path and label; those of other levels are removed.
+            before: hidden states (B, T, D) before the block, one tensor per micro-batch.
+            gradients: gradients by the block's output, one pair per micro-batch; overwritten.
+            sums: changes of the fitness so far; the block's are added.
+        """
         here = configuration(block, self.assignment)
         with self.runner.block(block.index, dense=False) as loaded:
             install(loaded, here, matrices)
@@ -190,7 +213,7 @@ class _Around:
                     sums_2 += orders_of(fitness_PO, passed[1][1][path][1], difference_PO.float())
 
     def _moves(self, block: Block) -> _Moves:
-        """What the block's units may become; nothing of layers under a dropped branch."""
+        """Return the moves of the block's units; layers under a dropped branch have none."""
         branches: dict[tuple[str, str], Mapping[str, str]] = {}
         layers = []
         for u, unit in enumerate(self.space.units):
@@ -216,7 +239,7 @@ class _Around:
         gradients: Sequence[Gradients],
         sums: _Sums,
     ) -> None:
-        """Add what dropping or restoring a branch changes in the output of the block as it is installed."""
+        """Add the slopes of dropping or restoring each branch of the block, measured at the block's output."""
         here = [host_copy(loaded(states_BTD)) for states_BTD in before]
         for (unit, label), assignment in moves.branches.items():
             install(loaded, configuration(loaded.block, assignment), matrices)
@@ -229,7 +252,16 @@ class _Around:
     def _changes(
         self, moves: _Moves, here: Mapping[str, str], matrices: dict[Key, Tensor]
     ) -> dict[tuple[str, str, str], Tensor]:
-        """What each level changes in each weight (O, I), by unit, label and layer; takes the levels out of `matrices`."""
+        """Return the change of each weight (O, I) at each other level, and remove those levels from `matrices`.
+
+        Args:
+            moves: moves of the block's units.
+            here: layer path to label, as installed.
+            matrices: weights (O, I) by layer path and label.
+
+        Returns:
+            Changes of weights (O, I) by unit name, label and layer path.
+        """
         return {
             (unit, label, path): (
                 matrices.pop((path, label)).float() - matrices[path, here[path]].float()
@@ -239,5 +271,5 @@ class _Around:
 
 
 def _place(row: dict[str, Floats], label: str, count: int) -> Floats:
-    """A level's sums over `count` micro-batches, which begin at 0."""
+    """Return the sums (count, 2) of a level over `count` micro-batches, made as zeros on the first call."""
     return row.setdefault(label, np.zeros((count, 2)))

@@ -1,1 +1,1 @@
-"""Workers on a Ray cluster."""
+"""Workers on a Ray cluster: the pool, its workers, the division of work, retries and jobs."""

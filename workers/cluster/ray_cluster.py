@@ -1,4 +1,4 @@
-"""The Ray cluster that this process is connected to, and what a worker has of its node."""
+"""Connection to a Ray cluster, its nodes and resources, and a worker's share of its node."""
 
 import logging
 import os
@@ -16,11 +16,11 @@ from ..configuration import RayConfig
 
 @dataclass(frozen=True)
 class Share:
-    """What a worker may use of its node's memory, beside the others there.
+    """The share of its node's memory that a worker may use, because other workers run there too.
 
     Attributes:
-        host: of the main memory.
-        device: of its GPU's.
+        host: share of the node's main memory, from 0 to 1.
+        device: share of its GPU's memory, from 0 to 1.
     """
 
     host: float = 1.0
@@ -28,17 +28,23 @@ class Share:
 
 
 def connect(address: str | None) -> bool:
-    """Connect to a cluster, or start one here; whether it is our own.
+    """Connect to a cluster, or start one on this machine.
+
+    Args:
+        address: address of the cluster; None stands for `RAY_ADDRESS`, else a cluster on this machine, else a new one.
+
+    Returns:
+        False if this process was connected already, so that the caller must not disconnect it; else True.
 
     Raises:
-        ValueError: there is none at the address.
+        ValueError: there is no cluster at the address.
     """
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        # Workers' own output is for their log files; what matters comes as errors.
+        # The output of workers goes to Ray's log files only; failures come to this process as errors.
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, RayError) as error:
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
@@ -46,29 +52,32 @@ def connect(address: str | None) -> bool:
             f"no Ray cluster at {place}: {' '.join(str(error).split())}; start one with `ray start --head`"
         ) from error
     finally:
-        # Ray's own would end the command without a word on how to go on.
+        # Ray's own handler would end the command without a message on how to resume.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)
     return True
 
 
 def disconnect() -> None:
-    """Leave the cluster; one that was started here ends."""
+    """Disconnect from the cluster; a cluster that this process started ends."""
     ray.shutdown()
 
 
 def share_out(value: object) -> Any:
-    """A reference that every node can `fetch` the value by, while this process keeps it."""
+    """Return a reference with which every node can `fetch` the value, as long as this process keeps the reference."""
     return ray.put(value)
 
 
 def fetch(reference: Any) -> Any:
-    """The value of a reference."""
+    """Return the value that a reference of `share_out` stands for."""
     return ray.get(reference)
 
 
 def own_share() -> Share:
-    """What this worker has of its node's resources, of whichever kind it has more."""
+    """Return this worker's share of its node.
+
+    The share of main memory is the worker's share of the node's GPUs or of its CPUs, whichever is larger.
+    """
     context = ray.get_runtime_context()
     own = context.get_assigned_resources()
     (node,) = (node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
@@ -77,7 +86,7 @@ def own_share() -> Share:
 
 
 def room(config: RayConfig, without: Container[str] = ()) -> int:
-    """How many workers the cluster's nodes hold, but for those with the ids `without`."""
+    """Return how many workers fit on the cluster's nodes, except the nodes with the ids in `without`."""
     wanted = [(kind, each) for kind, each in (("GPU", config.gpus), ("CPU", config.cpus)) if each]
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["NodeID"] not in without]
     if not wanted:
@@ -86,12 +95,12 @@ def room(config: RayConfig, without: Container[str] = ()) -> int:
 
 
 def alive() -> set[str]:
-    """Ids of the nodes that are there."""
+    """Return the ids of the cluster's nodes that are alive."""
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def options(config: RayConfig, without: Collection[str] = ()) -> dict[str, Any]:
-    """What Ray is asked for to start a worker, on any node but those with the ids `without`."""
+    """Return Ray's options for starting a worker on any node except those with the ids in `without`."""
     elsewhere = {"ray.io/node-id": f"!in({','.join(sorted(without))})"}
     return {
         "num_cpus": config.cpus,
@@ -103,18 +112,23 @@ def options(config: RayConfig, without: Collection[str] = ()) -> dict[str, Any]:
 
 
 def nodes_at(text: str) -> set[str]:
-    """Ids of the nodes whose address stands in an error's text, as `ip=ADDRESS`."""
+    """Return the ids of the nodes whose address an error's text contains as `ip=ADDRESS`."""
     return {node["NodeID"] for node in ray.nodes() if f"ip={node['NodeManagerAddress']}," in text}
 
 
 def missing_package(error: BaseException) -> str | None:
-    """The last line of an actor's death for want of a package; None for any other."""
+    """Return the line that names the missing package if that is why a worker died, else None."""
     lines = str(error).strip().splitlines()
     return next((text for text in reversed(lines) if text.startswith("ModuleNotFoundError")), None)
 
 
 def no_room(config: RayConfig, last: str | None = None) -> TimeoutError:
-    """What to say when no worker could start in time; `last` is the last failure."""
+    """Make the error for the case that no worker could start in time.
+
+    Args:
+        config: settings of the workers, with `gpus` and `cpus` set.
+        last: text of the last failure of a worker, if there was one.
+    """
     asked = f"{config.gpus:g} GPUs and {config.cpus:g} CPUs"
     failed = f"; the last failure: {last}" if last else ""
     return TimeoutError(
@@ -124,23 +138,23 @@ def no_room(config: RayConfig, last: str | None = None) -> TimeoutError:
 
 
 def has_gpus() -> bool:
-    """Whether any node of the cluster has a GPU."""
+    """Return whether any node of the cluster has a GPU."""
     return bool(ray.cluster_resources().get("GPU", 0.0))
 
 
 def fewest_cores() -> int:
-    """CPUs of the smallest node that has any."""
+    """Return the smallest number of CPUs that a node of the cluster has, nodes without CPUs left out."""
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     return int(min((cores for cores in nodes if cores), default=1.0))
 
 
 def free() -> str:
-    """What nobody has asked for yet."""
+    """Describe the GPUs and CPUs of the cluster that are not in use."""
     resources = ray.available_resources()
     return " and ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("GPU", "CPU"))
 
 
 def line(error: BaseException) -> str:
-    """The first line of an error's text, with its type."""
+    """Return the type of an error and the first line of its text."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

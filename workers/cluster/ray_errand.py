@@ -1,4 +1,7 @@
-"""One worker on a Ray cluster that holds something and is sent on errands with it, before there is a pool."""
+"""A single worker on a Ray cluster that runs errands before there is a pool.
+
+An errand is a function that runs in the worker with an object that the worker keeps from one errand to the next.
+"""
 
 import time
 from collections.abc import Callable
@@ -11,18 +14,18 @@ from ..configuration import RayConfig
 from .ray_cluster import Share, line, missing_package, no_room, options
 from .ray_worker import Say, Worker
 
-_TICK = 0.5  # seconds between looks at what the worker tells
+_TICK = 0.5  # seconds between two calls for the worker's progress messages
 
 Held = TypeVar("Held")
 Result = TypeVar("Result")
 
 
 class RayErrands(Generic[Held]):
-    """Runs errands, one after the other, where there are a worker's resources; a worker that dies is replaced.
+    """Runs errands, one after the other, in a worker that starts at the first errand and is replaced if it dies.
 
     Args:
-        make: what the worker holds, made there.
-        config: settings; `gpus` and `cpus` are given.
+        make: function that makes the worker's object in the worker, given the worker's share of its node.
+        config: settings of the worker, with `gpus` and `cpus` set.
     """
 
     def __init__(self, make: Callable[[Share], Held], config: RayConfig) -> None:
@@ -33,12 +36,17 @@ class RayErrands(Generic[Held]):
         self._heard = 0
 
     def call(self, errand: Callable[[Held, Say], Result], say: Say = lambda text: None) -> Result:
-        """Run one errand; `say` gets what it tells.
+        """Run an errand and return its result.
+
+        Args:
+            errand: function of the worker's object and of a function for progress messages.
+            say: function that gets the errand's progress messages in this process.
 
         Raises:
-            ValueError: bad input, found there, or a package that is not.
-            TimeoutError: no worker could start.
-            ConnectionError: workers failed on it more often than is tried again.
+            ValueError: the errand found bad input, or the worker's node lacks a Python package.
+            TimeoutError: no worker could start within `patience` seconds.
+            ConnectionError: workers failed on the errand more than `retries` times, or the cluster ended the worker
+                before it began.
         """
         for _ in range(self.config.retries + 1):
             try:
@@ -95,12 +103,12 @@ class RayErrands(Generic[Held]):
         self._heard = 0
 
     def release(self) -> Any:
-        """The worker, if there is one, with what it holds; the next errand starts one anew."""
+        """Give the worker and its object to the caller, or None without a worker; the next errand starts another."""
         worker, self._worker = self._worker, None
         return worker
 
     def dismiss(self) -> None:
-        """End the worker, so that others have its place; the next errand starts one anew."""
+        """End the worker, if there is one, so that its resources are free; the next errand starts another worker."""
         if self._worker is not None:
             ray.kill(self._worker)
             self._worker = None

@@ -1,7 +1,7 @@
-"""Jobs on a Ray cluster, through the dashboard of its head node.
+"""Jobs on a Ray cluster, submitted and followed through the dashboard of its head node.
 
-A job is a command that the head node runs, in a temporary folder that every node has a copy of. It outlives whoever
-follows it.
+A job is a command that the head node runs, in a temporary folder of which every node has a copy. It goes on when the
+process that submitted or follows it ends.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 PARCEL = 96 * 2**20
-"""Bytes of files that travel with a job: a dashboard takes 100 MiB in one request, and every node unpacks a copy."""
+"""Most bytes of files sent with a job. A dashboard takes 100 MiB in one request, and every node unpacks a copy."""
 
 _PORT = 8265
-_CONNECT = 10.0  # seconds for a host to answer at all
-_SILENCE = 60.0  # seconds without a line after which a connection is taken for dead
-_ATTEMPTS = 30  # to find a dashboard again
-_AGAIN = 2.0  # seconds between them
+_CONNECT = 10.0  # seconds that a host has to answer
+_SILENCE = 60.0  # seconds without a line of the log after which the connection is taken for dead
+_ATTEMPTS = 30  # attempts to reach a lost dashboard again
+_AGAIN = 2.0  # seconds between these attempts
 _TALKATIVE = (
     "dashboard.modules.dashboard_sdk",
     "dashboard.modules.job.sdk",
@@ -40,8 +40,8 @@ class Ending:
     """How a job ended.
 
     Attributes:
-        code: exit code: the command's, 130 if it was stopped, 1 if it never ran.
-        text: the last line of its log, or why it never ran.
+        code: exit code of the command, 130 if the job was stopped, or 1 if the command never ran or was killed.
+        text: last line of the job's log, or the reason why the command never ran; empty after a success.
     """
 
     code: int
@@ -52,11 +52,12 @@ class Jobs:
     """The jobs of one cluster.
 
     Args:
-        address: address of the dashboard, for example `http://HEAD:8265`.
+        address: address of the dashboard, for example `http://HEAD:8265`; scheme and port may be left out.
 
     Raises:
-        ConnectionError: no dashboard that takes jobs answers there.
-        PermissionError: the dashboard wants a token, or another one.
+        ValueError: the address is not that of a dashboard.
+        ConnectionError: no dashboard that takes jobs answers at the address.
+        PermissionError: the dashboard asks for a token and got none or a wrong one.
 
     Attributes:
         address: address of the dashboard with its scheme and port.
@@ -71,19 +72,20 @@ class Jobs:
             self._client = JobSubmissionClient(self.address)
 
     def submit(self, job: str, command: str, package: Path, files: Path, metadata: Mapping[str, str]) -> None:
-        """Start a command.
+        """Start a command as a job.
 
         Args:
-            job: a name that no other job of the cluster has.
-            command: for a shell.
+            job: name that no other job of the cluster has.
+            command: command line for a shell.
             package: folder of a Python package that the command and its workers import.
-            files: folder whose content lies in the command's working directory.
-            metadata: what the dashboard shows beside it.
+            files: folder whose content is copied into the command's working directory.
+            metadata: texts by name that the dashboard shows with the job.
 
         Raises:
-            ConnectionError: the cluster does not take it.
+            ConnectionError: the cluster does not take the job.
+            PermissionError: the dashboard asks for a token and got none or a wrong one.
         """
-        # Usage statistics are the user's to give, so nothing that runs for us reports any.
+        # Whether to send usage statistics to Ray is the user's choice, so jobs of this program send none.
         variables = {"RAY_USAGE_STATS_ENABLED": "0"}
         environment = {"working_dir": str(files), "py_modules": [str(package)], "env_vars": variables}
         with self._clear():
@@ -92,10 +94,17 @@ class Jobs:
             )
 
     def follow(self, job: str, write: Callable[[str], object]) -> Ending:
-        """Write a job's log from its beginning until the job ends; a connection that breaks is made again.
+        """Follow a job until it ends, and reconnect when the connection breaks.
+
+        Args:
+            job: name of the job.
+            write: function that gets the job's log in pieces, from its beginning, each piece once.
+
+        Returns:
+            Exit code and last message of the job.
 
         Raises:
-            ConnectionError: the dashboard is gone.
+            ConnectionError: the dashboard could not be reached again.
         """
         log = _Log(write)
         failures = 0
@@ -118,7 +127,7 @@ class Jobs:
                 time.sleep(_AGAIN)
 
     async def _tail(self, job: str, log: "_Log") -> None:
-        """Show the log until it ends or is silent for long."""
+        """Show the log until it ends or no line comes for `_SILENCE` seconds."""
         pieces = aiter(self._client.tail_job_logs(job))
         start = 0
         while True:
@@ -131,7 +140,7 @@ class Jobs:
 
     @contextmanager
     def _clear(self) -> Iterator[None]:
-        """Say in one line what Ray says in several."""
+        """Replace Ray's long error messages by errors of one line."""
         try:
             yield
         except AuthenticationError as error:
@@ -147,24 +156,24 @@ class Jobs:
 
 
 class _Log:
-    """What was written of a log that may come again from its beginning."""
+    """Writes a log once, although every new connection sends it again from its beginning."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._seen = 0
 
     def show(self, piece: str, start: int) -> None:
-        """Write what is new of a piece that starts at a character of the log."""
+        """Write the part of a piece that was not written before; the piece begins at character `start` of the log."""
         if new := piece[max(self._seen - start, 0) :]:
             self._write(new)
         self._seen = max(self._seen, start + len(piece))
 
 
 def _complete(address: str) -> str:
-    """The address with scheme and port.
+    """Return a dashboard's address with scheme and port.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the address has no host name, or a scheme other than http and https.
     """
     whole = address if "://" in address else f"http://{address}"
     parts = urlsplit(whole)
@@ -176,7 +185,7 @@ def _complete(address: str) -> str:
 
 
 def _reach(address: str) -> None:
-    """Refuse a place where nothing answers, at once; Ray would try for minutes, or wait for ever.
+    """Refuse an address where nothing answers within `_CONNECT` seconds; Ray would try for minutes or wait for ever.
 
     Raises:
         ConnectionError: nothing answers at the address.
@@ -196,7 +205,7 @@ def _reach(address: str) -> None:
 
 @contextmanager
 def _only(address: str) -> Iterator[None]:
-    """Hold off the variables that Ray prefers to the address that it is given."""
+    """Set the environment variable that Ray prefers over its argument to the same address, within the context."""
     name = "RAY_API_SERVER_ADDRESS"
     before = os.environ.get(name)
     os.environ[name] = address
@@ -220,11 +229,11 @@ def _ending(details: Any, log: str) -> Ending:
 
 
 def _last(text: str) -> str:
-    """The last line that says something."""
+    """Return the last line of a text that is not empty, without the program's own prefix."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no word why"]
     return lines[-1].removeprefix("paretopress: ")
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error's text."""
+    """Return the first line of an error's text, or the error's type if it has no text."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

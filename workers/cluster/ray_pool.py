@@ -1,8 +1,8 @@
-"""Evaluations on a Ray cluster.
+"""The worker pool on a Ray cluster.
 
-The driver keeps everything: which worker has which trials, what is tried again, when a worker is lost. Workers never
-restart by themselves, so nothing waits for a node that is gone. A worker asks for its resources as long as it has
-not got them; when nodes join, it starts.
+This process, the driver, decides everything: which worker gets which trials, what is tried again, and when a worker
+counts as lost. Ray never restarts workers by itself, so nothing waits for a node that is gone. A worker waits for its
+resources until Ray can give them; when nodes join the cluster, waiting workers start there.
 """
 
 import math
@@ -28,13 +28,13 @@ _TICK = 0.5  # seconds between looks at deadlines and at what the cluster has
 
 @dataclass
 class _Call:
-    """A worker at work.
+    """A call of a worker that has not returned.
 
     Attributes:
         worker: Ray's handle of the worker.
-        step: what it does.
-        task: what it evaluates.
-        began: clock at the call.
+        step: what the worker was called for.
+        task: trials that the worker evaluates; None for the other steps.
+        began: time of the call on the monotonic clock, in seconds.
     """
 
     worker: Any
@@ -44,24 +44,25 @@ class _Call:
 
 
 class RayPool:
-    """Workers on a Ray cluster.
+    """Runs trials on workers of a Ray cluster.
 
-    A trial's sequences may be answered in several evaluations. What fails is tried again by whoever is free
-    (`retries.py`).
+    Several evaluations may answer one trial, each for a part of its sequences. Trials that a worker fails on go to the
+    next free worker (`retries.py`).
 
     Args:
-        evaluator: opens model and levels in a worker; raises ValueError where values would not be comparable.
-        space: of the profiles.
-        grain: sequences that are evaluated together.
-        config: settings; `gpus` and `cpus` are given.
-        say: told of workers that come and go.
-        first: a worker that is there already.
+        evaluator: function that opens model and levels in a worker; it raises ValueError where values would not be
+            comparable with those of other workers.
+        space: space of the profiles.
+        grain: number of sequences that always run together; trials are divided at multiples of it.
+        config: settings of the workers, with `gpus` and `cpus` set.
+        say: function that is called with a message when workers come or go.
+        first: Ray's handle of a worker that exists already, or None.
 
     Raises:
-        ValueError: no cluster at the address.
+        ValueError: there is no cluster at the address.
 
     Attributes:
-        failures: what workers failed with, in order.
+        failures: messages of all failures of workers, in order.
     """
 
     def __init__(
@@ -98,11 +99,17 @@ class RayPool:
 
     @property
     def size(self) -> int:
-        """Workers that have opened the model."""
+        """Number of workers that have opened the model."""
         return len(self._open)
 
     def run(self, trials: Iterable[Trial]) -> Generator[Evaluation, None, None]:
-        """Yield answers that together cover every trial, as they come."""
+        """Yield evaluations as they finish; together they answer every trial.
+
+        Raises:
+            ValueError: a worker found an input that cannot be evaluated.
+            ConnectionError: workers failed too often.
+            TimeoutError: there was no worker for too long.
+        """
         install = GPU_INSTALL if self.config.gpus else 0
         parts = split(trials, self.space, self.grain, max(self.size, self._wanted()), install)
         queue = deque(Task(part) for part in parts)
@@ -118,10 +125,10 @@ class RayPool:
             except Exception as error:
                 failure = error
             else:
-                # Before whoever asked takes the answers, which may take its time.
+                # Before the answers are yielded, because the caller may take long and workers should not wait.
                 self._hand_out(queue)
             for task, answers in finished:
-                if task not in mine:  # of a run that was given up
+                if task not in mine:  # a task of an earlier call whose answers were not taken to the end
                     continue
                 again, given = settle(task, answers, self.config.retries)
                 queue.extend(again)
@@ -137,7 +144,7 @@ class RayPool:
             self._calls[answer] = _Call(worker, "evaluate", task, time.monotonic())
 
     def close(self) -> None:
-        """End the workers, and a cluster of our own."""
+        """End the workers, and disconnect from the cluster if this pool connected to it."""
         for worker in {*self._nodes, *self._refused, *(call.worker for call in self._calls.values())}:
             self._end(worker)
         self._nodes, self._calls, self._refused = {}, {}, {}
@@ -147,7 +154,11 @@ class RayPool:
             ray.shutdown()
 
     def _wanted(self) -> int:
-        """How many workers there should be, looking at a cluster that may change; refused ones keep their room."""
+        """Return how many workers there should be now.
+
+        The cluster may change, so its room is looked at again from time to time. Workers that cannot open the model
+        keep their place on their node and are not counted.
+        """
         if time.monotonic() - self._looked > 10 * _TICK:
             self._looked, self._room = time.monotonic(), room(self.config, self._without)
             there = alive()
@@ -158,10 +169,10 @@ class RayPool:
         return max(wanted - len(self._refused), 1)
 
     def _recruit(self) -> None:
-        """Ask for the workers that are missing.
+        """Ask Ray for the workers that are missing.
 
         Raises:
-            TimeoutError: there has been none for too long.
+            TimeoutError: there has been no worker for longer than `patience` seconds.
         """
         if (missing := self._wanted() - len(self._nodes)) > 0:
             starting = sum(call.step == "start" for call in self._calls.values())
@@ -182,7 +193,7 @@ class RayPool:
         ray.kill(worker)
 
     def _finished(self) -> Iterator[tuple[Task, list[Evaluation] | str]]:
-        """Tasks that ended by now, with their answers or the error; waits a moment for one."""
+        """Yield the tasks that ended, each with its evaluations or an error's text; wait a moment if there are none."""
         ready, others = ray.wait(list(self._calls), num_returns=1, timeout=_TICK)
         if ready and others:
             ready += ray.wait(others, num_returns=len(others), timeout=0)[0]
@@ -201,7 +212,7 @@ class RayPool:
         yield from self._overdue()
 
     def _welcome(self, call: _Call, found: Any) -> None:
-        """What follows from what a worker did."""
+        """Give a worker whose call succeeded its next step, or note that it is idle."""
         match call.step:
             case "start":
                 self._nodes[call.worker] = found
@@ -219,10 +230,16 @@ class RayPool:
                 self._served = True
 
     def _raised(self, call: _Call, error: Exception) -> str:
-        """What a worker that lives could not do: bad input ends the search; anything else may stay, so it is replaced.
+        """Handle an error that a worker raised without dying, and return its text.
 
-        Once there are answers, a worker that cannot open the model on a node that came later, or could before, is
-        done without. It keeps its room, or the next would come to the same node.
+        A ValueError stands for bad input and ends the search. A worker with any other error is replaced, because its
+        state may be damaged. There is one exception: once there are answers, the search goes on without a worker that
+        cannot open the model on a node that joined later or where the model could be opened before. That worker keeps
+        its place on the node, or Ray would start the next worker there.
+
+        Raises:
+            ValueError: the worker found bad input.
+            ConnectionError: too many workers failed.
         """
         _, node = self._nodes[call.worker] if call.step != "start" else ("", "")
         late = self._served and node not in self._untried
@@ -240,10 +257,13 @@ class RayPool:
         return text
 
     def _died(self, call: _Call, error: RayError) -> str:
-        """What a worker died of; a node that lacks a package is done without.
+        """Handle the death of a worker, and return the text of its cause.
+
+        The search goes on without a node that lacks a Python package.
 
         Raises:
-            ValueError: there is no worker yet that has all packages.
+            ValueError: a package is missing and no worker could start yet.
+            ConnectionError: too many workers failed.
         """
         missing = missing_package(error)
         nodes = nodes_at(str(error)) if call.step == "start" and missing else set()
@@ -272,10 +292,14 @@ class RayPool:
                     yield call.task, text
 
     def _lose(self, call: _Call, text: str) -> None:
-        """Go on without a worker.
+        """Record the failure of a worker, which does not come back.
+
+        Args:
+            call: call that the worker failed in.
+            text: reason of the failure, for people.
 
         Raises:
-            ConnectionError: too many were lost.
+            ConnectionError: more workers failed than `max_failures` allows.
         """
         node, _ = self._nodes.pop(call.worker, ("", ""))
         self._open.discard(call.worker)

@@ -1,4 +1,4 @@
-"""What lives in a process of its own, on whichever node Ray has room."""
+"""The worker: a process on some node of a Ray cluster that opens the model and evaluates trials."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -14,48 +14,55 @@ from .splitting import Part
 Say = Callable[[str], None]
 
 Open = Callable[[Share, Any], Evaluator]
-"""Opens model and levels, given what the worker holds from errands, or None."""
+"""A function that opens model and levels, given the worker's share of its node and the object from errands or None."""
 
 Answer = tuple[int, tuple[float, ...], tuple[float, ...], float, str | None, SlopeSums | None]
-"""An evaluation with its trial's place among those asked, which need not travel back."""
+"""The fields of an evaluation, with the place of its trial in the part instead of the trial, which saves traffic."""
 
 
 class Worker:
-    """Goes on errands while a run is opened, and evaluates once it has opened model and levels."""
+    """A worker process, which runs errands before a search and evaluates trials once it has opened the model.
+
+    An errand is a function that runs here with an object that the worker keeps from one errand to the next.
+    """
 
     def __init__(self) -> None:
         self._said: list[str] = []
         self._held: Any = None
 
     def start(self) -> tuple[str, str]:
-        """Name and id of the node."""
+        """Return name and id of the node that the worker runs on."""
         return socket.gethostname(), ray.get_runtime_context().get_node_id()
 
     def go(self, make: Callable[[Share], Any], errand: Callable[[Any, Say], Any]) -> Any:
-        """Run an errand with what `make` gives, which is kept for the next.
+        """Run an errand and return its result.
+
+        Args:
+            make: function that makes the object for errands, called at the first errand only.
+            errand: function of that object and of a function for progress messages.
 
         Raises:
-            ValueError: it cannot be made, or the errand found bad input; the message begins with the node's name.
+            ValueError: the object cannot be made, or the errand found bad input; the message names the node.
         """
         with _named_node():
             self._held = self._held or make(own_share())
             return errand(self._held, self._said.append)
 
     def told(self, after: int) -> list[str]:
-        """What errands told, without the first `after` of it; may be asked while one runs."""
+        """Return the progress messages of all errands from message `after` on; works while an errand runs."""
         return self._said[after:]
 
     def open(self, evaluator: Open) -> None:
-        """Open model and levels.
+        """Open model and levels, so that trials can be evaluated.
 
         Raises:
-            ValueError: they cannot be opened here; the message begins with the node's name.
+            ValueError: model or levels cannot be opened on this node; the message names the node.
         """
         with _named_node():
             self._evaluator = evaluator(own_share(), self._held)
 
     def evaluate(self, trials: Part) -> list[Answer]:
-        """Evaluate a part and return its answers, each with the place of its trial in the part."""
+        """Evaluate the trials of a part and return their answers, each with the place of its trial in the part."""
         places = {trial.number: place for place, trial in enumerate(trials)}
         return [
             (places[e.trial.number], e.values, e.cross_entropy, e.seconds, e.error, e.slopes)
@@ -64,7 +71,7 @@ class Worker:
 
 
 def evaluations(trials: Part, answers: list[Answer]) -> list[Evaluation]:
-    """A worker's answers with their trials again."""
+    """Turn a worker's answers into evaluations of the part's trials."""
     return [Evaluation(trials[answer[0]], *answer[1:]) for answer in answers]
 
 

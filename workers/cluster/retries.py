@@ -1,4 +1,4 @@
-"""What is tried again after a failure, and what is taken as an answer."""
+"""The rules for failures of workers: which trials are tried again, and which are answered with an error."""
 
 from dataclasses import dataclass, replace
 
@@ -8,12 +8,12 @@ from .splitting import Part
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Trials for one worker; tasks are told apart by identity.
+    """Trials for one worker; tasks are compared by identity.
 
     Attributes:
-        trials: of one fidelity.
-        tries: how often a worker failed on them.
-        final: whether an answer without values is taken as it is.
+        trials: trials of one fidelity, or one trial that asks for slopes.
+        tries: number of times that a worker failed on these trials.
+        final: whether an evaluation with an error is accepted, instead of being tried once more.
     """
 
     trials: Part
@@ -22,19 +22,24 @@ class Task:
 
 
 def settle(task: Task, answers: list[Evaluation] | str, retries: int) -> tuple[list[Task], list[Evaluation]]:
-    """What to try again, and what to give as an answer.
+    """Decide what follows when a task ended.
 
-    Trials that failed together are tried once more together, then each alone, so that one model takes no other with
-    it; a trial that failed alone `retries` times more is answered with the error. A model without finite values
-    is tried once more.
+    If the worker failed, several trials are tried once more together and then each in a task of its own, so that one
+    model that makes workers fail does not take other trials with it. A trial in a task of its own is tried `retries`
+    times more and then answered with the error. An evaluation with an error, which the worker survived, is tried once
+    more.
 
     Args:
-        task: the task that ended.
-        answers: evaluations of all its trials, or the error that its worker failed with.
-        retries: how often a trial is tried again on its own.
+        task: task that ended.
+        answers: evaluations of all trials of the task, or the text of the error that the worker failed with.
+        retries: number of times that a trial in a task of its own is tried again.
+
+    Returns:
+        Tasks to try again, and evaluations to give as answers.
 
     Raises:
-        ConnectionError: slopes cannot be had; without them this would be another search.
+        ConnectionError: the worker failed too often on a trial that asks for slopes. The search ends, because without
+            slopes it would be a different search.
     """
     if isinstance(answers, str):
         if len(task.trials) > 1 and task.tries:

@@ -1,6 +1,6 @@
-"""What neighbouring profiles of a population share, and how long parts of it take.
+"""Estimates of the time that parts of a population take, given the blocks that neighbouring profiles share.
 
-P profiles in order, U units, B blocks; embeddings and head count as blocks.
+Shapes: P profiles in sorted order, U units, u units of one block, B blocks, where embedding and head count as blocks.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Population:
-    """Sorted profiles.
+    """The work of a population of sorted profiles.
+
+    The unit of time is the time that one block takes for all sequences of one profile.
 
     Attributes:
-        levels_PB: a number for the levels that a profile gives to a block; no two blocks have one in common.
-        run_P: blocks from the first on in which a profile differs from the one before, but at least one.
-        installed_P: blocks' levels that no profile before has.
-        install: of one block's levels, in times that a block takes for all sequences.
+        levels_PB: number that stands for the levels of a profile in a block; different blocks have different numbers.
+        run_P: number of blocks from the first block in which a profile differs from the profile before it; at least 1.
+        installed_P: number of blocks with levels that no profile before has in that block.
+        install: time to install the levels of one block.
     """
 
     levels_PB: Ints
@@ -33,7 +35,13 @@ class Population:
 
     @classmethod
     def of(cls, profiles: Sequence[Profile], space: Space, install: float = 0) -> "Population":
-        """Sorted profiles, the dense model's (empty) among them."""
+        """Make a population of sorted profiles.
+
+        Args:
+            profiles: profiles in sorted order, where the empty profile stands for the dense model.
+            space: space of the profiles.
+            install: time to install the levels of one block.
+        """
         levels_PB = _numbered(profiles, space)
         blocks = levels_PB.shape[1]
         same_P = np.logical_and.accumulate(levels_PB[1:] == levels_PB[:-1], axis=1).sum(axis=1)
@@ -46,21 +54,24 @@ class Population:
         )
 
     def edges(self, wanted: int, runs: int = 1) -> list[int]:
-        """Where at most `wanted` groups of about equal work begin, and where the last one ends.
+        """Divide the profiles into groups of neighbours with about equal work.
 
         Args:
-            wanted: number of groups, at most.
-            runs: into how many the sequences are cut, each of which installs everything.
+            wanted: largest number of groups.
+            runs: number of runs that the sequences are cut into, each of which installs every block.
+
+        Returns:
+            Index of the first profile of every group, and the number of profiles at the end.
         """
         return edges(self.run_P + runs * self.install * self.installed_P, wanted)
 
     def work(self, edges: Sequence[int], runs: int, teachers: int) -> float:
-        """Time for all parts together, in times that a block takes for all sequences.
+        """Estimate the time that all parts take together, when one worker runs one part after the other.
 
         Args:
-            edges: first profile of every group, and the number of profiles.
+            edges: index of the first profile of every group, and the number of profiles at the end.
             runs: number of runs that the sequences are cut into.
-            teachers: how often the dense model runs for each sequence.
+            teachers: number of times that the dense model runs for each sequence.
         """
         first = np.array(edges[:-1])
         blocks = self.levels_PB.shape[1]
@@ -83,7 +94,15 @@ def _numbered(profiles: Sequence[Profile], space: Space) -> Ints:
 
 
 def edges(sizes: Sizes, wanted: int) -> list[int]:
-    """Where at most `wanted` runs of neighbours of about equal size begin, and where the last one ends."""
+    """Divide items in order into at most `wanted` groups of about equal total size.
+
+    Args:
+        sizes: size of every item.
+        wanted: largest number of groups.
+
+    Returns:
+        Index of the first item of every group, and the number of items at the end.
+    """
     middles, whole = np.cumsum(sizes) - sizes / 2, sizes.sum()
     inner = np.searchsorted(middles, whole * np.arange(1, wanted) / wanted)
     return sorted({0, *inner.tolist(), len(sizes)})

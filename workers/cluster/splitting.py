@@ -1,4 +1,4 @@
-"""A population's work in parts that workers take one after the other."""
+"""Division of trials into parts, which the workers of a pool take one after the other."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,38 +13,42 @@ from ...spaces.space import Space
 from .sharing import Population, edges
 
 PARTS = 4
-"""Most parts for each worker: the more there are, the less is waited for the slowest at the end of a stage."""
+"""Largest number of parts per worker. With more parts, workers wait less for the slowest one at the end of a stage."""
 
 UNEVEN = 0.125
-"""Share of a part's time that workers wait for the last one; up to this was seen on two H200s."""
+"""Share of a part's time that workers wait for the last part of a stage; the most that was measured on two H200s."""
 
 GPU_INSTALL = 5e9
-"""Multiply-accumulates in the time that a block's weights take to be put in place on a GPU, which waits for the host.
+"""Time to install a block's weights on a GPU, which waits for the host, given as multiply-accumulates in that time.
 
-Seen on an H200 with blocks of 1 M weights, where it is the time of 5,000 tokens; with blocks of 218 M, where it is that
-of 23, and on CPUs nothing of it can be seen.
+Measured on an H200. With blocks of 1 M weights this is the time of 5,000 tokens. With blocks of 218 M weights, where it
+is the time of 23 tokens, and on CPUs it is too short to be seen.
 """
 
 Part = list[Trial]
-"""Trials of one fidelity, or one that asks for slopes."""
+"""Trials of one fidelity, or one trial that asks for slopes."""
 
 
 def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, install: float = 0) -> list[Part]:
-    """About `PARTS` parts of about equal work for each worker, the largest first; together they are all of `trials`.
+    """Divide trials into parts of about equal work, about `PARTS` per worker.
 
-    Profiles that stay together share the blocks that they agree on and the teacher, sequences that stay together
-    share the installation of every block: a stage is cut into runs of sequences times runs of neighbouring profiles.
-    Where installing takes time, there are as many runs of each, and as few parts, as end first: what is done twice
-    and what is waited for count. Slopes come in one part for each worker, because every part makes all levels'
-    weights anew.
+    Profiles in one part share the teacher and the blocks that they agree on. Sequences in one part share the
+    installation of every block. A stage, which is all trials of one fidelity, is therefore cut into runs of successive
+    sequences, and each run into groups of neighbouring profiles.
+
+    Without `install`, the stage is first cut into as many runs as possible. With `install`, the numbers of runs and
+    parts are those that should finish first, where repeated work and waiting for the last part count. A trial that asks
+    for slopes is cut into one part per worker, because every part has to compute the weights of all levels.
 
     Args:
-        trials: what to divide.
-        space: of the profiles; says how long slopes take.
-        grain: sequences that are evaluated together; parts begin and end at multiples of it.
+        trials: trials to divide.
+        space: space of the profiles, which also tells how long slopes take.
+        grain: number of sequences that always run together; runs begin and end at multiples of it.
         workers: number of workers.
-        install: multiply-accumulates in the time that a block's weights take to be put in place; without it,
-            sequences are divided first.
+        install: time to install a block's weights, as the number of multiply-accumulates in that time.
+
+    Returns:
+        Parts that together are all of `trials`, those with most work first.
     """
     stages: dict[object, Part] = {}
     for trial in trials:
@@ -60,7 +64,7 @@ def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, insta
 
 
 def work(part: Part, space: Space) -> int:
-    """Tokens times passes through the model."""
+    """Return the work of a part: tokens times passes through the model."""
     first = part[0]
     return len(part) * first.fidelity.tokens * (passes(space) if first.slopes else 1)
 
@@ -83,7 +87,13 @@ def _divided(stage: Part, space: Space, grain: int, workers: float, install_toke
 
 
 def _soonest(population: Population, micro_batches: int, workers: float) -> tuple[int, int]:
-    """Parts, and into how many runs sequences are cut, such that all are done first."""
+    """Return the number of parts and the number of runs of sequences with which the stage should finish first.
+
+    Args:
+        population: profiles of the stage.
+        micro_batches: number of micro-batches of the stage.
+        workers: number of workers, or a fraction of it where other stages run at the same time.
+    """
 
     def time(wanted: int, runs: int) -> float:
         groups = population.edges(-(-wanted // runs), runs)
@@ -100,5 +110,5 @@ def _soonest(population: Population, micro_batches: int, workers: float) -> tupl
 
 
 def _halved(most: int) -> list[int]:
-    """`most`, and that again and again halved, rounded up, down to one."""
+    """Return `most`, its half, its quarter and so on down to 1, each rounded up."""
     return [-(-most // 2**times) for times in range((most - 1).bit_length() + 1)]

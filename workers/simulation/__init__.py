@@ -1,1 +1,1 @@
-"""Simulated evaluators and clusters, for tests and benchmarks."""
+"""Evaluators without a model and a pool of simulated workers, for tests and benchmarks."""

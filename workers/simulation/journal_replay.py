@@ -1,4 +1,4 @@
-"""A journal's recorded values as an evaluator."""
+"""An evaluator that answers with the values of a journal."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,12 +9,12 @@ from ...spaces.space import Space
 
 
 class Replay:
-    """Answers what a journal holds, and nothing else.
+    """Answers trials with the values that a journal holds, and refuses all others.
 
     Args:
-        journal: of a run, opened with that run's fingerprint.
-        space: of the profiles asked.
-        data: fingerprint of each data set by name, as the run had it.
+        journal: journal of a run, opened with that run's fingerprint.
+        space: space of the profiles in the trials.
+        data: fingerprint of each data set of the run, by the name of the set.
     """
 
     def __init__(self, journal: Journal, space: Space, data: Mapping[str, str]) -> None:
@@ -24,15 +24,15 @@ class Replay:
 
     @property
     def fingerprint(self) -> str:
-        """The journal's."""
+        """Fingerprint of the journal."""
         return self.journal.fingerprint
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """One evaluation per trial, in order.
+        """Yield one evaluation per trial, in the order of the trials.
 
         Raises:
-            LookupError: a value was not recorded, the message says of which profile and sequences; or slopes are
-                asked.
+            LookupError: the journal lacks a value, and the message names the profile and the sequences; or a trial asks
+                for slopes, which no journal holds.
         """
         for trial in trials:
             if trial.slopes:

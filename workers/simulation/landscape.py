@@ -1,9 +1,8 @@
-"""A closed formula that answers for any space, without a model.
+"""An evaluator that computes values for any space from a closed formula, without a model.
 
-Array names carry their axes: N profiles, U units, F levels of all units in a row, B blocks, D directions,
-S sequences. The terms of all sums are
-multiples of a power of two so coarse that 53 bits hold the sums: they are exact in any order, so a value depends
-neither on what it is computed together with nor on the machine's way of adding.
+Array names carry their axes: N profiles, U units, F levels of all units one after the other, B blocks, D directions,
+S sequences. The terms of all sums are rounded to multiples of a power of two so coarse that the 53 bits of a float64
+hold every sum exactly. So a value depends neither on what is computed with it nor on the order of additions.
 """
 
 import hashlib
@@ -26,41 +25,43 @@ _EFFECT_STEP, _AMPLITUDE_STEP, _WEIGHT_STEP = 2.0**-32, 2.0**-22, 2.0**-10
 _LARGEST_WEIGHT = 2.0**8
 _DENSE_CROSS_ENTROPY = 2.0
 _AT_ONCE = 1 << 20
-"""Profiles times units in hand."""
+"""Largest number of profiles times units that are computed at once."""
 
 
 class Landscape:
-    """A formula with the traits of measured divergences, and no model.
+    """Evaluates profiles by a formula that behaves like measured divergences.
 
-    Every unit has an effect that rises steeply as its cost falls, from 0 at its dearest level to a log-normal draw
-    at its cheapest; all draws add up to 1 nat. A dropped branch has an effect of its own beside those of all its
-    units at their cheapest. Effects are squared lengths of error vectors, x_u = sqrt(effect) in a random direction
-    s_u, and vectors of one block and of neighbouring blocks partly add up or cancel:
+    Every unit has an effect, which rises steeply as the cost of its level falls: from 0 at the most expensive level to
+    a log-normal draw at the cheapest. All draws add up to 1 nat. A dropped branch has an effect of its own plus the
+    effects of all its units at their cheapest levels. An effect is the squared length of an error vector. The vector of
+    unit u has length x_u = sqrt(effect) and a random direction s_u. Vectors in the same block and in neighbouring
+    blocks partly add up or cancel:
 
         q = sum_u x_u^2 + interaction * (2 sum_{u<v in one block} + sum_{neighbouring blocks}) x_u x_v s_u.s_v
         expected = (1 - exp(-saturation * q)) / saturation
         value of a sequence = expected * (sum_u weight_su x_u^2 / sum_u x_u^2) * (1 + noise * draw)
 
-    Here q is at least (1 - interaction) times the sum of effects. Weights are log-normal with mean 1, the same for
-    all profiles: similar profiles rise and fall together over sequences, and a search can overfit to few. The last
-    draw belongs to profile and sequence, has mean 0 and standard deviation 1.
+    Here q is at least (1 - interaction) times the sum of effects. Weights are log-normal with mean 1 and the same for
+    all profiles, so the values of similar profiles rise and fall together over the sequences, and a search can overfit
+    to few sequences. `draw` depends on profile and sequence and has mean 0 and standard deviation 1.
 
-    Slopes around a profile are exact changes: what the formula without its last factor gives when one unit alone
-    moves. The change of every sequence has a factor (1 + noise * draw) of its own, so more sequences tell more. They
-    are all first order, and second order is 0; around the dense model, where no unit has an effect, the other way
-    round, as with a divergence. Units of a branch stand in its block.
+    Slopes around a profile are exact: the change of the formula without its last factor when one unit moves. On every
+    sequence the change has a factor (1 + noise * draw) of its own, so slopes over more sequences are more accurate.
+    The whole change is in the first order, and the second order is 0. Around the dense model, where no unit has an
+    effect, it is the other way round, as with a divergence. Units of a branch must be in the block of the branch.
 
     Time: about 0.1 microseconds per profile and unit, 16 sequences included; slopes about a microsecond per
-    level. Memory: 8 bytes per unit and sequence used, 16 per level and sequence of slopes.
+    level. Memory: 8 bytes per unit and sequence used, 16 bytes per level and sequence of slopes.
 
     Args:
-        space: of the profiles.
-        sequences: in each data set; decides only what fidelities with a seed other than 0 draw from.
-        seed: of everything drawn.
-        interaction: 0 (effects add up) to 0.9, beyond which values would not stay positive.
-        saturation: above 0 large errors add ever less, below 0 ever more.
-        spread: standard deviation of the logarithm of a sequence's weights, once over units, once over sequences.
-        noise: 0 to 0.5.
+        space: space of the profiles.
+        sequences: number of sequences in each data set; matters only for fidelities with a seed other than 0.
+        seed: seed of all random draws.
+        interaction: strength of the interaction, from 0 (effects add up) to 0.9; beyond, values might be negative.
+        saturation: curvature of the value over q; above 0 large errors add ever less, below 0 ever more.
+        spread: standard deviation of the logarithm of weights, for the part that all units of a sequence share and
+            again for the part of each unit.
+        noise: strength of the random last factor, from 0 to 0.5.
     """
 
     def __init__(
@@ -102,21 +103,21 @@ class Landscape:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of space and settings."""
+        """Digest of the space and all settings."""
         settings = [self.sequences, self.seed, self.interaction, self.saturation, self.spread, self.noise]
         return digest([self.space.fingerprint, *settings])
 
     @property
     def errors(self) -> list[list[float]]:
-        """The effect of every level of every unit: exact errors for an additive allocation."""
+        """Effect of every level of every unit in nats, which are the exact errors where effects add up."""
         return [row.tolist() for row in self._effects]
 
     def expected(self, profiles: Sequence[Profile]) -> list[float]:
-        """The mean over all sequences that there could be: what a search would find with endless data."""
+        """Return each profile's fitness in nats, as a mean over unlimited data."""
         return [value for tile in self._tiles(profiles) for value in self._expected(*self._terms(tile))]
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """One evaluation per trial, those of one fidelity together."""
+        """Yield one evaluation per trial; trials of one fidelity are computed together."""
         grouped: dict[Fidelity, list[Trial]] = {}
         for trial in trials:
             if trial.slopes:
@@ -172,7 +173,10 @@ class Landscape:
             yield np.array(profiles[start : start + at_once], np.int64)
 
     def _terms(self, level_NU: Ints) -> tuple[Ints, Floats]:
-        """Where in the tables each unit's level stands, irrelevant units at level 0, and its effect."""
+        """Return index in the tables of levels and effect of every unit, both (N, U).
+
+        Units under a dropped branch count as units at level 0 with effect 0.
+        """
         at_NU = level_NU + self._offset_U
         child_U = self._parent_U >= 0
         off_NU = np.zeros(level_NU.shape, np.bool_)
@@ -192,7 +196,11 @@ class Landscape:
         return [-math.expm1(-self.saturation * float(total)) / self.saturation for total in totals]
 
     def _pairs(self, at_NU: Ints, present_NU: npt.NDArray[np.bool_]) -> Floats:
-        """The sum over pairs, shape (N,): of squared sums of vectors, less each vector's own square."""
+        """Return the sum of inner products over pairs of vectors, (N,).
+
+        Pairs in one block count twice, pairs in neighbouring blocks once. The sum over pairs in one block is computed
+        as the squared sum of the vectors minus the sum of their squares.
+        """
         pairs_N = np.zeros(len(at_NU))
         at_NU, present_NU = at_NU[:, self._order_U], present_NU[:, self._order_U]
         for amplitude_F in self._amplitude_DF:
@@ -203,7 +211,7 @@ class Landscape:
         return pairs_N
 
     def _weights(self, data: str, row: int) -> Floats:
-        """How heavily each unit's effect weighs on one sequence."""
+        """Return the weight of each unit's effect on one sequence, (U,)."""
         found = self._weight_U.get((data, row))
         if found is None:
             rng = np.random.default_rng([self.seed, crc32(data.encode()), row])
@@ -214,7 +222,7 @@ class Landscape:
 
 
 def _effects(space: Space, rng: np.random.Generator) -> list[Floats]:
-    """The effect of each level of each unit."""
+    """Draw the effect of each level of each unit, in nats."""
     draw_U = rng.lognormal(size=len(space.units))
     draw_U /= draw_U.sum()
     effects = [
@@ -228,7 +236,7 @@ def _effects(space: Space, rng: np.random.Generator) -> list[Floats]:
 
 
 def _rise(unit: Unit, kind: str) -> Floats:
-    """From 0 at the dearest level to 1 at the cheapest, or at `drop`."""
+    """Return the effect of each level relative to the largest: 0 at the most expensive, 1 at the cheapest or `drop`."""
     if unit.droppable:
         return np.array([float(level.label == "drop") for level in unit.levels])
     costs = np.array([level.costs[kind] for level in unit.levels], float)
@@ -241,7 +249,7 @@ def _rounded(values: Floats, step: float) -> Floats:
 
 
 def _keys(at_NU: Ints, salt: int) -> npt.NDArray[np.uint64]:
-    """A hash of each profile."""
+    """Return a hash (N,) of each row of table indices."""
     digests = (
         hashlib.blake2b(row, digest_size=8, salt=salt.to_bytes(16)).digest() for row in at_NU.astype(np.int32)
     )
@@ -249,14 +257,14 @@ def _keys(at_NU: Ints, salt: int) -> npt.NDArray[np.uint64]:
 
 
 def _draws(key_N: npt.NDArray[np.uint64], rows_S: Ints) -> Floats:
-    """Mean 0, standard deviation 1, uniform; a hash of key and sequence, shape (N, S)."""
+    """Return uniform draws (N, S) of mean 0 and standard deviation 1, each a hash of a profile's key and a sequence."""
     hash_NS = _mixed(key_N[:, None] + _mixed(rows_S.astype(np.uint64)))
     unit_NS = (hash_NS >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return np.asarray(math.sqrt(3) * (2 * unit_NS - 1), np.float64)
 
 
 def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Every bit of each word spread over the whole word.
+    """Hash each 64-bit word, so that every bit of the input affects every bit of the result.
 
     References:
         Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators": the finaliser of SplitMix64.
@@ -268,10 +276,15 @@ def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def check_share(name: str, value: float, most: float = 1.0) -> None:
-    """Refuse what is outside 0 to `most`.
+    """Refuse a setting outside 0 to `most`.
+
+    Args:
+        name: name of the setting in the error's message.
+        value: value of the setting.
+        most: largest value that is allowed.
 
     Raises:
-        ValueError: the value is outside these bounds.
+        ValueError: the value is below 0 or above `most`.
     """
     if not 0 <= value <= most:
         raise ValueError(f"{name} {value} is outside 0 to {most:g}; give a share within it")

@@ -1,6 +1,6 @@
-"""Sums over the units of one profile, and what they become when one unit alone moves.
+"""Sums over the units of one profile, and the same sums after one unit has moved to another level.
 
-Array names carry their axes: U units, F levels of all units in a row, B blocks, D directions.
+Array names carry their axes: U units, F levels of all units one after the other, B blocks, D directions.
 """
 
 import numpy as np
@@ -13,21 +13,23 @@ Floats = npt.NDArray[np.float64]
 
 
 class Moves:
-    """All moves of one unit to one level from a profile.
+    """All moves of a single unit from a profile to another level.
 
-    A branch that is dropped takes its units, which stand in its block, out of every sum; one that is brought back
-    brings them as the profile has them. In the dense model no unit counts.
+    Dropping a branch takes its units, which are in the same block, out of every sum. Restoring a branch brings them
+    back at the levels that the profile gives them. In the dense model no unit counts.
 
     Args:
-        space: of the profile.
-        profile: to move from.
+        space: space of the profile.
+        profile: profile that the units move from.
 
     Attributes:
-        profile: to move from.
-        key_U: level of each unit, -1 where it does not count.
-        unit_F: of each level.
-        labels: of the levels that units can move to, by unit; not the level that is there, none of units that do not count.
-        other_F: whether each level is one of these.
+        space: space of the profile.
+        profile: profile that the units move from.
+        key_U: level index of each unit, or -1 where the unit does not count.
+        unit_F: index of the unit that each level belongs to.
+        labels: unit name to the labels of the levels that the unit can move to, which leaves out the level it has;
+            empty for a unit under a dropped branch.
+        other_F: whether each level is one that its unit can move to.
     """
 
     def __init__(self, space: Space, profile: Profile) -> None:
@@ -50,12 +52,22 @@ class Moves:
         self.other_F = np.array([label in self.labels[unit.name] for unit in units for label in unit.index])
 
     def sums(self, term_F: Floats) -> tuple[float, Floats]:
-        """The sum of a term over units, and after each move."""
+        """Return the sum over units of a term that each level has, and that sum after each move.
+
+        Args:
+            term_F: value of the term at each level.
+        """
         here = float(self._here(term_F).sum())
         return here, here + self._changes(term_F)
 
     def pairs(self, amplitude_DF: Floats) -> tuple[float, Floats]:
-        """The sum of products over pairs, twice in one block, once in neighbouring ones, and after each move."""
+        """Return the sum of inner products over pairs of units, and that sum after each move.
+
+        Pairs in one block count twice, pairs in neighbouring blocks once.
+
+        Args:
+            amplitude_DF: vector of each level, one row per direction.
+        """
         pairs, change_F = 0.0, np.zeros(len(self.unit_F))
         for amplitude_F in amplitude_DF:
             here_U, moved_F = self._here(amplitude_F), self._changes(amplitude_F)

@@ -1,4 +1,4 @@
-"""A cluster in simulated time: real answers, no waiting, and a count of who waited for whom."""
+"""A pool of simulated workers: an evaluator's answers, given in simulated time, without any waiting."""
 
 import heapq
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from .landscape import check_share
 
 
 class SpaceEvaluator(Evaluator, Protocol):
-    """An evaluator that says which space's profiles it measures."""
+    """Interface of an evaluator that also names the space of its profiles."""
 
     space: Space
 
@@ -22,21 +22,24 @@ class SpaceEvaluator(Evaluator, Protocol):
 class SimulatedPool:
     """Gives an evaluator's answers in the order in which simulated workers would finish.
 
-    The next trial goes to the worker that is free first. How long a trial takes, and whether it fails, follows
-    from its number and sequences alone, so neither changes with the workers or when a study goes on after a stop.
-    A population is evaluated as a whole before the first answer. Between two `run`s all workers wait.
+    The next trial goes to the worker that is free first. The time of a trial and whether it fails depend only on the
+    seed and on the trial's number and sequences, so they do not change with the number of workers or when a search is
+    resumed. All trials of a call are evaluated before the first answer. Between two calls of `run` all workers wait.
 
     Args:
-        evaluator: a landscape, a replay, or a real one.
-        workers: number of workers.
-        seconds: that one sequence takes; slopes take it once for each of their `passes`.
-        spread: a trial's time varies by this share up or down, evenly.
-        failures: share of the trials that come back with an error.
-        seed: of times and failures.
+        evaluator: evaluator that gives the answers: a landscape, a replay or one with a model.
+        workers: number of simulated workers.
+        seconds: simulated seconds that one sequence takes; slopes take them once for each of their `passes`.
+        spread: largest share by which the time of a trial is shorter or longer, drawn uniformly.
+        failures: probability that a trial comes back with an error.
+        seed: seed of times and failures.
 
     Attributes:
-        elapsed: simulated seconds from the first trial's start to the last answer taken.
-        busy: simulated seconds of all workers together for the answers taken.
+        elapsed: simulated seconds from the start of the first trial to the last answer that was taken.
+        busy: simulated seconds that all workers together worked for the answers that were taken.
+
+    Raises:
+        ValueError: there is no worker, or `spread` or `failures` is outside 0 to 1.
     """
 
     def __init__(
@@ -64,12 +67,12 @@ class SimulatedPool:
 
     @property
     def idle(self) -> float:
-        """Simulated seconds that workers waited, all together."""
+        """Simulated seconds that all workers together waited."""
         return self.workers * self.elapsed - self.busy
 
     @property
     def busy_share(self) -> float:
-        """Share of the workers' time that was work; 0 before any."""
+        """Share of the workers' time that they worked, or 0 before the first answer."""
         return self.busy / (self.workers * self.elapsed) if self.elapsed else 0.0
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
@@ -90,7 +93,7 @@ class SimulatedPool:
         return {answer.trial: answer for answer in self.evaluator.evaluate(trials)}
 
     def _fate(self, trial: Trial) -> tuple[float, bool]:
-        """Seconds, and whether it fails."""
+        """Return the simulated seconds of a trial and whether it fails."""
         fidelity = trial.fidelity
         place = [self.seed, trial.number, fidelity.start, fidelity.stop]
         late, luck = np.random.default_rng(place).random(2)
@@ -99,7 +102,7 @@ class SimulatedPool:
         return float(self.seconds * times * fidelity.sequences * factor), bool(luck < self.failures)
 
     def _finishes(self, seconds: list[float]) -> list[float]:
-        """When each trial is done if the worker that is free first takes the next one."""
+        """Return the time at which each trial is done, counted from the start of the call."""
         free = [0.0] * min(self.workers, max(len(seconds), 1))
         return [_take(free, each) for each in seconds]
 
