@@ -32,18 +32,19 @@ def export_run(
     profile says which.
 
     Args:
-        run: a run's folder; its level database lies beside it, in `databases/`.
-        output: the folder to make.
-        budget: which point: the budget's name or its last word (`bits 3.25` or `3.25`).
-        point: its number instead, from 1, in order of cost.
-        size: instead, the best point that takes no more bytes, embeddings and head included (`4.2GB`, `900MiB`).
-        profile: a profile file instead.
-        form: a name of `exporters/formats.py`.
-        fused: what to do with layers that engines fuse and that differ: `refuse` (if None), `raise` or `keep`.
-        overwrite: replace an earlier export at `output`.
+        run: folder of the run; its level database lies beside it, in `databases/`.
+        output: folder that the export becomes.
+        budget: name of the point's budget or its last word (`bits 3.25` or `3.25`).
+        point: number of the point instead, from 1, in order of cost.
+        size: most bytes of the model instead, embeddings and head included (`4.2GB`, `900MiB`); the best point within
+            them is taken.
+        profile: profile file to export instead of a point.
+        form: name of the format, as `paretopress export --help` lists them.
+        fused: what becomes of layers that engines fuse and that differ: `refuse` (if None), `raise` or `keep`.
+        overwrite: whether to replace an earlier export at `output`.
         measure: where the run has held-out figures of these weights and the format holds a model, measure what was
             written too and refuse it if they differ; two passes over the held-out text.
-        say: is told what takes long.
+        say: called with a line for what takes long.
 
     Returns:
         Lines that say what was written.

@@ -50,12 +50,12 @@ def run(
     """Run or resume the search that `config` describes, in the run folder `path`.
 
     Args:
-        config: what to do.
-        path: the run folder.
-        databases: where level databases are kept; beside the run folder by default, shared by all runs there.
-        fresh: forget what the folder holds (levels and other runs' values stay).
-        listen: told of progress.
-        report: makes the report page once the front is written.
+        config: model, text, levels, budgets and method of the search.
+        path: folder of the run; made if it does not exist.
+        databases: folder of the level databases; by default `databases/` beside the run, shared by all runs there.
+        fresh: whether to forget what the folder holds; levels and the values of other runs stay.
+        listen: called with each event of progress.
+        report: called with the folder once the front is written, to make the report page.
 
     Returns:
         The front that the run found, which `front.json` holds.

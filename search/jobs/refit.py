@@ -41,11 +41,11 @@ def refit(
     held-out figures. From then on a kept refit's weights are those that are evaluated and exported.
 
     Args:
-        run: the run's folder.
-        budget: name of a budget or its last word; all by default.
-        databases: where level databases are kept; beside the run folder by default.
-        listen: told of progress.
-        report: makes the report page anew after each point.
+        run: folder of the run.
+        budget: name of a budget or its last word; every budget by default.
+        databases: folder of the level databases; by default `databases/` beside the run.
+        listen: called with each event of progress.
+        report: called with the folder after each point, to make the report page again.
 
     Returns:
         The run's front with the refits.
