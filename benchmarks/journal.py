@@ -2,8 +2,8 @@
 
     python -m benchmarks.journal --lines 10000 1000000
 
-Every line is an evaluation of a different profile on `--sequences` sequences, appended as a search does. `append` is the
-time per line in microseconds. `look up` is the time per answer in microseconds, for a hundred random answers of the
+Every line is an evaluation of a different profile on `--sequences` sequences, appended as a search does. `append` is
+the time per line in microseconds. `look up` is the time per answer in microseconds, for a hundred random answers of the
 opened journal. `memory` is the growth of the process that opens the journal, in millions of bytes.
 """
 

@@ -6,10 +6,10 @@
         --sequences 8 --tokens 2048 16384 32768
 
 Three kinds of work are timed. `population` is `--profiles` mutants of the uniform profile on `--sequences` sequences.
-`generation` is the stages of one generation of EvoPress, one after the other. `slopes` is the slopes of every level over
-`--sequences` sequences. A time runs from the request to the last answer and is the median of `--runs`, each on sequences
-that no worker has seen, after a warm-up with the same work on other sequences. `0` workers is an evaluator in this
-process, without Ray. The command fails unless every value is the same, bit for bit, for every number of workers.
+`generation` is the stages of one generation of EvoPress, one after the other. `slopes` is the slopes of every level
+over `--sequences` sequences. A time runs from the request to the last answer and is the median of `--runs`, each on
+sequences that no worker has seen, after a warm-up with the same work on other sequences. `0` workers is an evaluator in
+this process, without Ray. The command fails unless every value is the same, bit for bit, for every number of workers.
 """
 
 import argparse

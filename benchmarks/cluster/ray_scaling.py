@@ -188,7 +188,7 @@ def measured(pool: RayPool, stages: Iterable[tuple[int, int]]) -> list[object]:
 
 
 def spent(pool: RayPool) -> list[object]:
-    """Run `SHORT` populations and return evaluations, time and driver's own time in s, and its memory's growth in MB."""
+    """Run `SHORT` populations and return evaluations, time and driver's own time in s, and its memory growth in MB."""
     rng, process = np.random.default_rng(0), psutil.Process()
     began, processor, before = time.perf_counter(), time.process_time(), process.memory_info().rss
     for _ in range(SHORT):

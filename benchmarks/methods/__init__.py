@@ -1,1 +1,1 @@
-"""Comparisons of search methods."""
+"""Comparisons of search methods by the quality that they reach with equal tokens."""

@@ -1,32 +1,35 @@
-"""Whether searches find the best drop of a small model at every budget, and for how many tokens.
+"""Comparison of searches for branches to drop: whether they find the optimum at every budget, and for how many tokens.
 
     python -m benchmarks.methods.drop --model DIR --set data.source=TEXT.txt --table runs/drop
     python -m benchmarks.methods.drop --model DIR --set data.source=TEXT.txt --dropped 6 --seeds 10
     python -m benchmarks.methods.drop --model configs/quickstart-model --dropped 1 2 15 --seeds 1 \\
         --set data.calibration.tokens=2048 --set archive_tokens=1024
 
-Budgets are numbers of dropped branches, by default from one to all but one. Where a budget has at most
-`--most-states` states, all of them are measured on the archive's prefix, and the best is the optimum; else the best
-state that any method found is called best known (`--long GENERATIONS` adds one wider evolution to such budgets). A
-state that drops more than asked is within the budget too, and counts where it is measured.
+A state is a choice of branches to drop. Budgets are numbers of dropped branches, by default from one to all but one. A
+budget with at most `--most-states` states has all its states measured on the archive's prefix, and the best of them is
+the optimum. For other budgets the best state that any method found counts as best known, and `--long GENERATIONS` adds
+one wider evolution. A state that drops more branches than asked is within the budget too, and counts if it is measured.
 
-| column | what runs |
+| column | runs |
 | --- | --- |
 | frontier | one run over all budgets together |
-| evolution | EvoPress's defaults for drops, a run per budget, swaps between any two branches |
-| evolution, equal | the same with EvoPress's equal counts of attention and MLP, where the number can be divided |
+| evolution | EvoPress's defaults for drops, one run per budget, swaps between any two branches |
+| evolution, equal | the same with EvoPress's equal counts of attention and MLP, for budgets that allow equal counts |
 | greedy | one descent that passes all budgets |
 
-A cell holds: seeds that found the optimum (`own`: the best that the rule of equal counts allows), mean KL, worst rank
-among the states within the budget, mean tokens; the last line adds up the budgets. Evolution only swaps, so it never
-drops more than asked. Tokens are profiles times tokens, once per profile and sequence, the teacher's too.
-Values of states are kept in a journal that the searches read, so that nothing is measured twice; tokens count as if
-it were. The search's text is the archive's prefix alone (`configs/benchmarks/drop.yaml`): what is compared is how
-states are found, not how well a text stands for others, so no run looks at validation, and none ends early.
+A cell holds the number of seeds that found the optimum, the mean KL, the worst rank among the states within the budget,
+and the mean tokens. In brackets, `own` counts the seeds that found the best state that the rule of equal counts allows.
+The last line sums over the budgets. Evolution only swaps branches, so it never drops more than asked.
 
-`--table FOLDER` keeps every value measured, so that the same call goes on where it was interrupted. Measuring the
-states of a 16-branch model costs 65,534 times the head of a model on the prefix, and next to nothing for blocks,
-because neighbouring states share prefixes: 0.54 G tokens of logits at 8,192 tokens.
+Tokens are profiles times tokens, each profile and sequence counted once, with those of the teacher. The values of
+states are kept in a journal that the searches read, so nothing is measured twice, but tokens count as if everything
+was. The calibration text is the archive's prefix only (`configs/benchmarks/drop.yaml`), because the comparison is about
+finding states and not about how well one text represents others. For the same reason no run uses validation and none
+ends early.
+
+`--table FOLDER` keeps every measured value, so that the same call resumes after an interruption. Measuring all states
+of a model with 16 branches takes 65,534 times the model's head on the prefix, 0.54 G tokens of logits at 8,192 tokens.
+The blocks take little time, because neighbouring states share prefixes.
 """
 
 import argparse
@@ -54,18 +57,18 @@ from .drop_states import Measured, drops_of, feasible, measure_states
 
 MOST_STATES = 20_000
 LONG = {"drop_balance": False, "offspring": 64, "switches": 5}
-"""EvoPress's short steps end in local optima: a run that should not, beside its generations."""
+"""Settings of the wider evolution, with longer steps, because EvoPress's short steps end in local optima."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One run.
+    """A run to do.
 
     Attributes:
-        method: column of the table.
-        search: settings of the method.
+        method: column of the table that the run belongs to.
+        search: settings of the search method.
         budgets: numbers of dropped branches.
-        seed: of the search.
+        seed: seed of the search.
     """
 
     method: str
@@ -75,14 +78,21 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """Of its journal."""
+        """File name of the run's journal."""
         budget = str(self.budgets[0]) if len(self.budgets) == 1 else "all"
         return f"{self.method.replace(', ', '-')}-{budget}-{self.seed}.jsonl"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs share: the model with its levels in memory, and what is known of its states."""
+    """Model, evaluator and measured states that all runs share.
+
+    Attributes:
+        assembly: model with its levels built.
+        evaluator: evaluator of the model.
+        library: journal of the states that are measured.
+        folder: folder of the runs' journals.
+    """
 
     assembly: Assembly
     evaluator: PopulationEvaluator
@@ -90,7 +100,7 @@ class Bench:
     folder: Path
 
     def study(self, wanted: Wanted) -> Study:
-        """The study of one run; the data stay those of the configuration's seed."""
+        """Make the study of one run; its seed is that of the search only and does not change the calibration text."""
         assembly = with_budgets(self.assembly, wanted.budgets)
         content = assembly.config.model_dump(mode="json") | {"search": [wanted.search], "seed": wanted.seed}
         assembly = replace(assembly, config=RunConfig.model_validate(content))
@@ -103,7 +113,7 @@ class Bench:
 
 
 def main() -> None:
-    """Parse the command line and print the figures."""
+    """Parse the command line, compare the methods, and write the figures as JSON if asked to."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -140,7 +150,16 @@ def compare(
     most_states: int = MOST_STATES,
     long: int | None = None,
 ) -> dict[str, Any]:
-    """Measure the states, let the methods search, and print the table; everything measured stays in `folder`."""
+    """Measure the states, run all searches, print the table, and return all figures.
+
+    Args:
+        config: configuration of the model, the text and EvoPress's evolution.
+        folder: folder that keeps everything that is measured.
+        dropped: budgets as numbers of dropped branches; None stands for one to all but one.
+        seeds: number of seeds of frontier and evolution.
+        most_states: largest number of states of a budget that are all measured.
+        long: number of generations of the wider evolution, or None for no such run.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     assembly = assemble(config, folder / "databases")
     space, fidelity = assembly.space, assembly.archive_fidelity
@@ -174,10 +193,10 @@ def compare(
 
 
 def chosen(branches: int, dropped: Sequence[int] | None) -> list[int]:
-    """The budgets in order, each once; all that leave something to choose by default.
+    """Return the budgets in ascending order, each once; the default is one to all but one dropped branches.
 
     Raises:
-        ValueError: a number that drops nothing or everything.
+        ValueError: a budget drops no branch or all branches.
     """
     wanted = sorted(set(range(1, branches) if dropped is None else dropped))
     for count in wanted:
@@ -196,7 +215,7 @@ def plan(
     measured: Measured,
     long: int | None = None,
 ) -> Iterator[Wanted]:
-    """Every run, those that serve all budgets first."""
+    """Yield every run to do: frontier for all budgets, then evolution for each budget, then greedy."""
     evolution = config.search[0].model_dump(mode="json", exclude_unset=True)
     types = len({unit.branch for unit in space.units})
     for seed in range(seeds):
@@ -214,7 +233,7 @@ def plan(
 
 
 def search(bench: Bench, wanted: Wanted) -> list[Result]:
-    """Run one search; what it found within each of its budgets."""
+    """Run one search and return its result within each of its budgets."""
     study = bench.study(wanted)
     study.run()
     study.answers.journal.close()
@@ -237,7 +256,7 @@ def search(bench: Bench, wanted: Wanted) -> list[Result]:
 
 
 def with_budgets(assembly: Assembly, dropped: Sequence[int]) -> Assembly:
-    """The same with other budgets."""
+    """Return the assembly with budgets of the given numbers of dropped branches."""
     budgets = tuple(BudgetConfig(dropped=count) for count in dropped)
     limits = tuple((budget, budget.limits(assembly.space)) for budget in budgets)
     config = assembly.config.model_copy(update={"budgets": budgets})

@@ -1,4 +1,4 @@
-"""The rows of `drop`: what each method found within each budget, against the best state there."""
+"""The table of `drop`: the result of each method within each budget, compared with the best state."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,25 +9,25 @@ from typing import Any
 from .drop_states import SAME, Measured
 
 EQUAL = "evolution, equal"
-"""EvoPress with its rule of equal counts."""
+"""Name of EvoPress's evolution with its rule of equal counts of attention and MLP."""
 
 TOGETHER = ("frontier", "greedy")
-"""Methods of which one run serves all budgets, so that each row has the tokens of the whole run."""
+"""Methods whose single run serves all budgets, so that each of its rows has the tokens of the whole run."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run found within one budget.
+    """The best profile of one run within one budget.
 
     Attributes:
-        method: a column of the table.
-        dropped: branches, at least.
-        seed: of the search.
-        kl: on the archive's prefix.
-        drops: branches that the profile found drops.
-        tokens: of the run.
-        seconds: of the run.
-        profile: unit to label.
+        method: column of the table that the run belongs to.
+        dropped: budget as the least number of dropped branches.
+        seed: seed of the search.
+        kl: KL of the profile on the archive's prefix, in nats per token.
+        drops: number of branches that the profile drops.
+        tokens: number of tokens of the whole run.
+        seconds: time of the whole run.
+        profile: unit name to label.
     """
 
     method: str
@@ -41,13 +41,13 @@ class Result:
 
 
 def best(measured: Measured, results: Iterable[Result], dropped: int) -> float:
-    """The lowest value known within a budget: of all its states where they are measured, and of every run."""
+    """Return the lowest KL known within a budget, of its measured states and of the results of all runs."""
     found = [result.kl for result in results if result.drops >= dropped]
     return min([*found, *map(float, measured.within(dropped)[:1])])
 
 
 def rows(measured: Measured, results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Every result as a record: the optimum of its budget, whether it was found, and the rank among the states."""
+    """Return every result as a record, with its budget's optimum, whether it was found, and the rank of the result."""
     optima = {dropped: best(measured, results, dropped) for dropped in {r.dropped for r in results}}
     return [
         asdict(result)
@@ -63,14 +63,20 @@ def rows(measured: Measured, results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def _own(measured: Measured, result: Result) -> bool | None:
-    """Whether a run of the rule of equal counts found the best of the states that it allows; None for others."""
+    """Return whether a run with the rule of equal counts found the best state that the rule allows.
+
+    The result is None for other methods and where not all states are measured.
+    """
     if result.method != EQUAL or result.dropped not in measured.complete:
         return None
     return result.kl <= measured.best_equal(result.dropped) + SAME
 
 
 def table(found: Sequence[dict[str, Any]], branches: int) -> str:
-    """One line per budget, one column per method: seeds that found the best, mean KL, worst rank, mean tokens."""
+    """Format a markdown table with one line per budget and one column per method.
+
+    A cell has the seeds that found the optimum, the mean KL, the worst rank and the mean tokens.
+    """
     methods = list(dict.fromkeys(row["method"] for row in found))
     lines = [
         "| dropped | states | optimum KL | " + " | ".join(methods) + " |",
@@ -100,13 +106,13 @@ def _cell(own: Sequence[dict[str, Any]]) -> str:
 
 
 def _total(own: Sequence[dict[str, Any]]) -> str:
-    """Budgets times seeds that found the best, and the mean over seeds of the tokens of all budgets."""
+    """Format how many runs of a method found the optimum, over budgets and seeds, and its mean tokens per seed."""
     found = f"{sum(row['found'] for row in own)}/{len(own)}"
     return f"{found}, {_millions(mean(tokens_by_seed(own).values()))}"
 
 
 def tokens_by_seed(own: Sequence[dict[str, Any]]) -> dict[int, int]:
-    """Seed to the tokens that one method spent on all budgets."""
+    """Return for each seed the tokens that one method spent on all budgets."""
     tokens: dict[int, int] = {}
     for row in own:
         before = tokens.get(row["seed"], 0)

@@ -1,6 +1,6 @@
-"""Every state that drops a given number of branches, measured once and kept in a journal.
+"""Exhaustive measurement of all states that drop a given number of branches, kept in a journal.
 
-The journal is a library for searches: what they ask is answered from it and counted as if it had been measured.
+Searches use the journal as a library: it answers their trials, which count as if they had been measured.
 """
 
 import math
@@ -23,21 +23,21 @@ from paretopress.spaces.space import Profile, Space
 
 Floats = npt.NDArray[np.float64]
 CHUNK = 1_024
-"""States measured between two writes. Neighbours share prefixes; more of them at once would hardly share more."""
+"""Number of states measured together. Neighbouring states share prefixes, and larger chunks hardly share more."""
 SAME = 1e-9
-"""Values this near are one."""
+"""Largest difference between fitness values that count as equal, in nats."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Means of S states on the archive's prefix.
+    """Fitness of S states on the archive's prefix.
 
     Attributes:
-        drops_S: branches that each state drops.
-        equal_S: whether it drops equally many of each type.
-        means_S: its fitness, infinite where it is not finite.
-        seconds: that measuring took, in earlier calls too.
-        complete: numbers of dropped branches of which every state is here.
+        drops_S: number of branches that each state drops.
+        equal_S: whether each state drops equally many branches of each type.
+        means_S: fitness of each state in nats per token, infinite where it is not finite.
+        seconds: time that the measurements took, including those of earlier calls.
+        complete: numbers of dropped branches for which all states are measured.
     """
 
     drops_S: npt.NDArray[np.int64]
@@ -51,28 +51,28 @@ class Measured:
         return {}
 
     def within(self, dropped: int) -> Floats:
-        """Ascending means of the states that drop so many branches or more: all are within the budget."""
+        """Return the fitness of all states within a budget, which drop at least `dropped` branches, in order."""
         if dropped not in self._sorted:
             self._sorted[dropped] = np.sort(self.means_S[self.drops_S >= dropped])
         return self._sorted[dropped]
 
     def rank(self, dropped: int, value: float) -> int:
-        """One more than the states within the budget that are better than `value`."""
+        """Return the rank of a fitness among the states within a budget, counted from 1."""
         return int(np.searchsorted(self.within(dropped), value - SAME)) + 1
 
     def best_equal(self, dropped: int) -> float:
-        """The lowest mean of the states that drop exactly so many branches, equally many of each type."""
+        """Return the lowest fitness of the states that drop `dropped` branches, equally many of each type."""
         own_S = self.equal_S & (self.drops_S == dropped)
         return float(self.means_S[own_S].min()) if own_S.any() else math.inf
 
 
 def feasible(branches: int, dropped: Iterable[int], most: int) -> list[int]:
-    """The numbers of dropped branches with at most so many states."""
+    """Return those numbers of dropped branches that have at most `most` states."""
     return [count for count in dropped if comb(branches, count) <= most]
 
 
 def states(space: Space, dropped: int) -> list[Profile]:
-    """All profiles that drop exactly so many branches of a space of nothing but branches."""
+    """Return all profiles that drop exactly `dropped` branches, in a space that has only branches as units."""
     units = space.units
     chosen = map(frozenset, combinations(range(len(units)), dropped))
     return [
@@ -82,12 +82,12 @@ def states(space: Space, dropped: int) -> list[Profile]:
 
 
 def drops_of(space: Space, profile: Profile) -> int:
-    """Branches that a profile drops."""
+    """Return the number of branches that a profile drops."""
     return sum(label == "drop" for label in space.labels(profile))
 
 
 def is_equal(space: Space, profile: Profile) -> bool:
-    """Whether a profile drops equally many branches of each type."""
+    """Return whether a profile drops equally many branches of each type."""
     labels = zip(space.units, space.labels(profile), strict=True)
     drops = Counter({unit.branch: 0 for unit in space.units})
     drops.update(unit.branch for unit, label in labels if label == "drop")
@@ -97,9 +97,16 @@ def is_equal(space: Space, profile: Profile) -> bool:
 def measure_states(
     evaluator: PopulationEvaluator, fidelity: Fidelity, dropped: Sequence[int], path: Path
 ) -> Measured:
-    """Measure what the journal at `path` does not hold yet, neighbours together.
+    """Measure all states with given numbers of dropped branches that a journal does not hold yet.
 
-    Memory: one chunk's values per sequence, else one mean per state. Time: the head's, which no two states share.
+    States are measured in sorted order, so that neighbours share prefixes. Memory: the values per sequence of one
+    chunk, and one mean per state. Time: mostly that of the head, which no two states share.
+
+    Args:
+        evaluator: evaluator of a space that has only branches as units.
+        fidelity: sequences to measure on.
+        dropped: numbers of dropped branches.
+        path: file of the journal.
     """
     space = evaluator.space
     data = evaluator.data[fidelity.data].fingerprint
@@ -132,6 +139,6 @@ def measure_states(
 
 
 def _mean(values: Sequence[float]) -> float:
-    """As `Evaluation.fitness` has it; of the values of an error, none, too."""
+    """Return the mean of values as `Evaluation.fitness` does, infinite if there are none, as after an error."""
     mean = math.fsum(values) / len(values) if values else math.inf
     return mean if math.isfinite(mean) else math.inf

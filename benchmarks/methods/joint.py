@@ -1,31 +1,32 @@
-"""Bits, sparsity and drops alone and together, at equal stored bits, and with a limit on multiply-accumulates too.
+"""Comparison of bits, sparsity, drops and their mixtures at equal stored bits, and with a limit on computation too.
 
     python -m benchmarks.methods.joint --model DIR --set data.source=TEXT.txt --bits 2 2.5 3.25 --macs 0.8
     python -m benchmarks.methods.joint --model configs/quickstart-model --output runs/joint --bits 3.25 \\
         --set data.length=128 --set data.calibration.tokens=4096 --set data.validation.tokens=4096 \\
         --set data.heldout.tokens=4096 --set builder.tokens=4096 --set archive_tokens=1024 --set search.rounds=1
 
-Every space is searched by `frontier` over the same text, all budgets in one run: first within `--bits` (stored bits
-per linear weight, scales and masks included), then within each of them and `--macs` (a fraction of the dense model's
-multiply-accumulates).
+`frontier` searches every space over the same text, with all budgets in one run. The first stage limits `--bits`, the
+stored bits per linear weight with scales and masks. The second stage limits these bits and also `--macs`, a fraction of
+the dense model's multiply-accumulates.
 
 | space | levels |
 | --- | --- |
-| bits | those of the configuration that are only a grid, and dense |
-| sparsity | those that are only zeros, stored as a bitmask and 16 bits for each weight left, and dense |
-| drop | whole branches, the others dense |
-| joint | all levels of the configuration, mixtures and drops too |
-| joint, from the single kinds | the same, started from the winners of the three (their tokens are counted here) |
+| bits | levels of the configuration that only quantise, and dense |
+| sparsity | levels that only set weights to zero, stored as a bitmask and 16 bits per weight left, and dense |
+| drop | dropped branches; all other branches are dense |
+| joint | all levels of the configuration, with mixtures and drops |
+| joint, from the single kinds | the same, started from the winners of the three (whose tokens are counted here) |
 
-The joint space contains the other three, so a run that starts from their winners has nothing worse on calibration
-text; the table says what is left of that on held-out text, and a budget that a space cannot meet is a row that says
-so. A bitmask costs 1 + 16 (1 - s) bits per weight, 2.6 at s = 0.9, so under bits alone zeros pay only beside a grid;
-bits alone never save a multiply-accumulate. `linear weights at` are shares of the linear weights, dropped ones too.
+The joint space contains the other three, so a run that starts from their winners is never worse than they are on
+calibration text. The table shows how much of the gain remains on held-out text. A budget that a space cannot meet has a
+row that says so. A bitmask costs 1 + 16 (1 - s) bits per weight, 2.6 at s = 0.9, so with a limit on bits only, zeros
+pay only together with quantisation. Fewer bits never save a multiply-accumulate. `linear weights at` has the share of
+the linear weights at each level, with the dropped ones.
 
-In the end the last budget's joint winner is exported, and its held-out perplexity printed twice: as the front has
-it, and as `AutoModelForCausalLM` gives it from the exported folder in float32 over the same sequences. The command
-ends with an error if they differ by more than one part in a thousand. Finished runs are not done again; tables end
-in `results.md` and `results.json` in the output folder.
+At the end the joint winner of the last budget is exported. Its held-out perplexity is printed twice: as in the front,
+and as `AutoModelForCausalLM` computes it from the exported folder in float32 over the same sequences. The command fails
+if the two differ by more than one part in a thousand. Finished runs are not repeated. The tables are written to
+`results.md` and `results.json` in the output folder.
 """
 
 import argparse
@@ -55,7 +56,7 @@ TOLERANCE = 1e-3
 
 
 def main() -> None:
-    """Parse the command line and compare."""
+    """Parse the command line and compare the spaces."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,10 +76,10 @@ def main() -> None:
 
 
 def compare(config: RunConfig, wanted: Mapping[str, list[BudgetConfig]], output: Path) -> list[Row]:
-    """Search every space within every budget of every stage, write and print the tables, check the last winner's export.
+    """Search every space within every budget of every stage, write the tables, and check an export of the last winner.
 
     Raises:
-        SystemExit: the exported model is another one, or the joint space meets no budget.
+        SystemExit: the exported model has another perplexity than the winner, or the joint space meets no budget.
     """
     rows: list[Row] = []
     last: tuple[Path, str] | None = None
@@ -98,7 +99,7 @@ def compare(config: RunConfig, wanted: Mapping[str, list[BudgetConfig]], output:
 
 
 def stages(bits: Sequence[float], macs: float) -> dict[str, list[BudgetConfig]]:
-    """The budgets of each comparison: with one limit, then with two."""
+    """Return the budgets of each stage by its name: a limit on bits, then limits on bits and multiply-accumulates."""
     return {
         "bits": [BudgetConfig(bits=value) for value in bits],
         "bits-macs": [BudgetConfig(bits=value, macs=macs) for value in bits],
@@ -106,16 +107,17 @@ def stages(bits: Sequence[float], macs: float) -> dict[str, list[BudgetConfig]]:
 
 
 class Stage:
-    """All spaces under one set of budgets.
+    """Searches of all spaces within one set of budgets.
 
     Args:
-        config: of the joint space.
-        output: folder of everything.
-        name: of the stage, with which its folders begin.
-        budgets: that all spaces are searched within.
+        config: configuration with the joint space.
+        output: folder of level databases and all runs.
+        name: name of the stage, with which the names of its run folders begin.
+        budgets: budgets that every space is searched within.
 
     Attributes:
-        last: the joint run that started from the others, and the name of its last budget; None without any.
+        last: folder of the joint run that started from the single kinds, and name of the last budget that it met; None
+            if it met none.
     """
 
     def __init__(self, config: RunConfig, output: Path, name: str, budgets: Sequence[BudgetConfig]) -> None:
@@ -128,7 +130,7 @@ class Stage:
         self._joint = assemble(with_space(config, config.space, [BudgetConfig(macs=1.0)]), self.databases)
 
     def rows(self) -> list[Row]:
-        """Search every space; the rows in order of budgets."""
+        """Search every space and return the rows in the order of the budgets."""
         found: list[Row] = []
         points: list[Point] = []
         spent = 0
@@ -154,7 +156,7 @@ class Stage:
     def _search(
         self, kind: str, space_config: SpaceConfig, start: Path | None = None, before: int = 0
     ) -> tuple[list[Row], Front | None]:
-        """One run over the budgets that the space can meet, and a row for each budget."""
+        """Run one search over the budgets that the space can meet, and return a row per budget and the run's front."""
         space = space_like(self._joint, space_config)
         refused = {budget.name: why for budget in self.budgets if (why := refusal(budget, space))}
         rows = [infeasible(name, kind, why) for name, why in refused.items()]
@@ -169,7 +171,7 @@ class Stage:
         return rows, front
 
     def _seeds(self, points: Sequence[Point]) -> Path:
-        """The winners of the single kinds as the front of a run of the joint space."""
+        """Write the winners of the single kinds as the front of a run of the joint space, and return its folder."""
         path = self._run_folder("single kinds")
         joint = self._joint.space
         with RunFolder(path) as folder:
@@ -191,7 +193,7 @@ def with_space(
     name: str | None = None,
     start: Path | None = None,
 ) -> RunConfig:
-    """The same configuration for another space and other budgets."""
+    """Return the configuration with another space, other budgets, a name and a run to start from."""
     return RunConfig.model_validate(
         config.model_dump(mode="json")
         | {
@@ -204,12 +206,12 @@ def with_space(
 
 
 def space_like(assembly: Assembly, config: SpaceConfig) -> Space:
-    """The space of other levels over the model of an assembly."""
+    """Return the space of a configuration over the model of an assembly."""
     return space_of(assembly.model, config)
 
 
 def refusal(budget: BudgetConfig, space: Space) -> str:
-    """Why no profile of the space is within the budget; empty if one is."""
+    """Return the reason why no profile of the space is within the budget, or an empty text if one is."""
     try:
         budget.limits(space)
     except ValueError as error:
@@ -238,7 +240,7 @@ def check_export(config: RunConfig, run_folder: Path, budget: str, output: Path)
 
 @torch.no_grad()
 def perplexity(folder: Path, tokens_NT: torch.Tensor) -> float:
-    """Of a model folder in float32, every sequence on its own, over all positions but the last."""
+    """Compute the perplexity of a model folder in float32, one sequence at a time, over all positions but the last."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     losses = []
     for tokens_T in tokens_NT:

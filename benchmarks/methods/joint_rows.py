@@ -1,4 +1,4 @@
-"""The rows of `joint`: what each space reached within each budget, and what the joint one gains."""
+"""The table of `joint`: the result of each space within each budget, and the gain of the joint space."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,15 @@ JOINT, SEEDED = "joint", "joint, from the single kinds"
 
 
 def row_of(front: Front, budget: str, kind: str, space: Space, before: int = 0) -> Row:
-    """The record of one budget of a finished run; `before` are tokens of runs that it started from."""
+    """Return the record of one budget of a finished run.
+
+    Args:
+        front: front of the run.
+        budget: name of the budget.
+        kind: name of the space in the table.
+        space: space that was searched.
+        before: number of tokens of the runs that this run started from.
+    """
     point = front.find(budget)
     uniform = next(b for b in front.baselines if b.budget == budget and b.method == "uniform")
     return {
@@ -41,12 +49,12 @@ def _finite(figure: float | None) -> float:
 
 
 def infeasible(budget: str, kind: str, why: str) -> Row:
-    """The record of a budget that no profile of a space meets."""
+    """Return the record of a budget that no profile of a space meets, with the reason."""
     return {"budget": budget, "space": kind, "feasible": False, "why": why}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A markdown table, one line per budget and space."""
+    """Format a markdown table with one line per budget and space."""
     lines = [
         "| budget | space | held-out KL | 95 % interval | uniform's | calibration KL | perplexity | bits | macs "
         "| tokens | winner | linear weights at |",
@@ -69,7 +77,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
-    """Of each budget one sentence: the better joint run against the best single kind, on held-out text."""
+    """Return one sentence per budget that compares the joint space with the best single kind on held-out text.
+
+    The joint run that started from the single kinds stands for the joint space, where there is one.
+    """
     found = []
     for budget in dict.fromkeys(row["budget"] for row in rows):
         here = [row for row in rows if row["budget"] == budget and row["feasible"]]

@@ -1,4 +1,4 @@
-"""The spaces that `joint` compares, and profiles of one kind as profiles of the joint space."""
+"""The spaces that `joint` compares, and the translation of their profiles into the joint space."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,10 +12,10 @@ KINDS: tuple[Kind, ...] = ("bits", "sparsity", "drop")
 
 
 def only(kind: Kind, joint: SpaceConfig) -> SpaceConfig:
-    """The part of a joint space that compresses in one way: its levels of that kind and `dense`, or its drops.
+    """Return the part of a joint space that compresses in one way: the levels of that kind and `dense`, or the drops.
 
     Raises:
-        ValueError: the joint space lacks `dense` or drops, without which it does not contain its parts.
+        ValueError: the joint space lacks `dense` or drops, so it does not contain its parts.
     """
     if "dense" not in joint.levels or joint.drop == "none":
         raise ValueError("a joint space without `dense` or drops does not contain its parts; add both")
@@ -35,7 +35,7 @@ def _is(label: str, *, grid: bool, sparse: bool) -> bool:
 
 
 def as_joint(profile: Mapping[str, str], joint: Space) -> dict[str, str]:
-    """A profile of one kind in the joint space: what it does not name is kept, or dense."""
+    """Translate a profile of one kind into the joint space: units that it does not name are kept or dense."""
     labels: dict[str, str] = {}
     for unit in joint.units:
         parent = None if unit.parent is None else joint.units[unit.parent].name
@@ -45,18 +45,18 @@ def as_joint(profile: Mapping[str, str], joint: Space) -> dict[str, str]:
 
 
 def mix(profile: Mapping[str, str], weights: Mapping[str, int]) -> dict[str, float]:
-    """Label to the share of the linear weights that take it, the largest first.
+    """Return for each label the share of the linear weights at that level, the largest share first.
 
     Args:
-        profile: unit to label, units under a dropped branch left out.
-        weights: of each unit; a branch has those of its layers.
+        profile: unit name to label, without units under a dropped branch.
+        weights: unit name to number of linear weights; those of a branch are the weights of its layers.
     """
     searched = any(label not in ("keep", "drop") for label in profile.values())
     found: dict[str, int] = {}
     for name, label in profile.items():
         if label != "keep":
             found[label] = found.get(label, 0) + weights[name]
-        elif not searched:  # no unit stands for the layers of a branch of nothing but branches
+        elif not searched:  # in a space of branches only, a kept branch has no units for its layers
             found["dense"] = found.get("dense", 0) + weights[name]
     total = sum(found.values())
     return {label: found[label] / total for label in sorted(found, key=lambda label: -found[label])}

@@ -1,12 +1,13 @@
-"""Search methods on simulated landscapes: how good their best profiles really are, by tokens, in seconds.
+"""Comparison of search methods on simulated landscapes, by the true fitness of their best profiles over tokens.
 
     python -m benchmarks.methods.landscapes
     python -m benchmarks.methods.landscapes --budgets 12 --methods frontier '{method: frontier, offspring: 0}'
 
-A landscape (`workers/simulation/landscape.py`) is a closed formula with interactions, saturation and noise. A method is a name at
-its default settings, or a mapping of settings. Every figure is the fitness, without noise and on endless text, of the
-profile that the method holds for best at that many tokens, the mean over budgets and landscapes. Slopes on a landscape
-are exact for single moves, which those of a model are not.
+A landscape (`workers/simulation/landscape.py`) is a closed formula with interactions, saturation and noise. A method is
+given by its name, with default settings, or by a mapping of settings. A figure is the fitness, without noise and on
+unlimited text, of the profile that the method considers best after that many tokens, as a mean over budgets and
+landscapes. Slopes on a landscape are exact for the move of a single unit; slopes of a model are not. A comparison takes
+seconds.
 """
 
 import argparse
@@ -64,7 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def values(args: argparse.Namespace, method: str, interaction: float, seed: int) -> list[float]:
-    """The true fitness of what the method holds for best at each mark, the mean over budgets."""
+    """Run a method on a landscape and return the true fitness of its best profiles at each number of tokens.
+
+    Args:
+        args: options of the command line.
+        method: name or YAML mapping of the method.
+        interaction: strength of the landscape's interaction.
+        seed: seed of landscape and method.
+
+    Returns:
+        Mean fitness over the budgets for each of `args.tokens`.
+    """
     space = layered_space(args.units)
     budgets = limits_of(space, args.budgets)
     landscape = Landscape(
@@ -100,7 +111,7 @@ def values(args: argparse.Namespace, method: str, interaction: float, seed: int)
 
 
 def config_of(method: str) -> MethodConfig:
-    """A method by name, or by a YAML mapping of settings."""
+    """Return the settings of a method that is given by its name or by a YAML mapping of settings."""
     settings = yaml.safe_load(method)
     adapter: TypeAdapter[MethodConfig] = TypeAdapter(SearchConfig)
     return adapter.validate_python(settings if isinstance(settings, dict) else {"method": method})

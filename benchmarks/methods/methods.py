@@ -1,4 +1,4 @@
-"""Held-out divergence of every search method over the same levels and text, at equal tokens and at EvoPress's own.
+"""Comparison of search methods by held-out divergence, at equal tokens and with EvoPress's own schedule.
 
     python -m benchmarks.methods.methods --model DIR --budget bits=3.25 --tokens 12000000 --long 47200000
     python -m benchmarks.methods.methods --model DIR --budget sparsity=0.6 --tokens 12000000 --long 35400000
@@ -9,17 +9,18 @@
         --tokens 500000 1000000 5000000 --devices cuda:0 cuda:1
     python -m benchmarks.methods.methods --model DIR --budget bits=2.5,2.75,3,3.25 --only frontier --full
 
-Every row is a run by the public path (`RunConfig`, `search.job.run` with `stop.max_tokens`), in a folder of its
-own; the level database is shared. `--full` adds EvoPress's evolution to the end of its own schedule, with either rule
-for its groups. With several budgets a method that serves all of them runs once, any other once per budget. What is
-finished or begun in the output folder is not done again; `--beside` shows what calls with other settings found.
+All methods use the same levels and text. Every row is a run through the public path (`RunConfig` and
+`search.jobs.job.run` with `stop.max_tokens`) in a folder of its own. `--full` adds EvoPress's evolution to the end of
+its own schedule, with either rule for its groups. With several budgets, a method that serves all of them runs once, and
+any other method once per budget. Finished runs in the output folder are not repeated, and interrupted runs are resumed.
+`--beside` adds the results of calls with other settings to the tables.
 
-`gain` is how far the held-out divergence lies below uniform's. `tokens` are those that guided the search: profiles
-times tokens, no discount for shared prefixes, the teacher's counted (for all budgets of the run together); what
-validation took is a column of its own. `winner` says who proposed the profile that the run's final test chose: where
-it says `uniform`, the method found nothing that is significantly better. `seconds` are of searching; with
-`--parallel` above 1 the methods share a device. The tables end in `results.md` and `results.json` in the output
-folder.
+`gain` is the share by which the held-out divergence is below that of uniform. `search tokens` are the tokens that
+guided the search: profiles times tokens without a discount for shared prefixes, with those of the teacher, for all
+budgets of the run together. The tokens of validation have a column of their own. `winner` names the method that
+proposed the profile which the run's final test chose; `uniform` there means that the method found nothing significantly
+better. `seconds` is the time of the search; with `--parallel` above 1 several methods share a device. The tables are
+written to `results.md` and `results.json` in the output folder.
 """
 
 import argparse
@@ -45,7 +46,15 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "benchmarks"
 
 @dataclass(frozen=True)
 class Job:
-    """A method with one seed: one row, or one per budget."""
+    """One run of a method, which gives a row per budget.
+
+    Attributes:
+        method: name of the method in the tables.
+        seed: seed of the search.
+        tokens: number of tokens that the search may spend, or None for no limit.
+        search: settings of the search.
+        budgets: indices of the configuration's budgets.
+    """
 
     method: str
     seed: int
@@ -54,7 +63,7 @@ class Job:
     budgets: tuple[int, ...]
 
     def folder(self, config: RunConfig) -> str:
-        """Name of its run folder."""
+        """Return the name of the run's folder."""
         parts = [self.method.replace(", ", "-").replace(" ", "-"), f"seed{self.seed}"]
         if self.tokens:
             parts.append(str(self.tokens))
@@ -99,7 +108,7 @@ def main() -> None:
 
 
 def compare(config: RunConfig, args: argparse.Namespace) -> str:
-    """Build the levels, run every method, and give the tables; what is finished is always on disk."""
+    """Build the levels, run every method, and return the tables, which are also written after every finished run."""
     args.output.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     assembly = assemble(config, args.output / "databases")
@@ -124,7 +133,7 @@ def compare(config: RunConfig, args: argparse.Namespace) -> str:
 
 
 def _jobs(assembly: Assembly, args: argparse.Namespace) -> tuple[list[Job], list[tuple[str, int]]]:
-    """Everything to run, and what does not fit into the tokens."""
+    """Return all runs to do, and name and tokens of the methods that do not fit into the tokens."""
     jobs, skipped = [], []
     budgets = range(len(assembly.limits))
     for tokens in args.tokens:
@@ -154,7 +163,7 @@ def _jobs(assembly: Assembly, args: argparse.Namespace) -> tuple[list[Job], list
 
 
 def _finished(config: RunConfig, jobs: Sequence[Job], args: argparse.Namespace) -> Iterator[list[Row]]:
-    """The rows of all jobs finished so far, in the order of `jobs`, after each."""
+    """Run all jobs and yield, after each of them, the rows of all finished jobs in the order of `jobs`."""
     found: dict[int, list[Row]] = {}
     places = [device for device in args.devices for _ in range(args.parallel)]
     context = multiprocessing.get_context("spawn")
@@ -171,7 +180,7 @@ def _finished(config: RunConfig, jobs: Sequence[Job], args: argparse.Namespace) 
 
 
 def run_job(config: RunConfig, job: Job, output: Path, free: "Queue[str]") -> list[Row]:
-    """Run one method on a device that is free; its baselines' rows and its own."""
+    """Run one method on a free device, and return the rows of its baselines and its own."""
     device = free.get()
     evaluation = config.evaluation.model_dump(mode="json")
     settings = config.model_dump(mode="json") | {

@@ -1,13 +1,15 @@
-"""How far a search follows validation text, by how much calibration text it ranks profiles on.
+"""Overfitting of searches: how far gains on calibration text carry over to validation, by the amount of calibration.
 
     python -m benchmarks.methods.overfitting --model DIR --budget bits=3.25 --tokens 12000000
     python -m benchmarks.methods.overfitting --model configs/quickstart-model --budget bits=3.25 --tokens 400000 \\
         --archive 1024 4096 --set data.validation.tokens=16384
 
-One run for each size of the archive's prefix, by the public path and never ended by its looks, prints one row per
-look. `left` is the divergence as a share of the uniform profile's on the same text; `gap` is what validation has more
-of it. Where calibration still falls and validation does not, more tokens only fit the prefix. The last column is the
-held-out divergence of the point that the run chose. A run in the output folder that is finished is not done again.
+There is one run for each size of the archive's prefix, the calibration text that profiles are ranked on. From time to
+time a run looks at its best profile on validation text; each look gives a row, and no look ends the run. The columns
+`left on calibration` and `left on validation` are the divergence divided by that of the uniform profile on the same
+text. `gap` is the second minus the first. Where calibration still falls and validation does not, more tokens only fit
+the prefix. The last column is the held-out divergence of the point that the run chose. Finished runs in the output
+folder are not repeated.
 """
 
 import argparse
@@ -29,7 +31,7 @@ HEADER = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, run, and print the table as its rows come."""
+    """Parse the command line, run the searches, and print the table, a row as soon as its run has ended."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def follow(config: RunConfig, archive: int, tokens: int, output: Path) -> list[str]:
-    """Run one search with a prefix of `archive` tokens; a table row for each look at each budget."""
+    """Run one search with a prefix of `archive` tokens, and return a row for each look at each budget."""
     settings = config.model_dump(mode="json") | {
         "name": f"archive-{archive}",
         "archive_tokens": archive,
@@ -68,7 +70,7 @@ def follow(config: RunConfig, archive: int, tokens: int, output: Path) -> list[s
 
 
 def row(archive: int, look: LookRow, heldout: float | None) -> str:
-    """One line of the markdown table."""
+    """Format one look as a line of the markdown table, with the held-out divergence for the last look only."""
     names = ("calibration", "validation", "calibration_of_uniform", "validation_of_uniform", "gap")
     values = [getattr(look, name) for name in names]
     figures = ["" if value is None else f"{value:.4f}" for value in values]

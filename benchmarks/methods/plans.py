@@ -1,8 +1,8 @@
-"""The searches that `methods` compares, each sized to the same number of tokens.
+"""The searches that `methods` compares, each with settings for the same number of tokens.
 
-Tokens are profiles times tokens, the teacher's and the archive's included. A method whose settings are a fixed
-schedule (frontier, evolution, greedy) is stopped by `stop.max_tokens`; one whose settings say how much it measures (dp,
-optuna, random) gets the most whole sequences that fit.
+Tokens are profiles times tokens, with those of the teacher and the archive. `stop.max_tokens` stops frontier and
+evolution, whose settings are a fixed schedule. The settings of dp, optuna, random and greedy say how much they measure,
+so these methods get the most whole sequences or samples that fit.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ from paretopress.search.methods.evolution import content
 from paretopress.spaces.space import Limits, Space
 
 SAMPLE = 16_384
-"""Tokens of one look of random search and Optuna."""
+"""Number of tokens of each sample of random search and Optuna."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a plan has to fit into.
+    """The limits that a search has to fit into.
 
     Attributes:
-        space: what is searched.
-        limits: of the budget.
-        tokens: that the search may spend.
-        archive: tokens of the archive's prefix.
-        length: tokens per sequence.
+        space: space that is searched.
+        limits: cost limits of the budget.
+        tokens: number of tokens that the search may spend.
+        archive: number of tokens of the archive's prefix.
+        length: number of tokens per sequence.
     """
 
     space: Space
@@ -35,36 +35,36 @@ class Room:
     length: int
 
     def whole(self, tokens: float) -> int:
-        """Tokens rounded down to whole sequences; 0 where not even one fits."""
+        """Return tokens rounded down to whole sequences, which is 0 where not even one sequence fits."""
         return int(tokens) // self.length * self.length
 
     @property
     def moves(self) -> int:
-        """Levels other than the unit's own, over all units."""
+        """Number of profiles that differ from a given profile in the level of a single unit."""
         return sum(len(unit.levels) - 1 for unit in self.space.units)
 
     @property
     def neighbours(self) -> int:
-        """At most this many levels are one step from a profile's, over all units."""
+        """Largest number of profiles that are one step to a neighbouring level of a single unit away from a profile."""
         return sum(max(len(level.neighbours) for level in unit.levels) for unit in self.space.units)
 
     def sensitivities(self, rounds: int, share: float = 1.0) -> int:
-        """Tokens of each measurement of `dp`, if its rounds may use this share of the tokens.
+        """Return the tokens of each measurement of `dp` with which its rounds use a given share of all tokens.
 
-        Two baselines, the teacher and each round's proposal are measured on the archive's prefix.
+        Two baselines, the teacher and each round's proposal are measured on the archive's prefix too.
         """
         spent = (3 + rounds) * self.archive
         trials = 1 + self.moves + (rounds - 1) * (1 + self.neighbours)
         return self.whole((share * self.tokens - spent) / (trials + rounds))
 
     def samples(self, finalists: int = 4) -> int:
-        """Looks of `SAMPLE` tokens that fit beside baselines, teacher and finalists on the archive's prefix."""
+        """Return how many samples of `SAMPLE` tokens fit beside baselines, teacher and finalists on the prefix."""
         return max((self.tokens - (3 + finalists) * self.archive - SAMPLE) // SAMPLE, 0)
 
 
 Search = list[dict[str, Any]]
 Plan = Callable[[Room], Search | None]
-"""The `search` part of a configuration; None where not even the smallest version fits."""
+"""A function that returns the `search` part of a configuration, or None where not even the smallest search fits."""
 
 
 def _dp(rounds: int) -> Plan:
@@ -97,7 +97,7 @@ def _random(room: Room) -> Search | None:
 
 
 def _greedy(room: Room) -> Search | None:
-    """Greedy measures every unit at every step, which for many units is more than any other method asks."""
+    """Return a greedy search, which measures every unit at every step and so needs many tokens for many units."""
     space = room.space
     ((kind, limit), *_) = room.limits.items()
     dearest = space.cost(space.extreme(kind, largest=True), kind)
@@ -135,11 +135,11 @@ PLANS: dict[str, Plan] = {
 }
 LONG = "evolution, long"
 TOGETHER = ("frontier", "dp")
-"""Methods that serve all budgets at once."""
+"""Methods whose single run serves all budgets."""
 
 
 def full_runs(space: Space) -> dict[str, Search]:
-    """EvoPress's schedule to its end, with its own rule for groups and with the other."""
+    """Return EvoPress's evolution with its full schedule, with its own rule for groups and with the other rule."""
     other = "none" if content(space) == "bits" else "size"
     found: dict[str, Search] = {"evopress": [{"method": "evolution"}]}
     if content(space) != "drop":
@@ -148,7 +148,7 @@ def full_runs(space: Space) -> dict[str, Search]:
 
 
 def plans(room: Room) -> dict[str, Search | None]:
-    """Name to search, of every method that makes sense for the space."""
+    """Return name and search of every method that makes sense for the space, None for a search that does not fit."""
     found = {name: plan(room) for name, plan in PLANS.items()}
     if content(room.space) != "bits":
         del found["evolution groups none"]

@@ -1,12 +1,14 @@
-"""What racing would have saved in a run: candidates stopped as soon as they are settled to be worse than the best so far.
+"""Tokens that racing would have saved in a run, by stopping candidates once they are clearly worse than the best one.
 
     paretopress search configs/quickstart.yaml --run RUN --set "budgets=[{bits: 3.25}]" --set data.calibration.tokens=65536 \\
         --set archive_tokens=32768 --set search.rounds=8 --set stop.max_tokens=3000000
     python -m benchmarks.methods.racing RUN
 
-The candidates are those of a run of one budget that were measured on the whole prefix of the archive, in the order of its
-journal. Each is compared with the best before it on the same sequences, after every `--step` of them; it is stopped where the mean
-difference is more than `z` standard errors. `of all tokens` counts what the search spent, slopes included.
+The candidates are those of a run with one budget that were measured on the whole prefix of the archive, in the order of
+the journal. After every `--step` sequences a candidate is compared with the best candidate before it on the same
+sequences. It is stopped if it is worse by more than `z` standard errors on average. `of their tokens` is the share of
+the candidates' tokens that would be saved, and `of all tokens` the share of all tokens of the search, with those of
+slopes.
 """
 
 import argparse
@@ -22,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def main() -> None:
-    """Parse the command line, race, print."""
+    """Parse the command line, race the candidates for several values of `z`, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 def measured(journal: Path) -> tuple[Floats, int]:
-    """Values (candidates, sequences) of whole evaluations, and tokens of a sequence."""
+    """Read a journal and return the values (candidates, sequences) of complete evaluations, and tokens per sequence."""
     values: dict[str, dict[int, float]] = {}
     length = 0
     for line in journal.read_text().splitlines()[1:]:
@@ -59,7 +61,17 @@ def measured(journal: Path) -> tuple[Floats, int]:
 
 
 def raced(candidates_CN: Floats, z: float, first: int, step: int) -> tuple[int, int]:
-    """Sequences that need not be measured, and candidates that were stopped though they were better."""
+    """Race candidates in order.
+
+    Args:
+        candidates_CN: fitness of C candidates on N sequences.
+        z: number of standard errors at which a candidate is stopped.
+        first: number of sequences before the first comparison.
+        step: number of sequences between comparisons.
+
+    Returns:
+        Number of sequences that are not measured, and number of candidates that are stopped although they are better.
+    """
     best_N, *others = candidates_CN
     saved = wrong = 0
     for candidate_N in others:
@@ -74,7 +86,14 @@ def raced(candidates_CN: Floats, z: float, first: int, step: int) -> tuple[int, 
 
 
 def stopped(difference_N: Floats, z: float, first: int, step: int) -> int:
-    """After how many sequences a candidate is given up."""
+    """Return the number of sequences after which a candidate is stopped, or all of them if it is not stopped.
+
+    Args:
+        difference_N: fitness of the candidate minus that of the best one, on N sequences.
+        z: number of standard errors at which the candidate is stopped.
+        first: number of sequences before the first comparison.
+        step: number of sequences between comparisons.
+    """
     for count in range(first, len(difference_N), step):
         seen = difference_N[:count]
         if seen.mean() > z * seen.std(ddof=1) / count**0.5:

@@ -1,4 +1,4 @@
-"""The rows of `methods` as tables: every run, and the front of each method over all budgets."""
+"""The tables of `methods`: one of all runs, and one of the front of each method over all budgets."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,7 +11,15 @@ Row = dict[str, Any]
 def rows_of(
     front: Mapping[str, Any], method: str, seed: int, search: Sequence[Any], seconds: float
 ) -> list[Row]:
-    """Of each budget the baselines' rows and the method's own."""
+    """Return the rows of a run: those of the baselines, then those of the method, one per budget each.
+
+    Args:
+        front: record of the run's front.
+        method: name of the method in the tables.
+        seed: seed of the search.
+        search: settings of the search.
+        seconds: time of the whole run.
+    """
     rows = [_row(base, {}, base["method"], seed, baseline=True) for base in front["baselines"]]
     uniform = {row["budget"]: row["heldout_kl"] for row in rows if row["method"] == "uniform"}
     for point in front["points"]:
@@ -47,13 +55,13 @@ def _row(
 
 
 def each_baseline_once(rows: Sequence[Row]) -> list[Row]:
-    """The baselines first, of each budget and seed one."""
+    """Return the rows with the baselines first and only one row of each baseline per budget."""
     baselines = {(row["budget"], row["method"]): row for row in rows if row["baseline"]}
     return [*baselines.values(), *(row for row in rows if not row["baseline"])]
 
 
 def table(rows: Sequence[Row], *, header: bool = True) -> str:
-    """A markdown table of all rows."""
+    """Format a markdown table of all rows."""
     lines = [
         "| budget | method | seed | held-out KL | 95 % interval | gain | perplexity | calibration KL "
         "| search tokens | validation tokens | winner | seconds |",
@@ -73,7 +81,10 @@ def table(rows: Sequence[Row], *, header: bool = True) -> str:
 
 
 def by_budget(rows: Sequence[Row]) -> list[str]:
-    """Held-out divergences of every method at every budget, means over seeds, with the tokens of one whole front."""
+    """Return the lines of a markdown table of held-out divergences by method and budget, as means over seeds.
+
+    `tokens` are those of a front over all budgets. With a single budget there are no lines.
+    """
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
     if len(budgets) == 1:
         return []
@@ -100,7 +111,7 @@ def by_budget(rows: Sequence[Row]) -> list[str]:
 
 
 def hypervolume(costs: Sequence[float], values: Sequence[float | None], reference: float) -> float:
-    """Share of the rectangle between the outermost costs, from 0 to `reference`, that the points dominate."""
+    """Return the share of a rectangle that points dominate, from lowest to highest cost and from 0 to `reference`."""
     points = sorted(zip(costs, values, strict=True))
     best, area = reference, 0.0
     for (cost, value), (after, _) in pairwise(points):

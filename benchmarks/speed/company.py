@@ -1,4 +1,4 @@
-"""What company does: equal values, many candidates against one at a time, and the share of work that is left."""
+"""Measurements of evaluating candidates together: equality of values, speed-up, and the share of work that is left."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ Figures = dict[str, Any]
 
 
 def compare(bench: Bench, sequences: int = 2) -> Figures:
-    """The third mutant alone, in company, from another start, and with the least memory that is accepted.
+    """Check that a profile has the same values alone, among others, on later sequences only, and with little memory.
 
     Raises:
         RuntimeError: a value differs.
@@ -41,10 +41,10 @@ def compare(bench: Bench, sequences: int = 2) -> Figures:
 
 
 def narrowest(assembly: Assembly) -> PopulationEvaluator:
-    """An evaluator that may use about as little memory as is accepted: blocks stream, tiles are small.
+    """Make an evaluator with about the smallest memory that it accepts, so that blocks stream and tiles are small.
 
     Raises:
-        ValueError: not even a terabyte is enough.
+        ValueError: the evaluator does not accept even a terabyte.
     """
     used = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     power = 20
@@ -62,8 +62,11 @@ def narrowest(assembly: Assembly) -> PopulationEvaluator:
 def require_equal(values: Mapping[str, list[float]]) -> None:
     """Refuse values of one profile that are not equal bit for bit.
 
+    Args:
+        values: how the values were measured, to the value of each sequence.
+
     Raises:
-        RuntimeError: some values differ.
+        RuntimeError: the values of two measurements differ.
     """
     (first, expected), *others = values.items()
     for name, found in others:
@@ -72,7 +75,7 @@ def require_equal(values: Mapping[str, list[float]]) -> None:
 
 
 def launches(wanted: Wanted) -> Figures:
-    """A population at the first stage's tokens, against one candidate at a time on the same device."""
+    """Time a population at the first stage's tokens, and the same candidates one at a time on the same device."""
     bench = _first_stage(wanted).open()
     plan, space = bench.plan, bench.assembly.space
     tokens = plan.tokens[0]
@@ -100,13 +103,13 @@ def launches(wanted: Wanted) -> Figures:
 
 
 def _first_stage(wanted: Wanted) -> Wanted:
-    """Nothing but the first stage, so that less text is needed."""
+    """Return the options with only the first stage of the plan, which needs less text."""
     plan = wanted.plan
     return replace(wanted, plan=Plan(plan.offspring, plan.survivors[:1], plan.tokens[:1]))
 
 
 def steady(bench: Bench, candidates: Sequence[Profile], tokens: int) -> Stage:
-    """Measure candidates on unseen sequences on which only the dense model is known."""
+    """Time candidates on new sequences on which only the dense model is known."""
     start = bench.unseen(-(-tokens // bench.length))
     fidelity = Fidelity(0, start, start + -(-tokens // bench.length), min(tokens, bench.length))
     bench.teach([fidelity])
@@ -114,7 +117,7 @@ def steady(bench: Bench, candidates: Sequence[Profile], tokens: int) -> Stage:
 
 
 def sensitivity(bench: Bench) -> list[Profile]:
-    """The parent with one unit a level higher (or lower where there is none), for every unit."""
+    """Return the parent with one unit moved to a neighbouring level, the higher one of two, for every unit."""
     found = []
     for u, unit in enumerate(bench.assembly.space.units):
         level = max(unit.levels[bench.parent[u]].neighbours)
@@ -123,7 +126,10 @@ def sensitivity(bench: Bench) -> list[Profile]:
 
 
 def arithmetic(wanted: Wanted, micro_batches: Sequence[int]) -> Figures:
-    """For each micro-batch, an evolution's and a sensitivity's population against the work that is left."""
+    """Compare, for each micro-batch size, the time of two populations with the work that shared prefixes leave.
+
+    The populations are mutants, as in evolution, and changes of one unit at a time, as in sensitivities.
+    """
     wanted = _first_stage(wanted)
     tokens = wanted.plan.tokens[0]
     rows: list[tuple[str, float, int, float]] = []

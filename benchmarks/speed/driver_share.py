@@ -1,12 +1,12 @@
-"""Which share of a search is not evaluation, and what memory it takes, on a real evaluator.
+"""Share of a search's time that is not evaluation, and memory of the search, with a real evaluator.
 
     python -m benchmarks.speed.driver_share --folder /scratch --shape llama-8b --length 2048 --budget 3.25 \\
         --set archive_tokens=32768 --set data.validation.tokens=32768 --set stop.max_tokens=4000000
     python -m benchmarks.speed.driver_share --folder /scratch --model DIR --budget 3.25 --set archive_tokens=65536
 
-A search by `frontier` through the study that every run uses, its journal and checkpoint written as a run does. `driver` is
-the time of searching that is not spent waiting for answers, in all and per evaluation; `slopes` the time of answers to
-trials that ask for them. The model's own values mean nothing where it is a made one.
+The command runs a search by `frontier` through the same study as every run, and writes journal and checkpoint as a run
+does. `driver` is the time of the search except waiting for answers, in all and per evaluation. `slopes` is the time of
+answers to trials that ask for slopes. The values of a model with random weights have no meaning.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from ..tables import show
 
 
 class TimedPool:
-    """Adds up how long answers are waited for."""
+    """Pool that adds up the seconds of waiting for answers of another pool, and the seconds of slopes."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool
@@ -37,7 +37,7 @@ class TimedPool:
         self.slopes = 0.0
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """As the pool that it holds."""
+        """Yield the answers of the other pool."""
         answers = iter(self.pool.run(trials))
         while True:
             began = time.perf_counter()
@@ -50,12 +50,12 @@ class TimedPool:
             yield answer
 
     def close(self) -> None:
-        """As the pool that it holds."""
+        """Close the other pool."""
         self.pool.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Parse the command line, search, print; the figures."""
+    """Parse the command line, run the search, and print and return the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
-"""The floor under a population's time: the arithmetic that shared prefixes leave, and the chip's matrix rate.
+"""The floor of a population's time: the arithmetic that shared prefixes leave, divided by the device's matrix rate.
 
-Counted are two operations per weight and position of every linear layer, the causal half of the products of
-attention, and the head, once for every distinct (prefix of blocks, block); nothing else is charged.
+The arithmetic counts two operations per weight and position of every linear layer, the causal half of the products of
+attention, and the head. Each distinct pair of a prefix of blocks and a block counts once. Nothing else is counted.
 """
 
 import math
@@ -15,21 +15,21 @@ import torch
 from paretopress.spaces.model.structure import Block, Structure
 
 ENOUGH = 0.1
-"""Seconds that one product on the CPU takes at least."""
+"""Least number of seconds of one matrix product on the CPU."""
 
 Assignment = Mapping[str, str]
-"""Layer path to label; what is not named is dense."""
+"""Layer path to label; layers that are not named are dense."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations.
+    """Numbers of floating-point operations.
 
     Attributes:
-        linear: in the linear layers of the blocks.
-        attention: in the two products of attention.
-        head: in the head.
-        apart: in the blocks, if every candidate ran them by itself.
+        linear: operations in the linear layers of the blocks.
+        attention: operations in the two products of attention.
+        head: operations in the head.
+        apart: operations in the blocks if every candidate ran them without sharing.
     """
 
     linear: int = 0
@@ -50,17 +50,17 @@ class Work:
 
     @property
     def blocks(self) -> int:
-        """All that blocks do."""
+        """Operations in the blocks."""
         return self.linear + self.attention
 
     @property
     def total(self) -> int:
-        """Blocks and head."""
+        """Operations in blocks and head."""
         return self.blocks + self.head
 
     @property
     def left(self) -> float:
-        """The share of the blocks' work that sharing prefixes leaves."""
+        """Share of the blocks' operations that remains when prefixes are shared."""
         return self.blocks / self.apart if self.apart else 1.0
 
 
@@ -73,15 +73,15 @@ def work_left(
     length: int,
     untaught: int = 0,
 ) -> Work:
-    """What has to be computed for a population on `sequences` sequences of `length` tokens.
+    """Count the operations that a population needs when prefixes are shared.
 
     Args:
         structure: structure of the model.
-        width: query heads times their size, which is what attention's products cost per pair of positions.
-        candidates: models; equal ones are counted once.
-        sequences: that all candidates are measured on.
-        length: tokens of each; the last position's logits are not needed.
-        untaught: sequences among them on which the dense model is not known either.
+        width: number of query heads times their size, the cost of attention's products per pair of positions.
+        candidates: models of the population, as layer path to label; equal models count once.
+        sequences: number of sequences that all candidates are evaluated on.
+        length: number of tokens per sequence; logits of the last position are not needed.
+        untaught: number of these sequences on which the dense model has to run too.
     """
     known = _sequence(structure, width, candidates, length)
     unknown = _sequence(structure, width, [*candidates, {}], length) if untaught else known
@@ -89,7 +89,7 @@ def work_left(
 
 
 def _sequence(structure: Structure, width: int, candidates: Sequence[Assignment], length: int) -> Work:
-    """`work_left` on one sequence, the dense model a candidate like any other."""
+    """Count the operations on one sequence, where the dense model is a candidate like any other."""
     linear, attention, apart = 0, 0, 0
     prefixes = [0] * len(candidates)
     for block in structure.blocks:
@@ -110,7 +110,7 @@ def _sequence(structure: Structure, width: int, candidates: Sequence[Assignment]
 
 
 def _block(block: Block, width: int, labels: Assignment, length: int) -> tuple[int, int]:
-    """Operations of one block on one sequence: linear layers, attention."""
+    """Return the operations of one block on one sequence, in its linear layers and in attention."""
     linear, attention = 0, 0
     for branch in block.branches:
         if all(labels.get(layer.path) == "drop" for layer in branch.linears):
@@ -122,9 +122,10 @@ def _block(block: Block, width: int, labels: Assignment, length: int) -> tuple[i
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of square matrix products, the median over several.
+    """Measure the operations per second of square matrix products, as the median over several.
 
-    On a GPU 8192^3 products; on the CPU products that take at least `ENOUGH` seconds with the threads that are set.
+    The products are 8192^3 on a GPU. On the CPU they are so large that one takes at least `ENOUGH` seconds with the
+    present number of threads.
     """
     size, together, repeats = 8192, 10, 7
     if device.type == "cpu":
@@ -137,7 +138,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def best_cpu_rate(dtype: torch.dtype, most: int) -> tuple[float, int]:
-    """The CPU's matrix rate at the thread count that gives the most, and that count; the setting is put back."""
+    """Return the CPU's highest matrix rate over numbers of threads up to `most`, and the number that gives it.
+
+    The process's number of threads is restored.
+    """
     before = torch.get_num_threads()
     counts = [2**i for i in range(int(math.log2(most)) + 1)]
     found = []
@@ -156,7 +160,7 @@ def _product(size: int, device: torch.device, dtype: torch.dtype) -> Callable[[]
 
 
 def _seconds(product: Callable[[], object], times: int) -> float:
-    """Seconds of one product, `times` of them queued together."""
+    """Return the seconds of one product, measured over `times` products that are queued together."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""One generation of EvoPress's quantisation search through our evaluator, timed stage by stage.
+"""One generation of EvoPress's quantisation search with the population evaluator, timed stage by stage.
 
-Four cases, each on sequences that nothing has seen:
-`first`: nothing is known, the dense model runs too;
+There are three cases, each on sequences that were not used before:
+`first`: nothing is known, so the dense model runs too;
 `steady`: the dense model is known on the sequences, as in every later generation over them;
-`nested`: the parent's values are known too, and a stage skips the sequences that its candidates met in the stage
-before, as the study's journal does.
+`nested`: the parent's values are known too, and a stage skips the sequences that its candidates were evaluated on in
+the stage before, as a study does with its journal.
 """
 
 import time
@@ -30,12 +30,12 @@ Around = Callable[[], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Plan:
-    """Selection in stages.
+    """The stages of selection in one generation.
 
     Attributes:
-        offspring: mutants of one generation.
-        survivors: candidates that each stage keeps.
-        tokens: of each candidate in each stage; the parent joins the last.
+        offspring: number of mutants in one generation.
+        survivors: number of candidates that each stage keeps.
+        tokens: number of tokens per candidate in each stage; the parent joins the last stage.
     """
 
     offspring: int = 128
@@ -51,12 +51,12 @@ class Plan:
             raise ValueError(f"tokens {self.tokens} do not grow from stage to stage; nested stages need that")
 
     def fidelity(self, stage: int, start: int, length: int) -> Fidelity:
-        """The sequences of one stage from `start` on; one that is longer than the stage's tokens is cut."""
+        """Return the sequences of a stage, from position `start` on, cut if one is longer than the stage's tokens."""
         tokens = self.tokens[stage]
         return Fidelity(0, start, start + -(-tokens // length), min(tokens, length))
 
     def window(self, length: int) -> int:
-        """Sequences that one generation uses."""
+        """Return the number of sequences that one generation uses, for sequences of `length` tokens."""
         return max(-(-tokens // length) for tokens in self.tokens)
 
 
@@ -65,11 +65,11 @@ class Stage:
     """One stage that was timed.
 
     Attributes:
-        candidates: that were measured.
-        fidelity: on which sequences.
-        untaught: sequences among them on which the dense model ran too.
-        seconds: time by the wall clock.
-        work: that shared prefixes leave.
+        candidates: profiles that were evaluated.
+        fidelity: sequences that they were evaluated on.
+        untaught: number of these sequences on which the dense model ran too.
+        seconds: wall time of the stage.
+        work: operations that shared prefixes leave.
         values: fitness of every candidate.
     """
 
@@ -82,17 +82,17 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """Name of the stage in tables, candidates times tokens."""
         return f"{len(self.candidates)} x {self.fidelity.tokens:,}"
 
     def best(self, count: int) -> list[Profile]:
-        """Candidates of lowest fitness."""
+        """Return the `count` candidates of lowest fitness, the best first."""
         order = np.argsort(self.values, kind="stable")[:count]
         return [self.candidates[int(i)] for i in order]
 
 
 class Bench:
-    """An assembly with its levels built, its evaluator, and the windows of sequences not used yet."""
+    """An assembly with its levels built, its evaluator, and the calibration sequences that were not used yet."""
 
     def __init__(self, assembly: Assembly, plan: Plan) -> None:
         self.assembly = assembly
@@ -106,28 +106,28 @@ class Bench:
 
     @property
     def evaluator(self) -> PopulationEvaluator:
-        """Made when it is first needed, from the memory that is free then."""
+        """The population evaluator, made at the first use with the memory that is free then."""
         if self._evaluator is None:
             self._evaluator = self.assembly.evaluator()
         return self._evaluator
 
     @property
     def width(self) -> int:
-        """Query heads times their size."""
+        """Number of query heads times their size."""
         config = self.assembly.checkpoint.config
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(config.num_attention_heads * size)
 
     def offspring(self, seed: int, count: int | None = None) -> list[Profile]:
-        """Mutants of the uniform profile, min(U{1..3}, U{1..3}) level switches away."""
+        """Return mutants of the uniform profile, each with min(U{1..3}, U{1..3}) level switches."""
         wanted = self.plan.offspring if count is None else count
         return self._mutation.offspring(self.parent, wanted, np.random.default_rng(seed))
 
     def unseen(self, sequences: int) -> int:
-        """Start of the next sequences that nothing was measured on, at a whole micro-batch.
+        """Return the first position of sequences that were not used yet, at the beginning of a micro-batch.
 
         Raises:
-            ValueError: there are none left.
+            ValueError: there are not enough unused sequences left.
         """
         size = int(self.assembly.config.evaluation.micro_batch)
         start = -(-self._next // size) * size
@@ -138,12 +138,18 @@ class Bench:
         return start
 
     def teach(self, fidelities: Sequence[Fidelity]) -> None:
-        """Measure the dense model alone, so that it is known there."""
+        """Evaluate the dense model on some sequences, so that its hidden states are known there."""
         for fidelity in dict.fromkeys(fidelities):
             self.evaluator.measure([{}], fidelity)
 
     def stage(self, candidates: Sequence[Profile], fidelity: Fidelity, untaught: int) -> Stage:
-        """Measure candidates through the evaluator's front door; timed."""
+        """Time one call of `evaluate` for all candidates.
+
+        Args:
+            candidates: profiles to evaluate.
+            fidelity: sequences to evaluate the profiles on.
+            untaught: number of these sequences on which the dense model is not known.
+        """
         trials = [Trial(i, profile, fidelity) for i, profile in enumerate(candidates)]
         _wait()
         began = time.perf_counter()
@@ -166,7 +172,13 @@ class Bench:
         )
 
     def generation(self, case: Case, seed: int, around: Around = nullcontext) -> list[Stage]:
-        """All stages on an unseen window, each inside `around()`; each keeps the candidates that measured best."""
+        """Time all stages of a generation on unused sequences.
+
+        Args:
+            case: what is known before the generation.
+            seed: seed of the mutants.
+            around: function that makes a context in which each stage runs, such as a profiler.
+        """
         plan, start = self.plan, self.unseen(self.plan.window(self.length))
         fidelities = [plan.fidelity(i, start, self.length) for i in range(len(plan.tokens))]
         if case != "first":

@@ -1,11 +1,12 @@
-"""Seconds per billion weights to build the level database: all levels of a layer together, and each apart.
+"""Time to build the level database, in seconds per billion weights, with a layer's levels built together and apart.
 
     python -m benchmarks.speed.levels --hidden 3072 --mlp 8192 --heads 24 --kv-heads 8 --blocks 4
     python -m benchmarks.speed.levels --hidden 128 --mlp 256 --heads 4 --kv-heads 2 --tokens 512 --labels w2g32,w4g32 2:4
 
-Random weights and random correlated inputs, one Llama block: first every set of labels built together, with
-recorded kernels and launched one by one, and each label of each layer apart; all must agree bit for bit. Then where
-the time of a block goes. Last, the whole pass over a made checkpoint of `--blocks` blocks, files included.
+The first table is of one Llama block with random weights and random correlated inputs. Each set of labels is built
+together, once with recorded kernels and once with kernels launched one by one, and then each label of each layer apart.
+All results must agree bit for bit. The second table shows where the time of a block goes. The last table is the whole
+pass over a made checkpoint of `--blocks` blocks, with the writing of files.
 """
 
 import argparse
@@ -48,20 +49,20 @@ Result = TypeVar("Result")
 
 
 class OneByOne(Replays):
-    """Launches every kernel by itself."""
+    """Replacement for recorded kernels that launches every kernel by itself."""
 
     def __call__(self, function: Function, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Records nothing."""
+        """Call the function without recording its kernels."""
         return function(*tensors)
 
 
 @dataclass(frozen=True, eq=False)
 class Twins:
-    """Layers that read the same inputs.
+    """Linear layers that read the same inputs.
 
     Attributes:
-        weights: layer to (O, I).
-        inputs_PI: some of their calibration inputs.
+        weights: layer name to weight (O, I).
+        inputs_PI: calibration inputs of the layers at some positions.
     """
 
     weights: dict[str, Tensor]
@@ -69,12 +70,12 @@ class Twins:
 
     @property
     def count(self) -> int:
-        """Weights."""
+        """Number of weights in all layers."""
         return sum(weight.numel() for weight in self.weights.values())
 
 
 def main() -> None:
-    """Parse the command line, build, print.
+    """Parse the command line, build the levels, and print the tables.
 
     Raises:
         SystemExit: levels built together differ from those built apart.
@@ -106,7 +107,7 @@ def main() -> None:
 
 
 def made_block(shape: Shape, positions: int, device: torch.device) -> list[Twins]:
-    """One block's layers, and inputs that are mixed and of very different sizes."""
+    """Make the linear layers of one block, with correlated inputs whose sizes differ much between channels."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*sizes: int) -> Tensor:
@@ -129,7 +130,11 @@ def made_block(shape: Shape, positions: int, device: torch.device) -> list[Twins
 
 
 def compare(block: Sequence[Twins], sets: Sequence[tuple[str, ...]]) -> None:
-    """Print seconds per billion weights of every set of labels."""
+    """Print seconds per billion weights for every set of labels.
+
+    Raises:
+        SystemExit: levels built together differ from those built apart.
+    """
     hessians = [add_gram(None, twins.inputs_PI) for twins in block]
     billions = sum(twins.count for twins in block) / 1e9
     config = BuilderConfig()
@@ -177,7 +182,7 @@ def compare(block: Sequence[Twins], sets: Sequence[tuple[str, ...]]) -> None:
 
 
 def equal(some: Sequence[Levels], others: Sequence[Levels]) -> bool:
-    """Whether all stored tensors are the same, bit for bit."""
+    """Return whether all stored tensors of two builds are the same, bit for bit."""
     return all(
         torch.equal(tensor, other[layer][label].tensors[name])
         for one, other in zip(some, others, strict=True)
@@ -188,7 +193,7 @@ def equal(some: Sequence[Levels], others: Sequence[Levels]) -> bool:
 
 
 def stages(block: Sequence[Twins], labels: tuple[str, ...], tokens: int) -> None:
-    """Print where the time of one block goes, steady state, nothing overlapped."""
+    """Print where the time of one block goes, with kernels recorded already and no stages overlapped."""
     replays = Replays()
     for _ in range(2):  # the second time everything is recorded
         clock = Clock()
@@ -211,7 +216,7 @@ def stages(block: Sequence[Twins], labels: tuple[str, ...], tokens: int) -> None
 def in_stages(
     block: Sequence[Twins], labels: tuple[str, ...], replays: Replays, clock: "Clock", folder: Path
 ) -> int:
-    """Build one block's part with the clock running; bytes of the file."""
+    """Build the levels of one block, time every stage, and return the bytes of the file."""
     method, config = Method(DTYPE, 128, "mse"), BuilderConfig()
     part: Levels = {}
     errors: dict[str, dict[str, float]] = {}
@@ -247,13 +252,13 @@ def in_stages(
 
 
 def lane(weight_OI: Tensor, label: str) -> Lane:
-    """A layer at a label that compensates all it does."""
+    """Return a layer at a level as the solver takes it, with its sparsity and grid."""
     scheme = parse_label(label)
     return Lane(weight_OI, scheme.sparsity, grid=scheme.grid)
 
 
 def whole_pass(shape: Shape, labels: tuple[str, ...], tokens: int, device: torch.device) -> None:
-    """Print the time of the pass over a checkpoint, from embedding to files."""
+    """Print the time of the whole pass over a made checkpoint, from the embedding to the written files."""
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         make_model(model, shape.config)
@@ -290,14 +295,14 @@ def whole_pass(shape: Shape, labels: tuple[str, ...], tokens: int, device: torch
 
 
 class Clock:
-    """Adds up the seconds of named stages, each with all its kernels done."""
+    """Adds up the seconds of named stages, where a stage ends when all its kernels are done."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """A context to be timed."""
+        """Time what runs in the context and add it to the stage's seconds."""
         wait()
         began = time.perf_counter()
         yield
@@ -306,7 +311,7 @@ class Clock:
 
 
 def timed(function: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds, with all kernels done, and the result."""
+    """Call a function and return its seconds until all kernels are done, and its result."""
     wait()
     began = time.perf_counter()
     result = function()
@@ -315,7 +320,7 @@ def timed(function: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def wait() -> None:
-    """Until the GPU has nothing to do."""
+    """Wait until the GPU has nothing left to do."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

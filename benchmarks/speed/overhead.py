@@ -1,19 +1,30 @@
-"""What a search costs beside its evaluations: microseconds per evaluation and peak memory of every method.
+"""Cost of a search without its evaluations: microseconds per evaluation and peak memory of every method.
 
     python -m benchmarks.speed.overhead
     python -m benchmarks.speed.overhead --units 112 --methods evolution dp --seconds 20
 
-Every row is a study of one method at its default settings on a simulated landscape, which begins no step after
-`--seconds` or `--evaluations` and is given up after `--limit` seconds. An evaluation is one profile at a fidelity at
-which it was not known. Columns, in microseconds of processor time per evaluation: `ask` and `tell` of the searcher,
-`journal` (what is known, what is missing, appending), `archive`, `other` (keys, counting), their sum `driver`;
-`checkpoint`, the state, stored when a run does it; `pool`, what the simulation needs, which is no part of
-the driver. What counting itself takes is measured and left out. `open s` is what making the searcher takes, `memory` what the process grew by.
+The first table is of allocation only. `front s` are the seconds for the front of all budgets, `profiles s` those for
+the profiles at 100 budgets. The gap of a profile is an upper bound of how much smaller the error of another profile
+within the same budget can be; it is 0 where the front is `proved`. `gap %` is the median gap as a share of the
+profile's error, `largest %` the largest gap as a share of the range of errors over the front. Costs are the exact bits
+of seven layers of three sizes per block, or `uneven`, where no two costs are alike.
 
-A first table is of allocation alone: seconds for the front of all budgets and for the profiles at 100 of them, and by
-how much less another profile within the same budget could err, at most (0 where the front is proved): the median as a
-part of the profile's error, the largest as a part of what errors differ by over the front. Costs are exact bits of
-seven layers of three sizes a block, or `uneven`: no two alike.
+In the second table every row is a study of one method at its default settings on a simulated landscape. The study
+begins no step after `--seconds` or `--evaluations`, and is given up after `--limit` seconds. An evaluation is one
+profile at a fidelity at which it was not known. These columns are microseconds of processor time per evaluation:
+
+| column | work |
+| --- | --- |
+| ask, tell | the searcher's own |
+| journal | finding what is known and what is missing, and appending |
+| archive | adding evaluations and finding the best |
+| other | everything else in the driver, such as keys and counting |
+| driver | the sum of the columns before |
+| checkpoint | storing the state as often as a run does |
+| pool | the simulation, which is no part of the driver |
+
+The cost of the measurement itself is measured and left out. `open s` is the time to make the searcher, and `memory` the
+growth of the process.
 """
 
 import argparse
@@ -59,7 +70,7 @@ _BITS = (2, 3, 4, 5, 6)
 
 
 def layered_space(units: int) -> Space:
-    """Seven linear layers a block at 2 to 6 bits in groups of 128 with 16-bit scales."""
+    """Return a space of blocks of seven linear layers, each at 2 to 6 bits in groups of 128 with 16-bit scales."""
     found = []
     for u in range(units):
         block, place = divmod(u, len(_SIZES))
@@ -78,7 +89,7 @@ def layered_space(units: int) -> Space:
 
 
 def uneven(space: Space) -> Space:
-    """The space with every cost moved by up to a tenth, as latencies are: no two sums are the same."""
+    """Return the space with every cost changed by up to a tenth, so that no two sums are equal, as with latencies."""
     rng = np.random.default_rng(0)
     return replace(
         space,
@@ -96,7 +107,13 @@ def uneven(space: Space) -> Space:
 
 
 def allocation(costs: str, units: int, budgets: int = 100) -> dict[str, Any]:
-    """A row on allocating for all budgets at once; the errors are a landscape's."""
+    """Allocate for all budgets at once with the errors of a landscape, and return a row of the table.
+
+    Args:
+        costs: kind of costs, `bits` or `uneven`.
+        units: number of units of the space.
+        budgets: number of budgets whose profiles are made.
+    """
     space = layered_space(units) if costs == "bits" else uneven(layered_space(units))
     errors = Landscape(space, 1).errors
     limits = [limit["bits"] for limit in limits_of(space, budgets).values()]
@@ -118,11 +135,11 @@ def allocation(costs: str, units: int, budgets: int = 100) -> dict[str, Any]:
 
 @dataclass
 class Clock:
-    """Processor seconds spent under each name; what runs inside another is counted with the outer one only.
+    """Processor seconds of calls by name, where a call inside another counts with the outer one only.
 
     Attributes:
-        seconds: by name, with what counting them took.
-        calls: by name, those that were counted.
+        seconds: name to the seconds of its calls, with a part of the cost of counting.
+        calls: name to the number of calls that were counted.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -130,7 +147,7 @@ class Clock:
     _inside: bool = False
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, counted."""
+        """Return a function that does the same as `call` and counts its time under a name."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
@@ -147,13 +164,13 @@ class Clock:
         return wrapped
 
     def watch(self, thing: object, name: str, *methods: str) -> None:
-        """Count these methods of one object."""
+        """Count the given methods of one object under a name."""
         for method in methods:
             setattr(thing, method, self.timed(name, getattr(thing, method)))
 
 
 def counting() -> tuple[float, float]:
-    """What counting one call adds to the seconds under its name, and to those around it."""
+    """Measure the seconds that counting one call adds to the call's own name, and those that it adds outside."""
     clock, calls = Clock(), 20_000
     empty = clock.timed("", lambda: None)
     began = time.thread_time()
@@ -164,34 +181,34 @@ def counting() -> tuple[float, float]:
 
 
 class WatchedPool:
-    """A pool whose time is counted, that of whoever takes its answers left out."""
+    """Pool that counts the time of another pool, without the time of the code that takes its answers."""
 
     def __init__(self, pool: WorkerPool, clock: Clock) -> None:
         self.pool = pool
         self.clock = clock
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """The pool's answers."""
+        """Yield the answers of the other pool."""
         take = self.clock.timed("pool", next)
         answers = self.pool.run(trials)
         while (answer := take(answers, None)) is not None:
             yield answer
 
     def close(self) -> None:
-        """As the pool does."""
+        """Close the other pool."""
         self.pool.close()
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row to be.
+    """Settings of one row of the table.
 
     Attributes:
-        method: name in a configuration.
+        method: name of the search method.
         units: number of units of the space.
-        budgets: number of budgets, evenly between the cheapest and the dearest profile.
-        evaluations: number after which no step is begun.
-        seconds: time after which no step is begun.
+        budgets: number of budgets, evenly between the cheapest and the most expensive profile.
+        evaluations: number of evaluations after which no step begins.
+        seconds: time after which no step begins.
     """
 
     method: str
@@ -202,7 +219,7 @@ class Job:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Run the study of one row; microseconds per evaluation, and megabytes."""
+    """Run the study of one row and return the cells of the row by column."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     clock = Clock()
     with tempfile.TemporaryDirectory() as name, RunFolder(Path(name)) as folder:
@@ -276,7 +293,7 @@ def _figures(
 
 
 def measured(job: Job, limit: float) -> dict[str, Any]:
-    """`measure` in a process of its own, so that memory is its own; without figures if it takes too long."""
+    """Call `measure` in a process of its own, because of its memory; a row that takes too long has no figures."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, job))
@@ -295,7 +312,7 @@ def _send(sender: Connection, job: Job) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line, print a line as each row ends, then the table."""
+    """Parse the command line, print the table of allocation, a line as each study ends, and the table of studies."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The parts that measure one generation: the published loop, our evaluator against the floor, a profile."""
+"""The parts of `population` that measure one generation: the published loop, the evaluator, and a profile of it."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from paretopress.spaces.space import Profile
 
 Figures = dict[str, Any]
 WARM_UP = 10_000
-"""Seed of mutants that are not timed."""
+"""Seed of the mutants of warm-ups, which are not timed."""
 TITLES: dict[Case, str] = {
     "first": "First generation: nothing is known, the dense model runs too",
     "steady": "Steady state: the dense model is known",
@@ -28,7 +28,13 @@ TITLES: dict[Case, str] = {
 
 
 def published_loop(bench: Bench, sequences: int, together: int = 1) -> PublishedLoop:
-    """The baseline over the first sequences of the pool, its levels in the page cache, warmed up."""
+    """Make the baseline over the first calibration sequences, with its levels in the page cache, and warm it up.
+
+    Args:
+        bench: model, levels and text of the benchmark.
+        sequences: number of sequences.
+        together: number of sequences of one call of the model.
+    """
     assembly = bench.assembly
     began = time.perf_counter()
     read = touch(assembly.database)
@@ -53,7 +59,7 @@ def published_loop(bench: Bench, sequences: int, together: int = 1) -> Published
 
 
 def baseline(bench: Bench, known: Sequence[float] | None = None) -> Figures:
-    """One generation of the published loop; its stages' seconds, beside those `known` of the published code."""
+    """Time one generation of the published loop, beside known seconds per stage of the published code itself."""
     plan, space = bench.plan, bench.assembly.space
     loop = published_loop(bench, plan.window(bench.length))
     loop.install(space.assignment(bench.parent))
@@ -80,7 +86,7 @@ def baseline(bench: Bench, known: Sequence[float] | None = None) -> Figures:
 
 
 def rate_of(bench: Bench) -> tuple[float, str]:
-    """Matrix rate of the device in the evaluator's dtype, and how it was measured."""
+    """Return the matrix rate of the device in the evaluator's dtype, and how it was measured."""
     evaluation = bench.assembly.config.evaluation
     dtype = DTYPES[evaluation.dtype]
     if evaluation.device == "cpu":
@@ -90,7 +96,7 @@ def rate_of(bench: Bench) -> tuple[float, str]:
 
 
 def generations(bench: Bench, runs: int, published: Figures | None, cases: Sequence[Case] = CASES) -> Figures:
-    """Every case `runs` times after a warm-up, beside the floor and the published loop."""
+    """Time every case `runs` times after a warm-up, beside the floor and the published loop."""
     rate, how = rate_of(bench)
     print(f"\n{bench.evaluator.memory.describe()}")
     began = time.perf_counter()
@@ -122,7 +128,13 @@ def generations(bench: Bench, runs: int, published: Figures | None, cases: Seque
 
 
 def summary(timed: Sequence[Sequence[Stage]], rate: float, published: Figures | None) -> Figures:
-    """Medians over runs, stage by stage and as a whole, and every run's figures."""
+    """Return medians over runs, for each stage and the whole generation, and the figures of every run.
+
+    Args:
+        timed: timed stages of every run.
+        rate: matrix rate of the device, in operations per second.
+        published: figures of the published loop, or None.
+    """
     runs = [[*map(_of_stage, stages), _whole(stages)] for stages in timed]
     known = [*published["seconds"], published["whole"]] if published else None
     rows = []
@@ -154,7 +166,7 @@ def _whole(stages: Sequence[Stage]) -> tuple[str, float, Work]:
 
 
 def _agreement(bench: Bench, published: Figures | None) -> Figures:
-    """How far our value of the parent on the first sequence is from the published loop's."""
+    """Return the parent's value on the first sequence and its relative distance from the published loop's value."""
     if published is None:
         return {}
     parent = bench.assembly.space.assignment(bench.parent)
@@ -165,7 +177,7 @@ def _agreement(bench: Bench, published: Figures | None) -> Figures:
 
 
 def profiles(bench: Bench) -> Figures:
-    """Seconds by kind of kernel, and by the evaluator's own parts, of a generation in the steady state."""
+    """Profile a generation of the `steady` case, by kind of kernel and by part of the evaluator."""
     bench.generation("steady", WARM_UP)
     around = StageProfiler()
     stages = bench.generation("steady", WARM_UP + 2, around)
@@ -181,7 +193,7 @@ def profiles(bench: Bench) -> Figures:
 
 
 def _by_stage(title: str, seconds: dict[str, float], found: Sequence[dict[str, float]]) -> list[Figures]:
-    """A row per stage and one for the generation, printed."""
+    """Print and return a table with a row per stage and one for the whole generation."""
     names = list(dict.fromkeys(name for row in found for name in row))
     whole = {name: sum(row.get(name, 0.0) for row in found) for name in names}
     labels = [*seconds, "whole generation"]
@@ -196,13 +208,13 @@ def _by_stage(title: str, seconds: dict[str, float], found: Sequence[dict[str, f
 
 
 def reset_peak() -> None:
-    """Begin to watch the device's memory."""
+    """Restart the measurement of the device's peak memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak() -> Figures:
-    """Peak memory of the device since `reset_peak`, printed."""
+    """Print and return the peak memory of the device since `reset_peak`."""
     if not torch.cuda.is_available():
         return {}
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()

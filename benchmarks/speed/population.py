@@ -1,21 +1,28 @@
-"""One generation of EvoPress's quantisation search: our population evaluator, the published loop, and the floor.
+"""Time of one generation of EvoPress's quantisation search with the population evaluator and with the published loop.
 
     python -m benchmarks.speed.population --folder /scratch --shape llama-3.2b --json figures.json
     python -m benchmarks.speed.population --folder /scratch --shape llama-8b
-    python -m benchmarks.speed.population --folder /scratch --shape llama-13b --only generation --cap 12GB --set evaluation.memory=11GB
+    python -m benchmarks.speed.population --folder /scratch --shape llama-13b --only generation --cap 12GB \\
+        --set evaluation.memory=11GB
     python -m benchmarks.speed.population --folder /scratch --only scaling
     python -m benchmarks.speed.population --folder /scratch --model DIR --only launches             # a small model on a GPU
     python -m benchmarks.speed.population --folder /scratch --model DIR --only arithmetic --micro-batch 1 2 4   # on a CPU
 
-Parts (`--only`, by default the first four): `baseline` runs the published loop once, from the page cache, its logits in
-host memory; `generation` times our evaluator, every run on sequences that nothing has seen, after a warm-up pass whose
-seconds are shown; `profile` sorts the time of each stage by kind of kernel; `equality` compares one profile's values
-alone, in company and in other tiles, bit for bit; `scaling` prints the cost against population, tokens, blocks and
-parameters; `launches` compares a population with one candidate at a time; `arithmetic` shows, for each micro-batch, how far
-an evolution's and a sensitivity's population are from the work that shared prefixes leave at the CPU's matrix rate.
+The command has several parts, which `--only` chooses. The default is the first four.
 
-The floor is that work divided by the matrix rate measured in the same run. Models and levels that are in the folder
-already are used again; a made one of 3.2 B parameters and its levels take 14 GB.
+| part | what it does |
+| --- | --- |
+| baseline | runs the published loop once, with levels in the page cache and logits in host memory |
+| generation | times the population evaluator on unused sequences, after a warm-up whose seconds are shown |
+| profile | divides the time of each stage by kind of kernel |
+| equality | checks that a profile's values are the same alone, among others and in other tiles, bit for bit |
+| scaling | prints the cost against population, tokens, blocks and parameters |
+| launches | compares a population with the same candidates one at a time |
+| arithmetic | compares, for each micro-batch, the time of two populations with the floor |
+
+The floor is the work that shared prefixes leave, divided by the device's matrix rate measured in the same run. The two
+populations of `arithmetic` are those of evolution and of sensitivities. Models and levels that are in the folder
+already are used again. A made model of 3.2 B parameters and its levels take 14 GB.
 """
 
 import argparse
@@ -39,7 +46,7 @@ from paretopress.spaces.budget import parse_bytes
 Figures = dict[str, Any]
 PARTS = ("baseline", "generation", "profile", "equality")
 KNOWN = {"llama-3.2b": (32.1, 20.6, 49.9)}
-"""Seconds of each stage that the published code itself took, measured on one H200."""
+"""Shape to the seconds that each stage took with the published code itself, measured on one H200."""
 OTHERS: dict[str, Callable[[Wanted, argparse.Namespace], Figures]] = {
     "scaling": lambda wanted, _: scaling(wanted),
     "launches": lambda wanted, _: launches(wanted),
@@ -48,7 +55,7 @@ OTHERS: dict[str, Callable[[Wanted, argparse.Namespace], Figures]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> Figures:
-    """Parse the command line, measure, print; all figures."""
+    """Parse the command line, run the parts, and print and return all figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -78,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> Figures:
 
 
 def one_generation(wanted: Wanted, parts: Sequence[str], cases: Sequence[Case]) -> Figures:
-    """The first four parts, on one model."""
+    """Run those of the first four parts that are asked for, on one model."""
     bench = wanted.open()
     figures: Figures = {}
     if "baseline" in parts:
@@ -95,13 +102,13 @@ def one_generation(wanted: Wanted, parts: Sequence[str], cases: Sequence[Case]) 
 
 
 def cap(limit: int) -> None:
-    """Let this process have at most `limit` bytes of the GPU; more is an error of the allocator."""
+    """Limit this process to `limit` bytes of the GPU's memory; more is an error of the allocator."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0))
 
 
 def machine() -> Figures:
-    """What was measured on."""
+    """Return the device, the number of threads, and the versions of libraries."""
     cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if cuda else torch.backends.cpu.get_cpu_capability(),

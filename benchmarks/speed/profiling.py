@@ -1,7 +1,7 @@
-"""Where a stage's time goes: the profiler's kernels (on the CPU its operators) sorted by what they do.
+"""Division of a stage's time by kind of kernel, or by kind of operator on the CPU, from PyTorch's profiler.
 
-Kernels are told apart by name, so that the figures do not depend on how the evaluator is written; what no kernel
-covers is `idle`: the host was late.
+Kernels are recognised by their names, so the figures do not depend on how the evaluator is written. Time without any
+kernel is `idle`, when the device waits for the host.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,19 +36,19 @@ KINDS: dict[str, tuple[str, ...]] = {
         "entropy",
     ),
 }
-"""Kind to parts of lower-case names, the first kind that matches counts; all else is element-wise work and norms."""
+"""Kind to parts of lower-case names; the first kind that matches counts, and names without a match are `OTHER`."""
 OTHER = "norms, element-wise"
 IDLE = "idle"
 
 
 def kind_of(name: str) -> str:
-    """What a kernel or operator of this name does."""
+    """Return the kind of work that a kernel or operator of this name does."""
     lower = name.lower()
     return next((kind for kind, parts in KINDS.items() if any(p in lower for p in parts)), OTHER)
 
 
 def by_kind(durations: Iterable[tuple[str, float]], wall: float) -> dict[str, float]:
-    """Seconds by kind, of (name, seconds) pairs; what is missing to `wall` is idle."""
+    """Return seconds by kind, given name and seconds of every kernel; the rest of `wall` seconds is idle."""
     found = dict.fromkeys([*KINDS, OTHER], 0.0)
     for name, seconds in durations:
         found[kind_of(name)] += seconds
@@ -57,11 +57,11 @@ def by_kind(durations: Iterable[tuple[str, float]], wall: float) -> dict[str, fl
 
 @dataclass(frozen=True)
 class Trace:
-    """What was profiled.
+    """Profile of one stage.
 
     Attributes:
-        kernels: name and seconds of kernels, on the CPU of operators without what they call.
-        parts: name and seconds of the parts that the evaluator names itself.
+        kernels: name and seconds of every kernel, or on the CPU of every operator without the operators it calls.
+        parts: name and seconds of the parts that the evaluator names with `record_function`.
     """
 
     kernels: list[tuple[str, float]]
@@ -69,14 +69,14 @@ class Trace:
 
 
 class StageProfiler:
-    """Given to `Bench.generation` as what stands around a stage; keeps the trace of each."""
+    """Profiler to pass to `Bench.generation` as `around`, which keeps the trace of every stage."""
 
     def __init__(self) -> None:
         self.traces: list[Trace] = []
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Profile what runs inside."""
+        """Profile what runs in the context and keep its trace."""
         cuda = torch.cuda.is_available()
         with profile(
             activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda], acc_events=True

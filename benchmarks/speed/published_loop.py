@@ -1,13 +1,14 @@
-"""The baseline: one candidate after another through the plain model, as EvoPress's published search goes.
+"""The baseline of speed: EvoPress's published search, which runs one candidate after another through the plain model.
 
-What that search does: the dense model's logits of the calibration sequences wait in host memory; every selection
-draws sequences anew and cuts the last one to the tokens wanted; for each candidate the layers whose level differs
-from the loaded one are read from disk into the plain model, each sequence goes through it by itself, and the
-divergence is summed over the whole vocabulary, 1,024 positions at a time. Written anew. Log-softmax and sums are in
-float32; the allocator's cache is never emptied, and levels are read packed and decoded on the device, all of which
-the published code does at most as fast.
+The dense model's logits of all calibration sequences are kept in host memory. Every selection draws new sequences and
+cuts the last one to the tokens wanted. For each candidate the layers whose level differs from the loaded one are read
+from disk into the plain model. Each sequence goes through the model by itself, and the divergence is summed over the
+whole vocabulary, 1,024 positions at a time.
 
-Shapes: N sequences, B sequences of one call, T positions, V vocabulary.
+This is a new implementation. Log-softmax and sums are in float32, the allocator's cache is never emptied, and levels
+are read packed and decoded on the device. The published code is at most as fast at each of these.
+
+Shapes: N sequences, B sequences of one call, T positions, P positions of several sequences, V vocabulary.
 """
 
 import time
@@ -26,35 +27,35 @@ from paretopress.spaces.model.structure import Structure
 from paretopress.spaces.storage.database import LevelDatabase
 
 POSITIONS = 1024
-"""Positions whose probabilities exist at once."""
+"""Number of positions whose probabilities exist at once."""
 
 Assignment = Mapping[str, str]
-"""Layer path to label, the same layers in every candidate."""
+"""Layer path to label, with the same layers in every candidate."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What one selection took: seconds, and the fitness of every candidate."""
+    """Seconds of one selection, and the fitness of every candidate."""
 
     seconds: float
     values: tuple[float, ...]
 
     def best(self, count: int) -> list[int]:
-        """Numbers of the `count` candidates of lowest fitness, the best first."""
+        """Return the indices of the `count` candidates of lowest fitness, the best first."""
         return [int(i) for i in np.argsort(self.values, kind="stable")[:count]]
 
 
 class PublishedLoop:
-    """The plain model on one device, and what is loaded into it.
+    """The plain model on one device, with the levels that are loaded into it.
 
     Args:
-        folder: the dense checkpoint.
+        folder: folder of the dense checkpoint.
         structure: structure of the model.
-        database: the levels, read from disk whenever a layer is switched.
-        tokens_NT: the sequences that selections draw from.
-        device: where the model runs.
-        dtype: what it computes in.
-        together: sequences (B) of one call; the published loop runs 1.
+        database: level database, read from disk whenever the level of a layer changes.
+        tokens_NT: token ids of the sequences that selections draw from.
+        device: device that the model runs on.
+        dtype: dtype that the model computes in.
+        together: number B of sequences of one call, which is 1 in the published search.
     """
 
     @torch.no_grad()
@@ -91,7 +92,7 @@ class PublishedLoop:
 
     @torch.no_grad()
     def install(self, candidate: Assignment) -> int:
-        """Read the layers whose level is not the loaded one; their number."""
+        """Read the layers whose level differs from the loaded one, and return their number."""
         switched = {path: label for path, label in candidate.items() if self._loaded.get(path) != label}
         for path, label in switched.items():
             weight = self._model.get_parameter(f"{path}.weight")
@@ -102,12 +103,12 @@ class PublishedLoop:
 
     @torch.no_grad()
     def fitness(self, rows: Sequence[int], length: int, last: int | None = None) -> float:
-        """Divergence of the loaded model from the dense one, a mean over positions.
+        """Compute the divergence of the loaded model from the dense one in nats, as a mean over positions.
 
         Args:
-            rows: number of sequences at once.
-            length: tokens of each.
-            last: tokens of the last one, which is cut if these are fewer.
+            rows: indices of the sequences.
+            length: number of tokens of each sequence.
+            last: number of tokens that the last sequence is cut to, if it is less than `length`.
         """
         cut = last is not None and last < length
         whole = list(rows[:-1] if cut else rows)
@@ -117,7 +118,7 @@ class PublishedLoop:
         total, positions = torch.zeros((), device=self.device), 0
         for part, used in calls:
             logits_BTV = self._logits(self._tokens_NT[part, :used])
-            # A single row is a view, so that nothing is copied in host memory.
+            # A single row is read as a view, which copies nothing in host memory.
             taught_BTV = self._taught_NTV[part[0]][None] if len(part) == 1 else self._taught_NTV[part]
             taught_BTV = taught_BTV[:, :used].to(self.device)
             total += _divergence(taught_BTV[:, :-1].flatten(0, 1), logits_BTV[:, :-1].flatten(0, 1))
@@ -125,10 +126,10 @@ class PublishedLoop:
         return float(total) / positions
 
     def select(self, candidates: Sequence[Assignment], tokens: int, rng: np.random.Generator) -> Selection:
-        """Measure all candidates on `tokens` tokens of sequences drawn anew; timed.
+        """Evaluate all candidates on `tokens` tokens of newly drawn sequences, and time this.
 
         Raises:
-            ValueError: the pool is too small.
+            ValueError: the loop has too few sequences for these tokens.
         """
         pool, length = self._tokens_NT.shape
         count = -(-tokens // length)
@@ -144,7 +145,7 @@ class PublishedLoop:
 
 
 def _divergence(taught_PV: Tensor, logits_PV: Tensor) -> Tensor:
-    """Sum over positions of KL(taught || model), in float32."""
+    """Return KL(teacher || model) in nats, summed over positions in float32."""
     total = torch.zeros((), device=logits_PV.device)
     for first in range(0, len(logits_PV), POSITIONS):
         student_PV = logits_PV[first : first + POSITIONS].float().log_softmax(-1)
@@ -154,7 +155,7 @@ def _divergence(taught_PV: Tensor, logits_PV: Tensor) -> Tensor:
 
 
 def touch(database: LevelDatabase) -> int:
-    """Read every level file once, so that later reads come from the page cache; bytes read."""
+    """Read every level file once, so that later reads come from the page cache, and return the bytes read."""
     total = 0
     for path in sorted(database.path.glob("*.safetensors")):
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""How the cost of a population grows: with candidates, tokens, blocks and parameters, on made models."""
+"""Growth of a population's cost with candidates, tokens, blocks and parameters, measured on made models."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,16 +17,16 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Axes:
-    """The middle of the four tables, and what they vary.
+    """Fixed and varied settings of the four tables.
 
     Attributes:
-        shape: the model that the first two tables use.
-        population: candidates where they are not varied.
-        tokens: of each candidate where they are not varied.
-        populations: of the first table.
-        more_tokens: of the second.
-        blocks: of the third.
-        hidden: sizes of the residual stream of the fourth.
+        shape: shape of the model in the first two tables, and the base of the shapes in the others.
+        population: number of candidates in all tables but the first.
+        tokens: number of tokens per candidate in all tables but the second.
+        populations: numbers of candidates in the first table.
+        more_tokens: numbers of tokens per candidate in the second table.
+        blocks: numbers of blocks in the third table.
+        hidden: sizes of the residual stream in the fourth table.
     """
 
     shape: Shape
@@ -59,7 +59,7 @@ CPU = Axes(
 
 
 def scaling(wanted: Wanted, axes: Axes | None = None) -> Figures:
-    """Print the four tables; by default of axes that suit the device."""
+    """Measure, print and return the four tables; the default settings suit the device."""
     axes = axes or (GPU if torch.cuda.is_available() else CPU)
     plan = Plan(axes.population, (1,), (2 * max(axes.more_tokens),))
     wanted = replace(wanted, length=axes.shape.length, plan=plan)
@@ -85,12 +85,12 @@ def _open(wanted: Wanted, shape: Shape) -> Bench:
 
 
 def _deeper(axes: Axes) -> dict[int, Shape]:
-    """Number of blocks to shape."""
+    """Return the shape of each number of blocks."""
     return {n: replace(axes.shape, blocks=n) for n in axes.blocks}
 
 
 def _wider(axes: Axes) -> dict[int, Shape]:
-    """Parameters in the blocks to shape; heads keep their size."""
+    """Return shapes of growing hidden size by the number of parameters in their blocks; heads keep their size."""
     found = {}
     for hidden in axes.hidden:
         was = axes.shape
@@ -103,7 +103,7 @@ def _wider(axes: Axes) -> dict[int, Shape]:
 
 
 def _timed(bench: Bench, population: int, tokens: int, rate: float) -> tuple[float, float, float]:
-    """Seconds, floor and their ratio of one population, after a warm-up."""
+    """Time one population after a warm-up, and return its seconds, its floor in seconds, and their ratio."""
     steady(bench, bench.offspring(WARM_UP, population), tokens)
     stage = steady(bench, bench.offspring(0, population), tokens)
     floor = stage.work.total / rate

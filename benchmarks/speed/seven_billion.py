@@ -1,12 +1,12 @@
-"""Time and memory of a model of Llama-2-7B's shape with random weights: levels built, a few search steps.
+"""Time and memory of building levels and of a few search steps, on a model of Llama-2-7B's shape with random weights.
 
     python -m benchmarks.speed.seven_billion --folder /scratch/seven-billion --set builder.quantizer=rtn
     python -m benchmarks.speed.seven_billion --folder /scratch/two-blocks --blocks 2    # GPTQ, seconds per block
 
-The checkpoint (13.5 GB of bfloat16, sharded) is made shard by shard, its text is random and tokenised already; the
-dense blocks stream from disk. Prints seconds of every stage, the peak of this process's resident memory (which
-counts pages of mapped files), of its anonymous memory at the end of each stage, and of the device's. Needs about
-25 GB of disk. `--blocks 2 --hidden 256 --mlp 512 --vocabulary 1000` makes a small one.
+The checkpoint (13.5 GB of bfloat16) is made shard by shard, and its text is random and tokenised already. The dense
+blocks stream from disk. The command prints the seconds of every stage, the resident memory of the process (which counts
+pages of mapped files) with its peak, the anonymous memory at the end of each stage, and the peak memory of the device.
+It needs about 25 GB of disk. `--blocks 2 --hidden 256 --mlp 512 --vocabulary 1000` makes a small model.
 """
 
 import argparse
@@ -26,10 +26,10 @@ HOST_LIMIT = 24_000_000_000
 
 
 def main() -> None:
-    """Parse the command line, make the model, run, print.
+    """Parse the command line, make the model, run the search, and print time and memory.
 
     Raises:
-        SystemExit: more than 24 GB of host memory were used.
+        SystemExit: the process used more than 24 GB of host memory.
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -72,14 +72,14 @@ def main() -> None:
 
 
 class Clock:
-    """Seconds and memory of each stage, printed when the next one begins."""
+    """Measures the seconds and memory of each stage and prints them when the stage ends."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.name = ""
 
     def listen(self, event: Event) -> None:
-        """Follow a run's own stages."""
+        """Take an event of a run, which may begin a new stage."""
         if event.stage != self.name:
             self.stage(self.name or "model and text until opened")
             self.name = event.stage
@@ -87,7 +87,7 @@ class Clock:
             self._line(f"  {event.stage} {event.done}/{event.total} {event.text}")
 
     def stage(self, name: str) -> None:
-        """The stage that ends here."""
+        """Print the stage that ends here, and begin to time the next one."""
         self._line(name)
         self.began = time.perf_counter()
 
@@ -100,7 +100,7 @@ class Clock:
         )
 
     def peaks(self) -> int:
-        """Print the peaks; bytes of host memory."""
+        """Print the peaks of host and device memory, and return that of host memory in bytes."""
         peak = max(status()["VmHWM"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         print(f"host: peak {peak:,} bytes resident, mapped files included")
         if torch.cuda.is_available():
@@ -112,7 +112,7 @@ class Clock:
 
 
 def status() -> dict[str, int]:
-    """Memory figures of this process in bytes, by the kernel's names."""
+    """Return the memory figures of this process in bytes, by the kernel's names for them."""
     rows = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[-1] == "kB"}
 
