@@ -1,1 +1,1 @@
-"""Building and refitting levels: passes of calibration text through the model."""
+"""Building, refitting and scoring of levels, most of it in passes of calibration text through the model."""

@@ -1,6 +1,6 @@
-"""What activations of the dense model tell of its blocks: outliers, and how far each turns the hidden states.
+"""Measures of the blocks from the dense model's activations, by outliers and by the turn of the hidden states.
 
-Shapes: N sequences, B micro-batch, T positions, D hidden, I inputs of a layer, O outputs.
+Shapes: N sequences, B sequences of a micro-batch, T positions, D hidden size, I inputs of a layer, O outputs of a layer.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,25 @@ from ..runner.loaded import LoadedBlock
 from ..runner.runner import BlockRunner
 
 _Look = Callable[[LoadedBlock, Tensor], None]
-"""Given a block and a micro-batch (B, T, D) of its inputs."""
+"""A function that is called with a loaded block and a micro-batch (B, T, D) of its inputs."""
 
 OUTLIER = 5.0
-"""How many times the mean an outlier is: M in OWL, whose experiments take 5 or 7."""
+"""Number of times the mean that an importance must exceed to be an outlier, M in OWL, whose experiments take 5 or 7."""
 
 
 def outlier_ratios(runner: BlockRunner, tokens_NT: np.ndarray, outlier: float = OUTLIER) -> list[float]:
-    """Each block's fraction of weights whose importance |W_oi| * ||x_i|| exceeds `outlier` times the block's mean.
+    """Compute each block's fraction of weights whose importance exceeds `outlier` times the block's mean.
 
-    Time: one forward. Memory: one block, and all hidden states in host memory.
+    The importance of a weight is |W_oi| * ||x_i||. Time: one forward pass. Memory: one block on its device, and all
+    hidden states in host memory.
+
+    Args:
+        runner: block runner of the dense model.
+        tokens_NT: calibration tokens; N is a multiple of the runner's micro-batch.
+        outlier: number of times the mean that an outlier exceeds.
+
+    Returns:
+        The fraction of outliers of every block, in the order of the blocks.
 
     References:
         Layerwise outlier distribution of OWL (Yin et al., arXiv 2310.05175), whose layers are blocks.
@@ -49,16 +58,22 @@ def outlier_ratios(runner: BlockRunner, tokens_NT: np.ndarray, outlier: float = 
 
 
 def influences(runner: BlockRunner, tokens_NT: np.ndarray) -> list[dict[str, float]]:
-    """How far each block turns the hidden states: 1 - cos(before, after), the mean over positions.
+    """Compute how far each block turns the hidden states, as the mean over positions of 1 - cos(before, after).
 
-    Of every block as a whole (`block`), and of its branches: `attention` between the block's input and that plus
-    the attention, `mlp` between the latter and the block's output.
+    Time: forward passes of two and a half models. Memory: one block on its device, and all hidden states in host
+    memory.
 
-    Time: forwards of two and a half models. Memory: one block, and all hidden states in host memory.
+    Args:
+        runner: block runner of the dense model.
+        tokens_NT: calibration tokens; N is a multiple of the runner's micro-batch.
+
+    Returns:
+        For every block, in order, the turns of `block`, `attention` and `mlp`. The turn of `block` is between the
+        block's input and its output. That of `attention` is between the block's input and the sum of this input and
+        the attention's output. That of `mlp` is between this sum and the block's output.
 
     References:
-        Block influence of ShortGPT (Men et al., arXiv 2403.03853); of branches: He et al. (arXiv
-        2406.15786).
+        Block influence of ShortGPT (Men et al., arXiv 2403.03853). For branches, He et al. (arXiv 2406.15786).
     """
     turned: dict[str, list[float]] = {}
     found: list[dict[str, float]] = []
@@ -90,7 +105,10 @@ def influences(runner: BlockRunner, tokens_NT: np.ndarray) -> list[dict[str, flo
 def _walk(
     runner: BlockRunner, tokens_NT: np.ndarray, look: _Look, finish: Callable[[LoadedBlock], None]
 ) -> None:
-    """Show every micro-batch to each block in turn; N is a multiple of the runner's micro-batch."""
+    """Call `look` with each block and every micro-batch of its inputs, and `finish` after the last one of each block.
+
+    N must be a multiple of the runner's micro-batch.
+    """
     size = runner.micro_batch
     tokens = [
         torch.from_numpy(tokens_NT[i : i + size].astype(np.int64)) for i in range(0, len(tokens_NT), size)

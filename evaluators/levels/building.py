@@ -1,6 +1,6 @@
-"""Building the level database: one pass through the blocks that gathers Hessians and calls the builders.
+"""Building of the level database, in one pass through the blocks that gathers Hessians and calls the builders.
 
-Shapes: N sequences, T positions.
+Shapes: N sequences, T positions, O outputs of a layer, I inputs of a layer.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,16 +23,16 @@ from .calibration import CalibrationStates, host_copy
 from .writing import Writer
 
 Labels = Mapping[str, tuple[str, ...]]
-"""Layer path to the labels that are built for it."""
+"""Labels that are built for each layer, by layer path."""
 
 
 class CalibratedBuilderConfig(BuilderConfig):
-    """How levels are made, and from which activations.
+    """How the weights of levels are built, and from which activations.
 
     Attributes:
-        tokens: calibration tokens that the Hessians are summed over.
-        chain: level that the earlier blocks have while a block's Hessians are gathered, as EvoPress does with `w3g128a`; it
-            must be among the space's levels. Null takes every Hessian from the dense model.
+        tokens: number of calibration tokens that the Hessians are summed over.
+        chain: level that all earlier blocks have while the Hessians of a block are gathered, as EvoPress does with
+            `w3g128a`. It must be among the space's levels. Null takes every Hessian from the dense model.
     """
 
     tokens: int = Field(default=131_072, gt=0)
@@ -40,7 +40,7 @@ class CalibratedBuilderConfig(BuilderConfig):
 
 
 def labels_to_build(space: Space) -> dict[str, tuple[str, ...]]:
-    """Every layer's labels that the database must hold, in order of name."""
+    """Return the labels of every layer that the level database must hold, both in order of name."""
     found: dict[str, set[str]] = {}
     for unit in space.units:
         labels = {level.label for level in unit.levels} - {"dense", "keep", "drop"}
@@ -60,17 +60,17 @@ def build_database(
 ) -> None:
     """Fill `database` with every level in `labels`; parts that are there already are not built again.
 
-    Calibration runs through the dense model, or, with `config.chain`, through a model whose earlier blocks
-    take that level (EvoPress's sequential quantisation). Memory: the hidden states of all calibration tokens
-    in host memory, one block and its Hessians on the device.
+    Calibration tokens run through the dense model or, with `config.chain`, through a model whose earlier blocks take
+    that level (EvoPress's sequential quantisation). Memory: the hidden states of all calibration tokens in host memory,
+    one block and its Hessians on the device.
 
     Args:
-        database: where the levels go.
-        labels: layer path to labels.
-        runner: runs the dense model block by block.
-        tokens_NT: calibration tokens; N a multiple of the runner's micro-batch.
+        database: level database that the levels are written to.
+        labels: labels to build for each layer, by layer path.
+        runner: block runner of the dense model.
+        tokens_NT: calibration tokens; N is a multiple of the runner's micro-batch.
         config: builders and their settings.
-        progress: called with each finished part's name.
+        progress: function that is called with the name of each finished part.
     """
     structure, checkpoint = runner.structure, runner.checkpoint
     build_ends(database, labels, structure, checkpoint, config)
@@ -103,18 +103,19 @@ def build_database(
 
 
 def part_of(block: Block) -> str:
-    """Name of the block's part of a level database."""
+    """Return the name of the part of a level database that holds the levels of a block."""
     return f"block-{block.index:03d}"
 
 
 def _built(block: Block, labels: Labels) -> list[Linear]:
-    """The block's layers that have levels to build."""
+    """Return the linear layers of a block that have levels to build."""
     return [linear for linear in block.linears if linear.path in labels]
 
 
 def _chained(
     database: LevelDatabase, linears: list[Linear], chain: str, device: torch.device
 ) -> dict[str, Tensor]:
+    """Return the weights (O, I) of layers at the level `chain`, by layer path."""
     return {linear.path: database.load(linear.path, chain, device).dense() for linear in linears}
 
 
@@ -127,7 +128,11 @@ def _build_part(
     device: torch.device,
     replays: Replays,
 ) -> tuple[dict[str, dict[str, Packed]], Errors]:
-    """Levels in host memory, and their errors; layers that share a Hessian are built together."""
+    """Build the levels of a part's layers; layers that share a Hessian are built together.
+
+    Returns:
+        The levels, in host memory, and their errors, both by layer path and label.
+    """
     levels: dict[str, dict[str, Packed]] = {linear.path: {} for linear in linears}
     errors: Errors = {linear.path: {} for linear in linears}
     together: dict[int | str, list[Linear]] = {}
@@ -154,7 +159,11 @@ def build_ends(
     checkpoint: Checkpoint,
     config: BuilderConfig,
 ) -> None:
-    """Embeddings and head have no calibration inputs here: rounded to nearest, pruned by magnitude."""
+    """Build the levels of embedding and head and write them to `database`, unless they are there already.
+
+    Embedding and head have no calibration inputs here, so they are rounded to the nearest value and pruned by
+    magnitude.
+    """
     linears = [linear for linear in structure.ends.linears if linear.path in labels]
     if linears and not database.has("ends"):
         plain = config.model_copy(update={"quantizer": "rtn", "pruner": "magnitude"})

@@ -1,6 +1,7 @@
-"""Calibration states on their way through the blocks, and the Hessians of the layers they pass.
+"""Hidden states of the calibration tokens on their way through the blocks, and Hessians of the layers they pass.
 
-Shapes: N sequences, B micro-batch, T positions of a sequence, P positions of several, D hidden, I inputs of a layer.
+Shapes: N sequences, B sequences of a micro-batch, T positions of a sequence, P positions of several sequences, D hidden
+size, I inputs of a layer.
 """
 
 from collections.abc import Iterator
@@ -13,41 +14,48 @@ from ..runner.loaded import LoadedBlock
 from ..runner.runner import BlockRunner
 
 POSITIONS = 512
-"""Of one product on tensor cores: what they cut off grows with it, the time to add up the products falls."""
+"""Number of positions in one product on tensor cores.
+
+With more positions tensor cores cut off more of the sum, and with fewer it takes longer to add up the products.
+"""
 
 
 class CalibrationStates:
-    """The hidden states of all calibration tokens before some block, in host memory.
+    """Hidden states of all calibration tokens before some block, in host memory; at first before the first block.
 
     Args:
-        runner: whose blocks they pass.
-        tokens_NT: N a multiple of the runner's micro-batch.
+        runner: block runner whose blocks the states pass.
+        tokens_NT: calibration tokens; N is a multiple of the runner's micro-batch.
     """
 
     def __init__(self, runner: BlockRunner, tokens_NT: np.ndarray) -> None:
         self._states: list[Tensor] = []
         for tokens_BT in np.split(tokens_NT.astype(np.int64), len(tokens_NT) // runner.micro_batch):
-            # Every block's outputs will take the place of its inputs.
+            # Copied, because the outputs of every block overwrite its inputs.
             self._states.append(host_copy(runner.embed(torch.from_numpy(tokens_BT).to(runner.device))))
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Micro-batches of states_BTD, in order."""
+        """Iterate over the micro-batches of hidden states (B, T, D), in order."""
         return iter(self._states)
 
     def advance(self, loaded: LoadedBlock) -> None:
-        """Pass the block as it is installed, by the very calls that `hessians` makes: a build may be resumed."""
+        """Replace the states by the outputs of the block as it is installed.
+
+        The calls are the same as in `hessians`, so that a build that is resumed has the same bits.
+        """
         for states_BTD in self._states:
             outputs_BTD, _ = loaded.record(states_BTD.to(loaded.device, non_blocking=True))
             states_BTD.copy_(outputs_BTD)
 
     def hessians(self, loaded: LoadedBlock, *, advance: bool) -> dict[str, Tensor]:
-        """Sum of x x^T over all positions, per layer (float32, (I, I)).
-
-        Layers that read the same tensor share one Hessian.
+        """Compute the Hessian of every linear layer that runs, the sum of x x^T over all positions of its inputs.
 
         Args:
-            loaded: a dense block.
-            advance: pass the block as well.
+            loaded: loaded block with its dense weights installed.
+            advance: whether to replace the states by the block's outputs as well.
+
+        Returns:
+            Hessian (I, I) in float32 of every layer by path; layers that read the same tensor share one Hessian.
         """
         hessians: dict[str, Tensor] = {}
         for states_BTD in self._states:
@@ -65,11 +73,12 @@ class CalibrationStates:
 
 
 def add_gram(total_II: Tensor | None, x_PI: Tensor) -> Tensor:
-    """X^T X in float32, added in place to a total if there is one.
+    """Compute X^T X in float32, added in place to a total if there is one.
 
-    Tensor cores multiply 16-bit inputs exactly and add in float32, but cut off where float32 units round: a product's
-    relative error grows with its positions, up to about 2^-25 each. So they make it of `POSITIONS` at a time, and
-    the products are added with rounding. Anything else is multiplied in float32.
+    Tensor cores multiply 16-bit inputs exactly and add in float32, but they cut digits off where other float32
+    arithmetic rounds. The relative error of a product grows with its number of positions, by up to about 2^-25 each.
+    So one product covers `POSITIONS` positions, and the products are added with rounding. Inputs on a CPU or of another
+    type are multiplied in float32.
     """
     if total_II is None:
         total_II = torch.zeros((x_PI.shape[1], x_PI.shape[1]), device=x_PI.device)
@@ -82,5 +91,5 @@ def add_gram(total_II: Tensor | None, x_PI: Tensor) -> Tensor:
 
 
 def host_copy(tensor: Tensor) -> Tensor:
-    """In host memory; pinned, and so copied ten times faster, if it comes from a GPU."""
+    """Return a copy in host memory; that of a GPU's tensor is pinned, which makes copying ten times faster."""
     return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda).copy_(tensor)

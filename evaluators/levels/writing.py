@@ -1,4 +1,4 @@
-"""Writing one part of the level database while the next one is computed."""
+"""Writing of one part of the level database while the next one is computed."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,13 +9,14 @@ from ...spaces.storage.database import Errors, LevelDatabase
 
 
 class Writer:
-    """Writes parts in order in a thread of its own, at most one at a time; a context.
+    """Writes the parts of a level database in order, one at a time, in a thread of its own.
 
-    Leaving it waits for the part in hand.
+    It is a context manager; leaving the context waits for the part that is being written.
 
     Args:
-        database: where parts go; whoever reads what was just written calls `finish` first.
-        progress: called with each part's name once it is written.
+        database: level database that the parts are written to; call `finish` before reading a part that was just
+            written.
+        progress: function that is called with the name of each part once it is written.
     """
 
     def __init__(self, database: LevelDatabase, progress: Callable[[str], None]) -> None:
@@ -24,10 +25,15 @@ class Writer:
         self._in_hand: tuple[str, Future[None]] | None = None
 
     def write(self, part: str, levels: Mapping[str, Mapping[str, Packed]], errors: Errors) -> None:
-        """Begin to write, as soon as the part before is written.
+        """Begin to write a part, as soon as the part before is written.
+
+        Args:
+            part: name of the part in the database.
+            levels: packed levels by layer path and label.
+            errors: errors of the levels by layer path and label.
 
         Raises:
-            Exception: what writing the part before raised.
+            Exception: writing the part before failed; any exception of the database.
         """
         self.finish()
         self._in_hand = part, self._thread.submit(self._database.write, part, levels, errors)
@@ -36,7 +42,7 @@ class Writer:
         """Wait until everything is written.
 
         Raises:
-            Exception: what writing raised; the part is not recorded.
+            Exception: writing a part failed, which is then not recorded; any exception of the database.
         """
         if self._in_hand is not None:
             (part, writing), self._in_hand = self._in_hand, None

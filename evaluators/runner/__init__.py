@@ -1,1 +1,1 @@
-"""Running a model block by block, forwards and backwards, on one device or several."""
+"""Block runners, which run a model block by block, forwards and backwards, on one device or several."""

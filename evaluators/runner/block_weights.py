@@ -1,6 +1,7 @@
-"""The matrices that a block may be given, on its device when it runs: its dense weights and its levels.
+"""The weight matrices of the blocks, dense or at a level, brought to the device of a block when it runs.
 
-Where they do not all fit they stream: from pinned host memory or from disk, packed, one block ahead.
+Matrices that do not fit on the device stream to it, packed, from pinned host memory or from disk. Those of the next
+block travel while one block runs.
 """
 
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -17,7 +18,7 @@ from ...spaces.model.structure import Linear, Structure
 from ...spaces.storage.database import LevelDatabase
 
 Key = tuple[str, str]
-"""(layer path, label)"""
+"""Path of a linear layer and label of its level."""
 
 DENSE = "dense"
 
@@ -26,11 +27,11 @@ _Stored = Packed | Tensor
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """Where blocks' matrices stay between visits; those of the other blocks stay on disk.
+    """Where the matrices of blocks stay between two uses; those of all other blocks stay on disk.
 
     Attributes:
-        device: blocks whose matrices stay on the device, ready to use.
-        host: blocks whose matrices stay in pinned host memory, packed.
+        device: indices of the blocks whose matrices stay on the device, unpacked.
+        host: indices of the blocks whose matrices stay in pinned host memory, packed.
     """
 
     device: frozenset[int]
@@ -39,22 +40,27 @@ class Residency:
 
 @dataclass(frozen=True, slots=True)
 class _Arrival:
-    """Packed matrices on a device, there once `event` has passed."""
+    """Matrices on their way to a device.
+
+    Attributes:
+        stored: packed level, or dense weight (O, I), of every key.
+        event: event after which the matrices are complete; None where they are complete already.
+    """
 
     stored: dict[Key, _Stored]
     event: torch.cuda.Event | None = None
 
 
 class BlockWeights:
-    """Dense weights and levels by block.
+    """Gives out the weight matrices of one block after the other, dense or at a level.
 
     Args:
-        checkpoint: has the dense weights.
-        structure: of the model.
-        database: has the levels.
-        dtype: of the weights that are given out.
-        place: index of a block to its device.
-        residency: what stays where; never changes a value.
+        checkpoint: checkpoint with the dense weights.
+        structure: structure of the model.
+        database: level database with the weights of every level.
+        dtype: type of the matrices that are given out.
+        place: function that returns the device of a block from its index.
+        residency: where the matrices of each block stay; does not change any value.
     """
 
     def __init__(
@@ -79,13 +85,16 @@ class BlockWeights:
     def stream(
         self, wanted: Sequence[Collection[Key]], *, backwards: bool = False
     ) -> Generator[dict[Key, Tensor]]:
-        """What is wanted of every block in turn, as (out, in) matrices; what it gave before is let go.
+        """Yield the wanted matrices of every block in turn, and free those of the block before.
 
-        The next block's matrices travel while one is used.
+        The matrices of the next block travel to its device while one block is used.
 
         Args:
-            wanted: of each block of the model, from the first on.
-            backwards: give the last block's first.
+            wanted: wanted matrices of each block, in the order of the blocks in the model.
+            backwards: whether to begin with the last block.
+
+        Yields:
+            Matrix (O, I) of every wanted key of one block, on the block's device.
         """
         order = list(range(len(wanted)))[:: -1 if backwards else 1]
         with ThreadPoolExecutor(1) as reader:
@@ -96,7 +105,8 @@ class BlockWeights:
                     return
                 index = order[step]
                 if missing := [k for k in wanted[index] if k not in self._kept]:
-                    # Not before the block ahead begins: the host is far ahead of a GPU, its memory would pile up.
+                    # Fetched no earlier than the device begins the block before: the host is far ahead of a GPU, and
+                    # fetched matrices would fill its memory.
                     ahead = _event(self._place(order[step - 1])) if step else None
                     arrivals[index] = reader.submit(self._fetch, index, missing, ahead)
 
@@ -113,14 +123,14 @@ class BlockWeights:
                 weights.clear()
 
     def end(self, layer: str, label: str, device: torch.device) -> Tensor:
-        """A level of the embedding or the head; kept on the device."""
+        """Return the weight (V, D) of the embedding or the head at a level; it stays on the device from then on."""
         if (layer, label) not in self._kept:
             packed = self.database.load(layer, label, device)
             self._kept[layer, label] = packed.dense().to(self._dtype)
         return self._kept[layer, label]
 
     def _fetch(self, index: int, keys: Sequence[Key], ahead: torch.cuda.Event | None) -> _Arrival:
-        """Bring a block's matrices to its device once `ahead` has passed; on a GPU beside what it computes."""
+        """Bring matrices of a block to its device once `ahead` has passed; a GPU goes on computing meanwhile."""
         if ahead is not None:
             ahead.synchronize()
         device = self._place(index)
@@ -146,7 +156,8 @@ class BlockWeights:
         if label != DENSE:
             return self.database.load(layer, label, torch.device("cpu"))
         tensor = self._checkpoint.tensor(f"{layer}.weight")
-        # Always a copy: a file's mapping is not aligned as the allocator's memory, and products may depend on it.
+        # Always copied: memory mapped from a file is aligned otherwise than allocated memory, and the bits of products
+        # may depend on the alignment.
         return self._linears[layer].turn(tensor).to(self._dtype, copy=True)
 
     def _unpacked(self, index: int, arrival: _Arrival) -> dict[Key, Tensor]:
@@ -181,7 +192,7 @@ def _sent(stored: _Stored, device: torch.device) -> _Stored:
 
 
 def _event(device: torch.device) -> torch.cuda.Event | None:
-    """Passes when the device's current stream gets here; None on a CPU."""
+    """Return an event that passes when the device's current stream reaches this point; None on a CPU."""
     if device.type != "cuda":
         return None
     event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]

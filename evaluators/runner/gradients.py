@@ -1,6 +1,7 @@
 """Backward passes through a model, block by block.
 
-Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, I inputs of a layer, O outputs, V vocabulary.
+Shapes: B sequences of a micro-batch, T positions, D hidden size, P positions of several sequences, I inputs of a layer,
+O outputs of a layer, V vocabulary.
 """
 
 import math
@@ -19,13 +20,13 @@ from .loaded import LoadedBlock
 from .runner import BlockRunner
 
 HeadVisitor = Callable[[Tensor, Tensor, Tensor], None]
-"""Takes the head's inputs (P, D), and by its outputs (P, V) the gradients of fitness and likelihood."""
+"""Receives the head's inputs (P, D) and the gradients (P, V) of fitness and likelihood with respect to its outputs."""
 
-_CHUNK = 512  # positions whose logits exist at once
+_CHUNK = 512  # number of positions whose logits exist at once
 
 
 class GradientRunner(BlockRunner):
-    """A block runner that can also be passed backwards; takes the arguments of `BlockRunner`."""
+    """A block runner that also computes backward passes; it takes the arguments of `BlockRunner`."""
 
     def end_gradients(
         self,
@@ -38,19 +39,22 @@ class GradientRunner(BlockRunner):
         ends: Mapping[str, Tensor] | None = None,
         visit: HeadVisitor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Gradients by a model's last hidden states, summed over every position but the last of a sequence.
+        """Compute the gradients of fitness and likelihood with respect to a model's last hidden states.
+
+        Fitness and likelihood are sums over all positions except the last one of each sequence.
 
         Args:
-            states_BTD: of the model after its last block.
-            dense_BTD: the dense model's, its teacher.
-            tokens_BT: of the sequences.
-            fitness: what is differentiated.
-            rng: draws one token from the model at every position.
-            ends: weights (V, D) of the model's embedding and head by path, where they are not the dense model's.
-            visit: shown the head's inputs and both gradients by its outputs.
+            states_BTD: hidden states of the model after its last block.
+            dense_BTD: hidden states of the dense model, the teacher, after its last block.
+            tokens_BT: token ids of the sequences.
+            fitness: settings of the fitness that is differentiated.
+            rng: generator that draws one token from the model's distribution at every position.
+            ends: weights (V, D) of the model's embedding and head by path, where they differ from the dense model's.
+            visit: function that is called with each chunk of the head's inputs, and both gradients with respect to its
+                outputs.
 
         Returns:
-            Of the fitness, and of the log-likelihood of the drawn tokens, (B, T, D) in float32.
+            Gradients of the fitness and of the log-likelihood of the drawn tokens, (B, T, D) in float32 each.
         """
         rows = (states_BTD[:, :-1].flatten(0, 1), dense_BTD[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten())
         last, dense, targets = (torch.split(row.to(self.device), min(_CHUNK, self.length)) for row in rows)
@@ -76,7 +80,12 @@ class GradientRunner(BlockRunner):
         rng: np.random.Generator,
         ends: Mapping[str, Tensor],
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-        """Both gradients by the states; the head's inputs and both gradients by its outputs."""
+        """Compute both gradients with respect to the states and with respect to the head's outputs.
+
+        Returns:
+            Both gradients (P, D) with respect to the states; and the head's inputs (P, D), followed by both gradients
+            (P, V) with respect to its outputs.
+        """
         divergence = fitness_of(fitness)
         teacher = None
         if divergence is not None:
@@ -115,16 +124,17 @@ class GradientRunner(BlockRunner):
     def backward(
         self, loaded: LoadedBlock, states_BTD: Tensor, gradients: Sequence[Tensor]
     ) -> list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]:
-        """Pass a block backwards as it is installed, its activations computed anew.
+        """Compute the backward pass of a block as it is installed; its activations are computed again.
 
         Args:
-            loaded: the block, loaded and installed.
+            loaded: block that is loaded and has its weights installed.
             states_BTD: hidden states before the block.
-            gradients: gradients of several sums by the block's output, (B, T, D) in float32 each.
+            gradients: gradients of one or more figures with respect to the block's output, (B, T, D) in float32 each.
 
         Returns:
-            For each, the gradient by `states_BTD`, and by path of each layer that ran its inputs (P, I) with the
-            gradient (P, O) by its outputs; gradients in float32.
+            For each of these figures, the gradient (B, T, D) with respect to `states_BTD`; and for every layer that
+            ran, by path, its inputs (P, I) and the gradient (P, O) with respect to its outputs. All gradients are
+            float32.
         """
         passed: dict[str, tuple[Tensor, Tensor]] = {}
         with torch.enable_grad(), backward_kernels(loaded.device), ExitStack() as hooks:
@@ -143,7 +153,10 @@ class GradientRunner(BlockRunner):
 
 
 def _scaled_gradients(output: Tensor, by: Sequence[Tensor], gradient: Tensor) -> list[Tensor]:
-    """Gradients in float32, on the way scaled by a power of two, which keeps 16 bits in range and changes no digit."""
+    """Compute gradients in float32 with respect to `by`, from the gradient with respect to `output`.
+
+    The given gradient is scaled by a power of two on the way, which keeps 16-bit floats in range and changes no digit.
+    """
     gradient = gradient.to(output.device)
     largest = float(gradient.abs().amax())
     scale = 2.0 ** -round(math.log2(max(largest, 1e-30))) if math.isfinite(largest) else 1.0
@@ -152,7 +165,7 @@ def _scaled_gradients(output: Tensor, by: Sequence[Tensor], gradient: Tensor) ->
 
 
 def _draw(probs_PV: Tensor, rng: np.random.Generator) -> Tensor:
-    """One token for every position, by inverting the cumulative distribution."""
+    """Draw one token id for every position, by inverting the cumulative distribution."""
     summed_PV = probs_PV.cumsum(-1)
     uniform_P1 = torch.from_numpy(rng.random((len(probs_PV), 1), np.float32)).to(probs_PV.device)
     drawn_P1 = torch.searchsorted(summed_PV, uniform_P1 * summed_PV[:, -1:])
@@ -167,10 +180,10 @@ def _keeper(passed: dict[str, tuple[Tensor, Tensor]], path: str) -> Callable[[nn
 
 
 class _BackwardHead(StandIn):
-    """Stands for the head where its logits are differentiated."""
+    """Stands for the head where its logits are differentiated, and keeps what went in and came out."""
 
     passed: tuple[Tensor, Tensor]
-    """Inputs (..., P, D) and outputs (..., P, V) of the last call."""
+    """Inputs (..., P, D) and outputs (..., P, V) of the last call of the head."""
 
     def forward(self, x: Tensor) -> Tensor:
         product: Callable[[Tensor, nn.Module], Tensor] = _Product.apply
@@ -180,7 +193,7 @@ class _BackwardHead(StandIn):
 
 
 class _Product(torch.autograd.Function):
-    """The head's product, which has no derivative of its own where it mixes two dtypes."""
+    """The head's product with its gradient, which PyTorch does not have where the product mixes two dtypes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, head: nn.Module) -> Tensor:

@@ -1,11 +1,11 @@
-"""The head of a model: a linear layer whose logits are float32."""
+"""The head of a model, a linear layer whose logits are float32."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """A linear head that multiplies in its own dtype and returns float32, accumulated in float32."""
+    """A linear head that multiplies in its own dtype, and accumulates and returns float32."""
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -26,7 +26,7 @@ class Head(nn.Module):
 
 
 def product(x_PD: Tensor, weight_VD: Tensor) -> Tensor:
-    """Logits (P, V) in float32, accumulated in float32, of inputs and a weight of one dtype."""
+    """Compute logits (P, V) in float32, accumulated in float32, from inputs and a weight of the same dtype."""
     if x_PD.is_cuda and x_PD.dtype != torch.float32:
         return torch.mm(x_PD, weight_VD.T, out_dtype=torch.float32)
     return torch.mm(x_PD.float(), weight_VD.T.float())

@@ -1,4 +1,4 @@
-"""Blocks as a model's labels say."""
+"""Installation of the levels that a model's labels name, one block at a time."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,21 +9,21 @@ from .block_weights import DENSE, Key
 from .loaded import LoadedBlock
 
 Configuration = tuple[Key, ...]
-"""(layer, label) of every linear layer of a block."""
+"""Path and label of every linear layer of a block."""
 
 
 def configuration(block: Block, labels: Mapping[str, str]) -> Configuration:
-    """What a model has in one block."""
+    """Return the configuration of one block from the labels of a model by layer path; other layers are dense."""
     return tuple((linear.path, labels.get(linear.path, DENSE)) for linear in block.linears)
 
 
 def wanted(block: Block, models: Iterable[Mapping[str, str]]) -> set[Key]:
-    """The matrices that these models have in one block."""
+    """Return the matrices of one block that at least one of the models needs; dropped layers need none."""
     return {key for labels in models for key in configuration(block, labels) if key[1] != "drop"}
 
 
 def dropped_kinds(block: Block, assignment: Mapping[str, str]) -> tuple[str, ...]:
-    """Branches of a block all of whose layers are dropped."""
+    """Return the kinds of those branches of a block in which every layer has the label `drop`."""
     return tuple(
         branch.kind
         for branch in block.branches
@@ -32,6 +32,12 @@ def dropped_kinds(block: Block, assignment: Mapping[str, str]) -> tuple[str, ...
 
 
 def install(loaded: LoadedBlock, keys: Configuration, weights: Mapping[Key, Tensor]) -> None:
-    """Make it the block of a model."""
+    """Install the configuration that a model has in a loaded block.
+
+    Args:
+        loaded: the block, loaded on its device.
+        keys: configuration of the block.
+        weights: matrix (O, I) of every key that is not dropped.
+    """
     dropped = dropped_kinds(loaded.block, dict(keys))
     loaded.install({key[0]: weights[key] for key in keys if key[1] != "drop"}, dropped)

@@ -1,4 +1,4 @@
-"""Which kernels compute: chosen by rule, never by timing, so that the same bits come again."""
+"""The choice of kernels, made by rule and never by timing, so that every run has the same bits."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,17 +19,17 @@ _ATTENTION = [
 _ROOM = {
     "recompile_limit": 4096,
     "accumulated_recompile_limit": 4096,
-    "fail_on_recompile_limit_hit": True,  # otherwise what comes later is not compiled and has other bits
+    "fail_on_recompile_limit_hit": True,  # otherwise later shapes would run uncompiled, with other bits
 }
 
 
 @contextmanager
 def fixed_kernels(device: torch.device) -> Iterator[None]:
-    """Attention by the first kernel that can, on a GPU; room to compile every kind of block and loss.
+    """Fix the order in which attention kernels are tried on a GPU, and let every kind of block and loss be compiled.
 
-    cuDNN's attention comes first: on an H200 it runs at 578 TFLOP/s (8,192 positions, 24 heads of 128), flash at
-    301, and its rows do not depend on how many sequences there are. The cache of traced blocks is left out,
-    because it does not know which attention was preferred.
+    The first kernel that supports the inputs computes the attention. cuDNN's comes first: on an H200 it runs at 578
+    TFLOP/s (8,192 positions, 24 heads of 128), flash at 301, and its rows do not depend on the number of sequences.
+    The cache of traced blocks is not used, because its key does not hold which attention was preferred.
     """
     with ExitStack() as settings:
         if device.type == "cuda":
@@ -37,14 +37,17 @@ def fixed_kernels(device: torch.device) -> Iterator[None]:
         settings.enter_context(torch._dynamo.config.patch(_ROOM))
         settings.enter_context(torch._functorch.config.patch(enable_autograd_cache=False))
         settings.enter_context(warnings.catch_warnings())
-        # Products of float32 are meant to be of float32.
+        # The warning recommends TensorFloat32, but products of float32 must have the precision of float32.
         warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
         yield
 
 
 @contextmanager
 def backward_kernels(device: torch.device) -> Iterator[None]:
-    """Attention whose backward pass gives the same bits every time; on a GPU the fused ones add in any order."""
+    """Use attention whose backward pass gives the same bits every time.
+
+    The fused kernels of a GPU add up gradients in an order that varies.
+    """
     with ExitStack() as settings:
         if device.type == "cuda":
             settings.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -52,6 +55,6 @@ def backward_kernels(device: torch.device) -> Iterator[None]:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function or module, compiled for each shape it is called with."""
+    """Return the function or module in a form that is compiled for each shape it is called with."""
     compile_it: Callable[..., Callable[..., Any]] = torch.compile
     return compile_it(function, dynamic=False, options={"deterministic": True})

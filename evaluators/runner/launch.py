@@ -1,4 +1,4 @@
-"""How a block runs many micro-batches: side by side, replayed or one by one, always with the same bits."""
+"""The running of many micro-batches side by side, replayed or one by one, always with the same bits."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Pace:
     """How blocks run their micro-batches.
 
     Attributes:
-        compiled: through `torch.compile`; decides the last bits.
-        replayed: one micro-batch as a CUDA graph. Its bits are those of the plain block.
-        rows: positions that may run at once. Never changes a bit.
+        compiled: whether blocks run through `torch.compile`, which changes the last bits of values.
+        replayed: whether a single micro-batch is replayed as a CUDA graph, with the bits of the plain block.
+        rows: number of positions that may run at once, at least one micro-batch; never changes a bit.
     """
 
     compiled: bool = False
@@ -30,12 +30,12 @@ class Pace:
 
     @classmethod
     def of(cls, weights: int, rows: int, device: torch.device) -> "Pace":
-        """What suits a block of `weights` weights whose micro-batch has `rows` positions.
+        """Return the pace for a block of `weights` weights whose micro-batch has `rows` positions.
 
-        Under 0.2 TFLOP per micro-batch a GPU waits for launches: those are replayed. From 0.03 TFLOP on it waits
-        for memory between the products: norms and activations are compiled, which saves a quarter to two fifths
-        of the time of blocks of 47 and 12 million weights (on an H200) and takes about ten seconds once. Products of 32,768
-        rows come nearest to its peak. A CPU is busy with any micro-batch.
+        Below 0.2 TFLOP per micro-batch a GPU waits for launches, so micro-batches are replayed. From 0.03 TFLOP on it
+        waits for memory between the products, so norms and activations are compiled. Compiling saves a quarter to two
+        fifths of the time of blocks of 47 and 12 million weights (on an H200) and takes about ten seconds once.
+        Products of 32,768 rows come nearest to a GPU's peak. A CPU is busy with any micro-batch.
         """
         if device.type != "cuda":
             return cls()
@@ -43,22 +43,23 @@ class Pace:
         return cls(work >= _WORTH_COMPILING, work < _LAUNCH_BOUND, _ROWS)
 
     def widest(self, rows: int) -> int:
-        """Micro-batches of `rows` positions, a power of two, that may run at once; at least one."""
+        """Return how many micro-batches of `rows` positions may run at once, as a power of two, at least 1."""
         return 1 << max(0, (self.rows // rows).bit_length() - 1)
 
 
 class Launcher:
-    """Runs a function of one micro-batch's states on many.
+    """Runs a function of the hidden states of one micro-batch on many micro-batches.
 
-    Micro-batches go side by side in powers of two, because a chip needs many rows to be busy. Whether that gives
-    the bits of each alone depends on the kernels chosen for the shape, so a width is believed only after it did,
-    for every output, the first time it was used; until then, and where it does not, they run one by one.
+    Micro-batches run side by side in powers of two, because a GPU needs many rows to be busy. It depends on the kernels
+    chosen for the shape whether each one then has the bits that it has alone. So the first time that a width is used,
+    its micro-batches run one by one as well, and all outputs are compared. A width with other bits is not used again;
+    half of it takes its place.
 
     Args:
-        run: states (n * B, T, D) to states of the same shape, for any n.
-        widest: micro-batches that may go side by side; a power of two.
-        replays: what a single micro-batch is replayed by, or None; every tensor that `run` reads then stays
-            where it is.
+        run: function from states (n * B, T, D) to states of the same shape, for any n.
+        widest: largest number of micro-batches that may run side by side, a power of two.
+        replays: recorder of CUDA graphs that replays single micro-batches, or None. If given, every tensor that `run`
+            reads must stay at its place in memory.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], widest: int, replays: Replays | None = None) -> None:
@@ -69,7 +70,7 @@ class Launcher:
         self._same_bits: dict[int, bool] = {1: True}
 
     def __call__(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """States (B, T, D) of every micro-batch after the function."""
+        """Return what the function gives for the states (B, T, D) of every micro-batch."""
         outputs: list[Tensor] = []
         while remaining := len(batches) - len(outputs):
             width = min(self._widest, 1 << (remaining.bit_length() - 1))
@@ -89,11 +90,11 @@ class Launcher:
         if len(batches) == 1:
             return [self._alone(batches[0])]
         parts = self._run(torch.cat(list(batches))).chunk(len(batches))
-        # Kernels are chosen by alignment as well, and an output is the next block's input.
+        # The next block reads these outputs, and its kernels are chosen by alignment as well.
         return [part.clone() if part.data_ptr() % _ALIGNMENT else part for part in parts]
 
     def _compared(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs one by one; notes whether those side by side are equal."""
+        """Return the outputs computed one by one, and note whether those computed side by side are equal."""
         alone = [self._alone(batch) for batch in batches]
         equal = all(map(_equal_bits, alone, self._together(batches)))
         if not equal or all(map(_tells, alone)):
@@ -102,10 +103,10 @@ class Launcher:
 
 
 def _tells(output: Tensor) -> bool:
-    """Whether it could have shown a difference: NaNs and constants hide one."""
+    """Return whether an output could have shown a difference, which values that are not finite or all equal hide."""
     return bool(output.isfinite().all() and output.min() < output.max())
 
 
 def _equal_bits(one: Tensor, other: Tensor) -> bool:
-    """Unlike `torch.equal`, NaNs are equal to themselves and zeros differ by their signs."""
+    """Return whether the bits are equal; unlike in `torch.equal`, NaNs equal themselves and zeros differ by sign."""
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))

@@ -1,6 +1,6 @@
-"""One block, run with any weights and dropped branches.
+"""A loaded block, which runs with any weights and any dropped branches.
 
-Legend: B sequences, T positions, D hidden, I inputs of a layer.
+Shapes: B sequences, T positions, D hidden size, I inputs of a layer.
 """
 
 import inspect
@@ -20,17 +20,18 @@ from .launch import Launcher, Pace
 
 
 class LoadedBlock:
-    """One block of a `BlockRunner`; usable inside `BlockRunner.block`.
+    """One block of a `BlockRunner`, to be used inside the context `BlockRunner.block`.
 
     Args:
         block: branches and linear layers of the block.
-        module: the model's own.
-        device: where it runs.
-        dtype: of its weights.
-        call: (block, sequences, length) to what the module is called with besides states.
-        micro_batch: sequences that always run together.
-        pace: how micro-batches are run.
-        replays: what they are replayed by, if `pace` says so.
+        module: module of the block in the model.
+        device: device that the block runs on.
+        dtype: type of the block's weights.
+        call: function of block index, number of sequences and length that returns what the module is called with
+            besides hidden states.
+        micro_batch: number of sequences that always run together.
+        pace: settings of how micro-batches are run.
+        replays: recorder of CUDA graphs, used if `pace` asks for replaying.
     """
 
     def __init__(
@@ -64,13 +65,16 @@ class LoadedBlock:
         self._places: dict[str, Tensor] = {}
 
     def load(self, dense: Mapping[str, Tensor]) -> None:
-        """Make it the dense block; with an empty mapping every layer that runs has to be installed."""
+        """Take the dense weights of all layers by path, in the stored layout, and install them.
+
+        With an empty mapping there are no dense weights, and every layer that runs has to be installed.
+        """
         self._dense = {linear.path: linear.turn(dense[linear.path]) for linear in self.block.linears if dense}
         if dense:
             self.install({})
 
     def release(self) -> None:
-        """Undo every change and let go of the weights."""
+        """Undo every change of the module and free the weights, except the memory that replayed blocks keep."""
         self._drop(frozenset())
         for linear in self.block.linears:
             module = self._originals[linear.path]
@@ -81,18 +85,20 @@ class LoadedBlock:
 
     @torch.no_grad()
     def install(self, weights: Mapping[str, Tensor], dropped: Collection[str] = ()) -> None:
-        """Set exactly this configuration; `install({})` restores the dense block. Biases stay.
+        """Set exactly these weights and dropped branches; `install({})` restores the dense block.
 
-        A dropped branch is not computed, its projections do not run, and it adds zero to the residual stream.
-        A norm that follows the branch (Gemma) still runs, on zeros: without a bias it gives zeros.
+        Biases stay as they are. A dropped branch is not computed, its linear layers do not run, and it adds zero to
+        the residual stream. A norm that follows the branch (Gemma) still runs on zeros, and gives zeros if it has no
+        bias.
 
         Args:
-            weights: path of a linear layer to its weight (out, in); the others are dense. Used as they are
-                where device, dtype and layout allow.
-            dropped: `attention`, `mlp`, both or none.
+            weights: weights (out, in) of linear layers by path; all other layers are dense. They are copied only where
+                device, dtype, layout or replaying require it.
+            dropped: kinds of the branches to drop, `attention`, `mlp` or both.
 
         Raises:
-            ValueError: an unknown path or branch, a weight of another shape, or none where no dense one is loaded.
+            ValueError: a path or branch is unknown, a weight has another shape, or a layer that runs has neither a
+                given nor a dense weight.
         """
         self._check(weights, dropped)
         self._drop(frozenset(dropped))
@@ -105,13 +111,17 @@ class LoadedBlock:
 
     @torch.no_grad()
     def __call__(self, states_BTD: Tensor) -> Tensor:
-        """Run one micro-batch through the block as it is installed: states_BTD to states_BTD."""
+        """Run one micro-batch of hidden states (B, T, D) through the block as it is installed."""
         (output_BTD,) = self.run([states_BTD])
         return output_BTD
 
     @torch.no_grad()
     def run(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Run any number of micro-batches of one length; each one's bits are what it gives alone."""
+        """Run micro-batches of hidden states (B, T, D) of one length; each has the bits that it has when run alone.
+
+        Raises:
+            ValueError: a micro-batch has another number of sequences than this block takes.
+        """
         for states_BTD in batches:
             if len(states_BTD) != self._micro_batch:
                 raise ValueError(
@@ -128,13 +138,13 @@ class LoadedBlock:
         return self._launchers[key]([states_BTD.to(self.device) for states_BTD in batches])
 
     def layer(self, path: str) -> nn.Module:
-        """A linear layer of the block."""
+        """Return the module of a linear layer of the block by its path."""
         return self._originals[path]
 
     def record(self, states_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the block and return also inputs_BTI of every linear layer that ran, by path.
+        """Run the block, and return also the inputs (B, T, I) of every linear layer that ran, by path.
 
-        Layers that read the same tensor return the same memory.
+        The inputs of layers that read the same tensor share their memory.
         """
         inputs: dict[str, Tensor] = {}
         with ExitStack() as hooks:
@@ -203,15 +213,16 @@ class LoadedBlock:
 
 
 def _replaceable(block: Block) -> set[str]:
+    """Return the paths of all modules of a block that may be replaced or given other weights."""
     branches = {path for branch in block.branches for path in branch.paths}
     return branches | {linear.path for linear in block.linears}
 
 
 class _Silent(StandIn):
-    """What stands for a module of a dropped branch: zeros in the form of its output.
+    """Stands for a module of a dropped branch, and returns zeros in the form of the module's output.
 
-    A module that is given the residual stream to add to (as in BLOOM) returns that. Plain attributes, so that
-    blocks share one compilation.
+    A module that is given the residual stream to add to (as in BLOOM) returns that stream. Attributes are plain
+    numbers, so that blocks share one compilation.
     """
 
     def __init__(self, original: nn.Module, path: str, branch: Branch) -> None:
@@ -222,7 +233,7 @@ class _Silent(StandIn):
         self.outputs = branch.outputs
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> object:
-        if self.rows is not None:  # a linear layer that sits on the block itself
+        if self.rows is not None:  # a linear layer that is a child of the block itself
             return args[0].new_zeros(*args[0].shape[:-1], self.rows)
         if self.residual is not None:
             residual = kwargs["residual"] if "residual" in kwargs else args[self.residual]

@@ -1,4 +1,4 @@
-"""How the memory that is free is shared out: matrices that stay, blocks that stream, hidden states of a tile."""
+"""The division of free memory among weight matrices that stay, blocks that stream, and hidden states."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,18 +10,21 @@ from ...spaces.model.structure import Block, Ends, Structure
 from .block_weights import Residency
 
 STATES = 131_072
-"""Positions of hidden states that a tile should have room for: one visit's arithmetic then covers its transfer."""
+"""Number of positions whose hidden states a tile should have room for.
+
+With so many, computing a block takes at least as long as bringing its matrices to the device.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What goes where.
+    """What is kept in which memory.
 
     Attributes:
         budget: bytes that may be used on each device, beyond what was in use already.
-        states: bytes for hidden states.
-        residency: where each block's matrices stay.
-        blocks: number of blocks.
+        states: bytes for the hidden states of a tile.
+        residency: where the matrices of each block stay.
+        blocks: number of blocks of the model.
     """
 
     budget: int
@@ -30,7 +33,7 @@ class MemoryPlan:
     blocks: int
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe in one line where the blocks stay and how much memory hidden states have."""
         stay, host = len(self.residency.device), len(self.residency.host)
         fates = {"stay": stay, "pinned": host, "on disk": self.blocks - stay - host}
         blocks = ", ".join(f"{count} {fate}" for fate, count in fates.items() if count)
@@ -39,12 +42,12 @@ class MemoryPlan:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes that one evaluation needs whatever is kept.
+    """Bytes that evaluations need, whatever is kept in memory.
 
     Attributes:
-        working: activations of a block, logits of a chunk, and what recordings of blocks keep.
-        candidate: hidden states of one candidate's micro-batch.
-        position: hidden state of one position.
+        working: bytes of the activations of a block, the logits of a chunk, and the weights that recordings keep.
+        candidate: bytes of the hidden states of one micro-batch of one candidate.
+        position: bytes of the hidden state at one position.
     """
 
     working: int
@@ -62,17 +65,23 @@ def share_out(
     slice_size: int,
     devices: int = 1,
 ) -> MemoryPlan:
-    """Keep every block if a slice's states still fit beside them, else as many as a full tile leaves room for.
+    """Plan what is kept in which memory.
+
+    All blocks stay on the device if the hidden states of a whole slice of profiles still fit beside them. Otherwise as
+    many blocks stay as a full tile leaves room for.
 
     Args:
-        budget: free bytes of the device, or of each of several.
-        host: bytes that may be pinned; 0 where the device is the host.
-        needs: of one evaluation.
-        structure: of the model.
-        labels: of each layer, besides the dense weight.
-        dtype: of ready matrices.
-        slice_size: profiles that are evaluated together.
-        devices: how many share the blocks, as evenly as `spread` says.
+        budget: free bytes of the device, or of each device if there are several.
+        host: bytes of host memory that may be pinned; 0 where the device is the host.
+        needs: bytes that evaluations need besides weight matrices.
+        structure: structure of the model.
+        labels: labels of each layer by path, besides the dense weight.
+        dtype: type of unpacked matrices.
+        slice_size: number of profiles that are evaluated together.
+        devices: number of devices that share the blocks, as evenly as `spread` divides them.
+
+    Returns:
+        The plan, the same for every device.
 
     Raises:
         ValueError: the budget is less than one block, its work and two micro-batches need.
@@ -85,7 +94,8 @@ def share_out(
         {index: ready[index] for index in ready if spread(index, len(ready), devices) == device}
         for device in range(devices)
     ]
-    # Levels of embedding and head stay on the device; packed matrices arrive beside those that are used.
+    # Levels of embedding and head always stay on the device. The packed matrices of the next block arrive while those
+    # of the current one are still there.
     working = needs.working + _ready(structure.ends, labels, dtype, dense=False) + 2 * max(packed.values())
     everything = working + max(sum(sizes.values()) for sizes in neighbours)
     if everything + slice_states <= budget:
@@ -105,12 +115,12 @@ def share_out(
 
 
 def spread(index: int, blocks: int, devices: int) -> int:
-    """The device of a block: each has as many neighbours as any other, or one less."""
+    """Return the index of a block's device; each device gets equally many consecutive blocks, or one less."""
     return index * devices // blocks
 
 
 def _first(sizes: Mapping[int, int], room: int) -> frozenset[int]:
-    """The first of these that fit."""
+    """Return the first keys whose sizes together fit into `room` bytes."""
     chosen = set()
     for index, size in sizes.items():
         if size > room:
@@ -123,7 +133,7 @@ def _first(sizes: Mapping[int, int], room: int) -> frozenset[int]:
 def _ready(
     part: Block | Ends, labels: Mapping[str, tuple[str, ...]], dtype: torch.dtype, *, dense: bool = True
 ) -> int:
-    """Bytes of a part's matrices at every level, unpacked, and of the dense ones."""
+    """Compute the bytes of unpacked matrices at all levels, and of the dense ones if `dense` is set."""
     weights = sum(
         linear.in_features * linear.out_features * (dense + len(labels.get(linear.path, ())))
         for linear in part.linears
@@ -132,7 +142,7 @@ def _ready(
 
 
 def _packed(block: Block, labels: Mapping[str, tuple[str, ...]], dtype: torch.dtype) -> int:
-    """Bytes of the block's matrices at every level, packed, and dense."""
+    """Compute the bytes of a block's packed matrices at all levels, and of its dense ones."""
     bits = 0
     for linear in block.linears:
         shape = (linear.out_features, linear.in_features)

@@ -1,4 +1,4 @@
-"""How profiles are evaluated: numerics and memory."""
+"""The configuration of evaluations, their numerics and their memory."""
 
 from typing import Literal
 
@@ -6,20 +6,24 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class EvaluationConfig(BaseModel):
-    """How profiles are evaluated; everything here but the memory limits belongs to the fingerprint.
+    """How profiles are evaluated. Everything here except the memory limits is part of the fingerprint.
 
     Attributes:
-        dtype: type of weights and hidden states; losses are always float32. `auto` takes float32 on a CPU, the stored type on a GPU.
-        device: where evaluations run: `cpu`, `cuda`; `auto` takes a GPU when there is one; `cuda:0,cuda:1` spreads the blocks over both.
-        micro_batch: sequences that always run together; `auto` makes 1,024 tokens of them, 2,048 on a GPU.
+        dtype: type of weights and hidden states; losses are always float32. `auto` takes float32 on a CPU and the
+            stored type on a GPU.
+        device: device that evaluations run on, `cpu` or `cuda`; `cuda:0,cuda:1` spreads the blocks over both. `auto`
+            takes a GPU if there is one.
+        micro_batch: number of sequences that always run together; `auto` takes as many as make 1,024 tokens, or 2,048
+            on a GPU.
         threads: number of CPU threads; `auto` takes the cores that this process may use.
-        memory: bytes of each device that evaluating may use (building levels has its own needs); `auto` takes nine tenths of
-            what is free on a GPU, half of it on a CPU. What does not fit streams, and what is too large comes in tiles. It
-            never changes a value.
-        host_memory: bytes that may be pinned for blocks that stream and the teacher's states; `auto` takes half of
-            what is free. It never changes a value.
-        chunk: number of positions whose logits exist at once; `auto` takes 512, on a GPU as many as need 512 MiB.
-        compile: whether blocks and losses run through `torch.compile`; `auto` decides by rule on a GPU, from the sizes.
+        memory: bytes of each device that evaluations may use (building levels has its own needs). `auto` takes nine
+            tenths of the free memory on a GPU, and half of it on a CPU. Blocks that do not fit are streamed, and
+            populations that do not fit are evaluated in tiles. The limit never changes a value.
+        host_memory: bytes of host memory that may be pinned, for blocks that are streamed and for the teacher's hidden
+            states; `auto` takes half of the free memory. The limit never changes a value.
+        chunk: number of positions whose logits exist at once; `auto` takes 512, or on a GPU as many as need 512 MiB.
+        compile: whether blocks and losses run through `torch.compile`; `auto` decides on a GPU by a fixed rule from
+            the sizes of the model and the micro-batch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

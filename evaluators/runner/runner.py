@@ -1,8 +1,10 @@
-"""Runs a model block by block, with any weights and dropped branches in the block that is loaded.
+"""The block runner, which runs a model block by block, each with any weights and any dropped branches.
 
-Legend: B sequences, T positions, P positions of any sequences, D hidden, I inputs of a layer, V vocabulary.
-What a block needs besides hidden states (masks, positions, rotary embeddings) is what the model's own forward
-hands it, captured once for every (B, T); what comes before and after the blocks is the model's own forward.
+A block takes more than hidden states, such as masks, positions and rotary embeddings. These are captured once for every
+shape (B, T) from the model's own forward pass. What comes before and after the blocks runs in the model's own forward
+pass too; a final norm and head are called directly where that gives the same bits.
+
+Shapes: B sequences, T positions, P positions of any sequences, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -36,22 +38,22 @@ __all__ = ["BlockRunner", "LoadedBlock"]
 
 
 class BlockRunner:
-    """One model on one device or several, a block at a time.
+    """Runs one model on one device or several, one block at a time.
 
-    Embedding, head and whatever else is not a block stay on the first device; the blocks' norms, biases and
-    buffers are kept too, their matrices are loaded for as long as a block is in use (replayed blocks keep a place for them). A row's values depend on
-    that row's tokens only.
+    Embedding, head and everything else outside the blocks stay on the first device. The norms, biases and buffers of
+    a block stay on its device; its weight matrices are loaded only while the block is in use (replayed blocks keep
+    memory for them). The values of a sequence depend on the tokens of that sequence only.
 
     Args:
-        model: the dense model.
-        device: where everything runs; a sequence of devices shares the blocks in order.
-        dtype: what it is computed in, as with `from_pretrained(dtype=...)`.
-        micro_batch: sequences that always run together, so that a value never depends on company.
-        length: tokens in every sequence, unless a call names fewer.
-        pace: how the blocks run their micro-batches.
+        model: dense model with its checkpoint and structure.
+        device: device that runs everything, or several devices that share the blocks in order.
+        dtype: type of weights and hidden states, as in `from_pretrained(dtype=...)`.
+        micro_batch: number of sequences that always run together, so that a value never depends on what else runs.
+        length: largest number of tokens in a sequence.
+        pace: settings of how the blocks run their micro-batches; by default one by one and not compiled.
 
     Raises:
-        ValueError: the model's forward hands its blocks something that depends on the tokens.
+        ValueError: the model hands its blocks values that depend on the tokens.
     """
 
     @torch.no_grad()
@@ -85,12 +87,18 @@ class BlockRunner:
         self._norm = self._plain_norm()
 
     def place(self, index: int) -> torch.device:
-        """The device of a block."""
+        """Return the device of the block with this index."""
         return self.devices[spread(index, len(self._blocks), len(self.devices))]
 
     @torch.no_grad()
     def embed(self, tokens_BT: Tensor) -> Tensor:
-        """What the model feeds its first block, states_BTD: embeddings, positions, scaling and norms."""
+        """Compute the hidden states (B, T, D) that the model feeds its first block.
+
+        They include everything that comes before the blocks, such as positions, scaling and norms.
+
+        Raises:
+            ValueError: the tokens are not one micro-batch, or are longer than the runner's length.
+        """
         if tokens_BT.ndim != 2 or len(tokens_BT) != self.micro_batch or tokens_BT.shape[1] > self.length:
             raise ValueError(
                 f"tokens have shape {tuple(tokens_BT.shape)}; "
@@ -107,16 +115,17 @@ class BlockRunner:
 
     @contextmanager
     def block(self, index: int, *, dense: bool = True) -> Iterator[LoadedBlock]:
-        """The block on its device, for as long as the context lasts; not twice at once.
+        """Load a block on its device while the context lasts; the same block cannot be loaded twice at once.
 
         Args:
-            index: number of the block in the model.
-            dense: read its dense weights; otherwise every layer that runs has to be installed.
+            index: index of the block in the model.
+            dense: whether to read the block's dense weights; if not, every layer that runs has to be installed.
         """
         block, module = self.structure.blocks[index], self._blocks[index]
         matrices = {f"{linear.path.removeprefix(f'{block.path}.')}.weight" for linear in block.linears}
         prefix, place = f"{block.path}.", self.place(index)
-        # Not in inference mode: a compiled block would be made anew for every mix of weights made in and outside.
+        # No inference mode: a compiled block would be compiled again for every mix of weights that were made inside
+        # and outside of it.
         with torch.no_grad(), fixed_kernels(self.device):
             if index not in self._loaded:
                 self._small[index] = self._read(module, prefix, place, without=matrices)
@@ -134,17 +143,17 @@ class BlockRunner:
                 loaded.release()
 
     def _call(self, index: int, sequences: int, length: int) -> BlockCall:
-        """What a block is called with besides states."""
+        """Return what a block is called with besides hidden states, captured on first use of a shape."""
         if (sequences, length) not in self._calls:
             self._capture(sequences, length)
         return self._calls[sequences, length][index]
 
     @torch.no_grad()
     def logits(self, states_PD: Tensor) -> Tensor:
-        """Logits_PV in float32 of what the last block returned, at any positions of any sequences.
+        """Compute logits (P, V) in float32 from hidden states after the last block, at any positions of any sequences.
 
-        The head multiplies in the compute dtype with float32 accumulation and output; caps and scales follow
-        in float32. The same P gives the same bits.
+        The head multiplies in the runner's dtype with float32 accumulation and output. Caps and scales follow in
+        float32. Calls with the same P give the same bits.
         """
         if self._norm is not None:
             logits_PV: Tensor = self._head(self._norm(states_PD))
@@ -154,9 +163,12 @@ class BlockRunner:
 
     @torch.no_grad()
     def install_ends(self, weights: Mapping[str, Tensor]) -> None:
-        """Set other weights_VD for embedding and head by their paths; {} restores the dense ones.
+        """Set other weights (V, D) for embedding and head by their paths; an empty mapping restores the dense ones.
 
-        Where they are tied, either path stands for both.
+        Where embedding and head are tied, either path stands for both.
+
+        Raises:
+            ValueError: a path is neither that of the embedding nor that of the head.
         """
         ends = self.structure.ends
         unknown = sorted(set(weights) - {end.path for end in ends.linears})
@@ -174,7 +186,7 @@ class BlockRunner:
 
     @contextmanager
     def ends(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """`install_ends` for a while, then the dense ones."""
+        """Install other weights as `install_ends` does while the context lasts, then restore the dense ones."""
         self.install_ends(weights)
         try:
             yield
@@ -182,11 +194,11 @@ class BlockRunner:
             self.install_ends({})
 
     def dense_end(self, path: str) -> Tensor:
-        """The dense weight_VD of embedding or head."""
+        """Return the dense weight (V, D) of the embedding or the head by its path."""
         return self._dense_ends[path]
 
     def _after_blocks(self, states_PD: Tensor, entered: Callable[[], None] = lambda: None) -> Tensor:
-        """Logits_PV of at most T positions; `entered` is called when the blocks are over."""
+        """Compute logits (P, V) of at most `length` positions; `entered` is called once the last block has returned."""
         last, outputs = len(self._blocks) - 1, self.structure.block_outputs
 
         def visit(index: int, states_BTD: Tensor, _: BlockCall) -> object:
@@ -201,9 +213,9 @@ class BlockRunner:
         return logits_BPV[0]
 
     def _plain_norm(self) -> nn.Module | None:
-        """The module between blocks and head if it is all there is, so that `head(norm(states))` is the logits.
+        """Return the norm between blocks and head if nothing else is there, so that `head(norm(states))` is the logits.
 
-        Believed only where the model's own forward gives the same bits on random states.
+        The norm is returned only where the model's own forward pass gives the same bits on random states, else None.
         """
         called: list[nn.Module] = []
         inside = f"{self.structure.blocks_path}."
@@ -221,7 +233,11 @@ class BlockRunner:
         return norm if torch.equal(self._head(norm(states_PD)), logits_PV) else None
 
     def _capture(self, sequences: int, length: int) -> int:
-        """Keep what every block is called with besides states; the size of the states."""
+        """Keep what every block is called with besides hidden states, and return the hidden size.
+
+        Raises:
+            ValueError: what a block is called with depends on the tokens.
+        """
         calls: list[BlockCall] = []
         sizes: list[int] = []
 
@@ -245,7 +261,7 @@ class BlockRunner:
         return sizes[0]
 
     def _load_outside(self) -> None:
-        """Load everything but the blocks; buffers of blocks are small and loaded too."""
+        """Load everything outside the blocks, and also the buffers of the blocks, which are small."""
         head_path = self.structure.ends.head.path
         self._head = Head(self._model.get_submodule(head_path))
         set_module(self._model, head_path, self._head)
@@ -261,7 +277,7 @@ class BlockRunner:
         }
 
     def _index(self, name: str) -> int:
-        """The number of the block that a tensor below the list of blocks belongs to."""
+        """Return the index of the block that a tensor belongs to, from the tensor's name."""
         return int(name.removeprefix(f"{self.structure.blocks_path}.").split(".")[0])
 
     def _read(
@@ -272,13 +288,16 @@ class BlockRunner:
         only: Collection[str] | None = None,
         without: Collection[str] = (),
     ) -> dict[str, Tensor]:
-        """The stored tensors of `module`, on a device; a tensor with several names is read once."""
+        """Read stored tensors of `module` to a device by name; a tensor with several names is read once.
+
+        Names, also those in `only` and `without`, are relative to the module; `prefix` makes them the model's names.
+        """
         read: dict[int, Tensor] = {}
         tensors: dict[str, Tensor] = {}
         for name, empty in module.state_dict(keep_vars=True).items():
             if name in without or (only is not None and name not in only):
                 continue
-            # Saved buffers that a file lacks stay as the model makes them.
+            # A buffer that the files lack keeps the value that the model's constructor gave it.
             if not isinstance(empty, nn.Parameter) and prefix + name not in self.checkpoint:
                 continue
             if id(empty) not in read:
@@ -289,12 +308,13 @@ class BlockRunner:
         return tensors
 
     def _converted(self, tensor: Tensor, device: torch.device) -> Tensor:
-        # Always a copy: a file's mapping is not aligned as the allocator's memory, and products may depend on it.
+        # Always copied: memory mapped from a file is aligned otherwise than allocated memory, and the bits of products
+        # may depend on the alignment.
         return tensor.to(device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def _until_last(model: PreTrainedModel, structure: Structure, visit: Visit, tokens_BT: Tensor) -> None:
-    """`around_blocks` without what comes after the blocks."""
+    """Run the model's own forward pass with `visit` in place of every block, and stop after the last block."""
 
     def stopping(index: int, states_BTD: Tensor, call: BlockCall) -> object:
         result = visit(index, states_BTD, call)
@@ -306,6 +326,7 @@ def _until_last(model: PreTrainedModel, structure: Structure, visit: Visit, toke
 
 
 def _same(first: BlockCall, second: BlockCall) -> bool:
+    """Return whether two calls have equal tensors."""
     pairs = zip(
         leaves((first.args, dict(first.kwargs))), leaves((second.args, dict(second.kwargs))), strict=True
     )
@@ -313,7 +334,7 @@ def _same(first: BlockCall, second: BlockCall) -> bool:
 
 
 def _moved(call: BlockCall, device: torch.device) -> BlockCall:
-    """The same with its tensors on `device`."""
+    """Return the same call with its tensors on `device`."""
     args, kwargs = torch.utils._pytree.tree_map_only(
         Tensor, lambda tensor: tensor.to(device), (call.args, dict(call.kwargs))
     )

@@ -1,4 +1,4 @@
-"""A whole model in memory, for programs that call one: every tensor is read once, straight to its place."""
+"""Loading of a whole model into memory, for programs that call a model; every tensor is read once."""
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,14 @@ _GENERATION = "generation_config.json"
 
 @torch.no_grad()
 def whole_model(checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The model as `from_pretrained(dtype=...)` makes it of dense files, from whatever `checkpoint` reads.
+    """Load a model as `from_pretrained(dtype=...)` would load dense files with the weights that `checkpoint` gives.
 
     Memory: the model on the device, and one tensor in host memory.
+
+    Args:
+        checkpoint: checkpoint that gives each weight by name, for example with a profile's levels in place.
+        dtype: type of the weights and of computation.
+        device: device that the model is loaded on.
     """
     model = checkpoint.skeleton(dtype)
     for name, buffer in list(model.named_buffers(remove_duplicate=False)):
