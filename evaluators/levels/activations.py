@@ -1,6 +1,6 @@
 """Measures of the blocks from the dense model's activations, by outliers and by the turn of the hidden states.
 
-Shapes: N sequences, B sequences of a micro-batch, T positions, D hidden size, I inputs of a layer, O outputs of a layer.
+Shapes: N sequences, B sequences of a micro-batch, T positions, D hidden size, I inputs of a layer, O outputs.
 """
 
 from collections.abc import Callable

@@ -40,7 +40,7 @@ class CalibratedBuilderConfig(BuilderConfig):
 
 
 def labels_to_build(space: Space) -> dict[str, tuple[str, ...]]:
-    """Return the labels of every layer that the level database must hold, both in order of name."""
+    """Return the labels of every layer that the level database must hold, in order of path and of label."""
     found: dict[str, set[str]] = {}
     for unit in space.units:
         labels = {level.label for level in unit.levels} - {"dense", "keep", "drop"}

@@ -1,17 +1,25 @@
-"""Refitting: one profile's levels made anew, every layer behind the compressed layers that feed it.
+"""Refitting, which builds the levels of one profile again, for inputs that come through compressed layers.
 
-A level of the database is made for inputs of the dense model. In the finished model the inputs x come through
-compressed layers and are not those y that the layer was trained on. A refit walks through the model in the order
-in which its layers run, takes Hessians from x, and lets each layer make good what the layers before it lost: W (y - x)
-and, where it adds to the residual stream, what that stream lacks of the dense model's. The weight that is compressed
+A level of the database is built for inputs of the dense model. In the finished model the inputs x come through
+compressed layers and differ from the inputs y that the layer was trained on. A refit goes through the layers in the
+order in which they run and takes Hessians from x. Each layer compensates what the layers before it lost: W (y - x) and,
+where the layer adds to the residual stream, what that stream lacks of the dense model's. The weight that is compressed
 is W plus `CORRECTION` times the step to the least squares solution.
 
-Measured on the quickstart model (held-out KL of uniform profiles, 16,384 tokens, without `RIDGE`): Hessians of x alone gain nothing to 1 %; the half
-step 26 % at 2.5 bits and 49 % at 60 % sparsity; the whole step less (21 % and 46 %), as does half the step without
-the residual stream (19 %) or with one look at each block instead of at each layer (9 %). `RIDGE` gains 3 % more of
-what is left at 2,048 tokens and 5 % at 8,192.
+Measured on the quickstart model (held-out KL of uniform profiles, 16,384 tokens, without `RIDGE`):
 
-Shapes: B micro-batch, T positions, D hidden, P positions of several sequences, O outputs, I inputs.
+| refit | gain |
+| --- | --- |
+| Hessians of x only | nothing to 1 % |
+| half the step | 26 % at 2.5 bits, 49 % at 60 % sparsity |
+| the whole step | 21 % at 2.5 bits, 46 % at 60 % sparsity |
+| half the step, without the residual stream | 19 % |
+| half the step, with states gathered once per block instead of once per layer | 9 % |
+
+`RIDGE` gains 3 % of what is left at 2,048 tokens, and 5 % at 8,192 tokens.
+
+Shapes: B sequences of a micro-batch, T positions, D hidden size, P positions of several sequences, O outputs of a
+layer, I inputs of a layer.
 
 References:
     Li et al., GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric Calibration, 2025.
@@ -38,20 +46,23 @@ from .building import CalibratedBuilderConfig, Labels, build_ends, part_of
 from .calibration import CalibrationStates, add_gram, host_copy
 
 REVISION = 1
-"""Raised whenever the same profile gives another refit than before."""
+"""Number that is raised whenever the same profile gives another refit than before."""
 
 CORRECTION = 0.5
-"""Part of the step to the least squares solution that is taken; the whole of it fits the calibration text."""
+"""Part of the step to the least squares solution that is taken; the whole step overfits the calibration text."""
 
 RIDGE = 3.0
-"""Damping of the step, times inputs over positions: what few positions say of many inputs is mostly chance."""
+"""Damping of the step when a layer has as many inputs as there are positions.
+
+It is multiplied by inputs over positions, because what few positions say about many inputs is mostly chance.
+"""
 
 _NEAR = 0.05
-"""How near to 1 the share of a layer's output must be that arrives in the stream."""
+"""Largest distance from 1 of the share of a layer's output that arrives in the residual stream."""
 
 
 def refit_labels(assignment: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """The one label of every layer that an assignment compresses."""
+    """Return the one label of every layer that an assignment compresses, by layer path."""
     return {path: (label,) for path, label in sorted(assignment.items()) if label not in ("dense", "drop")}
 
 
@@ -64,18 +75,19 @@ def refit_database(
     *,
     progress: Callable[[str], None] = lambda part: None,
 ) -> None:
-    """Fill `database` with the levels of one profile; parts that are there already are not made again.
+    """Fill `database` with the levels of one profile; parts that are there already are not built again.
 
-    Time: per block two passes of the calibration tokens for each set of layers that share an input, and two more.
-    Memory: the hidden states of all calibration tokens twice in host memory, one block on the device.
+    Time: for each block, two passes of the calibration tokens for each set of layers that share an input, two shorter
+    ones where the layer adds to the residual stream, and two more. Memory: the hidden states of all calibration tokens
+    twice in host memory, one block on the device.
 
     Args:
-        database: where the levels go, one label a layer.
-        assignment: layer path to label; what is not named is dense, `drop` names whole branches.
-        runner: runs the dense model block by block.
-        tokens_NT: calibration tokens; N a multiple of the runner's micro-batch.
+        database: level database that the levels are written to, one label per layer.
+        assignment: label of each layer by path; other layers are dense, and `drop` stands at all layers of a branch.
+        runner: block runner of the dense model.
+        tokens_NT: calibration tokens; N is a multiple of the runner's micro-batch.
         config: builders and their settings.
-        progress: called with each block's part.
+        progress: function that is called with the name of the part of each finished block.
     """
     structure, labels = runner.structure, refit_labels(assignment)
     build_ends(database, labels, structure, runner.checkpoint, config)
@@ -109,16 +121,16 @@ def refit_database(
 
 
 def corrected(weight_OI: Tensor, hessian_II: Tensor, lag_OI: Tensor, damp: float) -> Tensor:
-    """The weight (float32) that is compressed in place of a layer's own, so that it makes good what others lost.
+    """Compute the weight (O, I) in float32 that is compressed in place of a layer's dense weight.
 
-    The least squares solution of W x + d = Q x, for what is to be made good d, is W plus L H^-1 with H the sum of
-    x x^T and L that of d x^T; `CORRECTION` of that step is taken.
+    Let d be the loss of earlier layers that the layer has to compensate. The least squares solution of
+    Q x = W x + d is Q = W + L H^-1. `CORRECTION` times the step L H^-1 is taken.
 
     Args:
-        weight_OI: the layer's dense weight W.
-        hessian_II: H, the sum of x x^T over positions.
-        lag_OI: L, the sum of d x^T over positions.
-        damp: part of H's mean diagonal that is added to it, for this solution only.
+        weight_OI: dense weight W of the layer.
+        hessian_II: Hessian H, the sum of x x^T over positions.
+        lag_OI: lag L, the sum of d x^T over positions.
+        damp: part of the mean of H's diagonal that is added to the diagonal, for this solution only.
     """
     hessian = hessian_II.to(torch.float64, copy=True)
     hessian.diagonal().add_(damp * (float(hessian.diagonal().mean()) or 1.0))
@@ -128,17 +140,17 @@ def corrected(weight_OI: Tensor, hessian_II: Tensor, lag_OI: Tensor, damp: float
 
 
 class Passage:
-    """The dense model and the compressed one on their way through a block.
+    """The dense model and the compressed model on their way through one block.
 
     Args:
-        loaded: the block that both models pass.
-        dropped: its branches that the profile drops.
+        loaded: loaded block that both models pass.
+        dropped: kinds of the block's branches that the profile drops.
         dense: hidden states of the dense model before the block.
         states: hidden states of the compressed model before the block.
 
     Attributes:
-        weights: the levels found so far, by layer path.
-        positions: of all calibration sequences.
+        weights: weights (O, I) of the levels that are built so far, by layer path.
+        positions: number of positions of all calibration sequences together.
     """
 
     def __init__(
@@ -156,7 +168,10 @@ class Passage:
         self.positions = sum(states_BTD.shape[:2].numel() for states_BTD in states)
 
     def stages(self) -> list[tuple[str, ...]]:
-        """Layers that read the same tensor, in the order in which they run; without those of dropped branches."""
+        """Return groups of layers that read the same tensor, as paths, in the order in which the layers run.
+
+        Layers of dropped branches are left out.
+        """
         self.loaded.install({}, self._dropped)
         _, inputs = self.loaded.record(next(iter(self._dense)))
         order = list(inputs)
@@ -166,10 +181,14 @@ class Passage:
         return sorted(groups, key=lambda group: order.index(group[0]))
 
     def silent_before(self, path: str, weight_OI: Tensor) -> tuple[str, ...] | None:
-        """The branches to drop for the stream that a layer adds to; None if it does not add to it as it is.
+        """Return the branches without which the block's output is the residual stream that a layer adds to.
 
-        Believed only where doubling the weight moves the block's output by what the layer gives: a norm or a
-        factor behind the layer would show.
+        None is returned if the layer does not add its output to the stream unchanged. The test is that doubling the
+        weight changes the block's output by the layer's output, which a norm or a factor after the layer prevents.
+
+        Args:
+            path: path of the layer.
+            weight_OI: dense weight of the layer.
         """
         kinds = [branch.kind for branch in self.loaded.block.branches]
         (own,) = (b.kind for b in self.loaded.block.branches if any(n.path == path for n in b.linears))
@@ -188,10 +207,17 @@ class Passage:
     def gather(
         self, weights: Mapping[str, Tensor], silent: tuple[str, ...] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sums over all positions for layers that read the same x: hessian_II of x x^T, and each lag_OI of d x^T.
+        """Compute the Hessian and the lags of layers that read the same x, as sums over all positions.
 
-        d is what the layer has to make good: W (y - x) for the dense model's y, and with `silent` also what the
-        dense model has more in the stream that the layer adds to.
+        d is what a layer has to compensate: W (y - x) for the inputs y of the dense model, and with `silent` also what
+        the dense model's residual stream has more than the compressed one's where the layer adds to it.
+
+        Args:
+            weights: dense weights (O, I) of the layers by path.
+            silent: branches without which the block's output is the residual stream, as `silent_before` returns them.
+
+        Returns:
+            Hessian (I, I), the sum of x x^T; and the lag (O, I) of each layer by path, the sum of d x^T. All float32.
         """
         path, device = next(iter(weights)), self.loaded.device
         hessian_II: Tensor | None = None
@@ -217,7 +243,7 @@ class Passage:
         dropped: tuple[str, ...],
         silent: tuple[str, ...] | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Inputs of a layer, and with `silent` the stream where these branches would begin."""
+        """Return the inputs (P, I) of a layer, and with `silent` the stream (P, D) where these branches would begin."""
         self.loaded.install(weights, dropped)
         inputs_PI = self.loaded.record(states_BTD)[1][path].flatten(0, -2)
         if silent is None:
@@ -226,7 +252,7 @@ class Passage:
         return inputs_PI, self.loaded.record(states_BTD)[0].flatten(0, -2)
 
     def advance(self) -> None:
-        """Take both models past the block."""
+        """Replace the hidden states of both models by those after the block."""
         self.loaded.install({})
         self._dense.advance(self.loaded)
         self.loaded.install(self.weights, self._dropped)
@@ -241,7 +267,11 @@ def _refit_block(
     config: CalibratedBuilderConfig,
     replays: Replays,
 ) -> tuple[dict[str, dict[str, Packed]], Errors]:
-    """Levels in host memory, and their errors on what the layers now read."""
+    """Build the levels of a block's layers, one stage of the block after the other.
+
+    Returns:
+        The levels, in host memory, and their errors on the inputs of the compressed model, by layer path and label.
+    """
     device = passage.loaded.device
     levels: dict[str, dict[str, Packed]] = {}
     errors: Errors = {}
@@ -269,6 +299,6 @@ def _refit_block(
 def _ends(
     database: LevelDatabase, structure: Structure, labels: Labels, device: torch.device
 ) -> dict[str, Tensor]:
-    """The compressed embedding, if the profile has one; the head follows the blocks."""
+    """Return the compressed weight of the embedding by path, if the profile has one; the head is not needed here."""
     path = structure.ends.embedding.path
     return {path: database.load(path, labels[path][0], device).dense()} if path in labels else {}

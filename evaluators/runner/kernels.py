@@ -25,11 +25,11 @@ _ROOM = {
 
 @contextmanager
 def fixed_kernels(device: torch.device) -> Iterator[None]:
-    """Fix the order in which attention kernels are tried on a GPU, and let every kind of block and loss be compiled.
+    """Fix the choice of attention kernels on a GPU, and let all blocks and losses be compiled, while the context lasts.
 
-    The first kernel that supports the inputs computes the attention. cuDNN's comes first: on an H200 it runs at 578
-    TFLOP/s (8,192 positions, 24 heads of 128), flash at 301, and its rows do not depend on the number of sequences.
-    The cache of traced blocks is not used, because its key does not hold which attention was preferred.
+    The first kernel in a fixed order that supports the inputs computes the attention. cuDNN's comes first. On an H200
+    it runs at 578 TFLOP/s (8,192 positions, 24 heads of 128), flash at 301, and its rows do not depend on the number
+    of sequences. The cache of traced blocks is not used, because its key does not hold which attention was preferred.
     """
     with ExitStack() as settings:
         if device.type == "cuda":
@@ -44,7 +44,7 @@ def fixed_kernels(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def backward_kernels(device: torch.device) -> Iterator[None]:
-    """Use attention whose backward pass gives the same bits every time.
+    """Use attention whose backward pass gives the same bits every time, while the context lasts.
 
     The fused kernels of a GPU add up gradients in an order that varies.
     """

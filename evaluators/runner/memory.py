@@ -73,7 +73,7 @@ def share_out(
     Args:
         budget: free bytes of the device, or of each device if there are several.
         host: bytes of host memory that may be pinned; 0 where the device is the host.
-        needs: bytes that evaluations need besides weight matrices.
+        needs: bytes that evaluations need, whatever is kept.
         structure: structure of the model.
         labels: labels of each layer by path, besides the dense weight.
         dtype: type of unpacked matrices.

@@ -198,7 +198,7 @@ class BlockRunner:
         return self._dense_ends[path]
 
     def _after_blocks(self, states_PD: Tensor, entered: Callable[[], None] = lambda: None) -> Tensor:
-        """Compute logits (P, V) of at most `length` positions; `entered` is called once the last block has returned."""
+        """Compute logits (P, V) of at most `length` positions; `entered` is called before what follows the blocks."""
         last, outputs = len(self._blocks) - 1, self.structure.block_outputs
 
         def visit(index: int, states_BTD: Tensor, _: BlockCall) -> object:

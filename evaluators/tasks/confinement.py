@@ -1,7 +1,8 @@
-"""lm-eval without its chatter, and without its ways to run code that nobody trusted.
+"""Confinement of lm-eval, which keeps it from printing and from running code that nobody trusted.
 
-It renders templates as plain Jinja, which reaches all of Python, and takes metrics that it does not know from code on
-the hub. Meanwhile templates are rendered in a sandbox, and the package that loads such metrics is not to be had.
+On its own, lm-eval renders templates as plain Jinja, which reaches all of Python, and loads metrics that it does not
+know as code from the hub. While it is confined, templates are rendered in a sandbox, and the package that loads such
+metrics is replaced by one that refuses.
 """
 
 import io
@@ -15,23 +16,34 @@ from typing import Any, NoReturn
 
 
 class _NoMetrics(ModuleType):
-    """Stands for the package `evaluate`, which runs code from the hub."""
+    """Stands for the package `evaluate`, which runs code from the hub, and refuses to load a metric.
+
+    Attributes:
+        asked: names of the metrics that lm-eval asked for.
+    """
 
     def __init__(self) -> None:
         super().__init__("evaluate")
         self.asked: list[str] = []
 
     def load(self, name: str, *_: object, **__: object) -> NoReturn:
-        """Note the metric; lm-eval swallows the error."""
+        """Note the name of the metric and refuse it; lm-eval swallows the error."""
         self.asked.append(name)
         raise ValueError(name)
 
 
 @contextmanager
 def confined(trust_remote_code: bool) -> Iterator[list[str]]:
-    """The time in which lm-eval runs; gives the metrics that it did not get, because they are code on the hub.
+    """Confine lm-eval while the context lasts.
 
-    What it prints goes to the error stream, and nowhere unless that is a terminal; it resamples in this process.
+    What lm-eval prints goes to the error stream if that is a terminal, and is discarded if not. Its resampling of the
+    documents, for standard errors, runs in this process.
+
+    Args:
+        trust_remote_code: whether lm-eval may load metrics that are code on the hub.
+
+    Yields:
+        A list that receives the names of the metrics that were refused because they are code on the hub.
     """
     metrics = _NoMetrics()
     with ExitStack() as until:
@@ -48,7 +60,7 @@ def confined(trust_remote_code: bool) -> Iterator[list[str]]:
 
 @contextmanager
 def _sandbox() -> Iterator[None]:
-    """Templates that reach nothing but their document."""
+    """Render templates in a sandbox, where they reach only their document, while the context lasts."""
     import lm_eval.utils
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -61,6 +73,7 @@ def _sandbox() -> Iterator[None]:
 
 @contextmanager
 def _silence(log: logging.Logger) -> Iterator[None]:
+    """Let a logger pass only critical messages while the context lasts."""
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
@@ -71,7 +84,7 @@ def _silence(log: logging.Logger) -> Iterator[None]:
 
 @contextmanager
 def _replaced(mapping: MutableMapping[str, Any], name: str, value: object) -> Iterator[None]:
-    """Another value under a name, for a while."""
+    """Set another value under a name of a mapping while the context lasts."""
     missing = object()
     before = mapping.get(name, missing)
     mapping[name] = value

@@ -15,7 +15,7 @@ from .task_files import TRUST, is_task_file, read_task_file
 
 _RESAMPLES = 1000
 _SEED = 1234
-"""Of the examples in prompts: lm-eval's own default, so that figures compare with those of others."""
+"""Seed of the examples in prompts, lm-eval's own default, so that scores compare with those of others."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Score:
 
     Attributes:
         task: name of the task.
-        metric: its name; with the filter of the answers in brackets where there is one.
-        value: as lm-eval gives it.
-        error: its standard error; None where lm-eval has none.
+        metric: name of the metric, followed in brackets by the filter of the answers if there is one.
+        value: value of the metric as lm-eval gives it.
+        error: standard error of the value; None if lm-eval gives none that is finite.
         samples: number of documents that were scored.
-        higher: whether higher is better; None where lm-eval does not say.
+        higher: whether a higher value is better; None if lm-eval does not say.
     """
 
     task: str
@@ -40,16 +40,16 @@ class Score:
 
 
 class Harness:
-    """Tasks with their documents, to be run on any number of models.
+    """Tasks with their documents, which can be run on any number of models.
 
     Args:
-        tasks: task files, or names of tasks that lm-eval has (their documents are on the hub).
-        trust_remote_code: run code that tasks name.
+        tasks: paths of task files, or names of tasks that lm-eval has (their documents are on the hub).
+        trust_remote_code: whether to run code that the tasks name.
 
     Raises:
-        ModuleNotFoundError: lm-eval is not installed.
-        FileNotFoundError: there is no such task file.
-        ValueError: an unknown name, a task that cannot be loaded, or one that runs code and may not.
+        ModuleNotFoundError: the package lm-eval is not installed.
+        FileNotFoundError: a task file does not exist.
+        ValueError: a name is unknown or given twice, a task cannot be loaded, or a task runs code that is not trusted.
     """
 
     def __init__(self, tasks: Sequence[str], *, trust_remote_code: bool = False) -> None:
@@ -60,7 +60,8 @@ class Harness:
         wanted = {task: _record(task, trust_remote_code) for task in tasks}
         self._trust = trust_remote_code
         named = any(isinstance(record, str) for record in wanted.values())
-        self._manager = TaskManager(include_defaults=named)  # thousands of files, which takes seconds
+        # lm-eval's own tasks are thousands of files, which take seconds to read.
+        self._manager = TaskManager(include_defaults=named)
         self._tasks: dict[str, Any] = {}
         self._groups: dict[str, Any] = {}
         for task, record in wanted.items():
@@ -87,7 +88,7 @@ class Harness:
         with confined(self._trust) as missing:
             try:
                 found: dict[str, Any] = self._manager.load([record])
-            except Exception as error:  # whatever a task makes lm-eval, datasets and the network raise
+            except Exception as error:  # a task can make lm-eval, datasets and the network raise anything
                 _refuse_metrics(task, missing)
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise ValueError(f"lm-eval cannot load {task} ({reason}); check it and its data") from error
@@ -95,15 +96,15 @@ class Harness:
         return found
 
     def scores(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> list[Score]:
-        """Run all tasks.
+        """Run all tasks on one model and return their scores.
 
         Args:
-            model: on its device.
+            model: model to score, on its device.
             tokenizer: tokenizer of the model.
-            batch: sequences at once.
+            batch: number of sequences that run at once.
 
         Raises:
-            ValueError: a template of a task does not suit its documents.
+            ValueError: a template of a task does not fit the task's documents.
         """
         from jinja2 import TemplateError
         from lm_eval.evaluator import evaluate
@@ -125,7 +126,7 @@ class Harness:
 
 
 def _record(task: str, trust: bool) -> str | dict[str, Any]:
-    """What lm-eval is given: a name, or what a file says."""
+    """Return what lm-eval loads a task from, the name of the task or the content of its file."""
     return read_task_file(Path(task), trust_remote_code=trust) if is_task_file(task) else task
 
 

@@ -1,4 +1,4 @@
-"""Task files of lm-eval, read without running anything that they name."""
+"""Reading of lm-eval's task files, without running any code that they name."""
 
 import importlib
 import importlib.util
@@ -12,27 +12,27 @@ TRUST = "set trust_remote_code=true if you trust it"
 
 _FUNCTION = "!function"
 _UNPICKLES = "pandas"
-"""The one loader of `datasets` that unpickles the files it is given."""
+"""Name of the only loader of `datasets` that unpickles the files it is given."""
 
 
 def is_task_file(task: str) -> bool:
-    """Whether a file is meant, not the name of a task."""
+    """Return whether `task` is the path of a task file, and not the name of a task."""
     return task.endswith((".yaml", ".yml"))
 
 
 def read_task_file(path: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
-    """The task in a YAML file, what it includes merged in.
+    """Read the task in a YAML file, merged with the files that it includes.
 
-    Local data (`dataset_path: json` and the like with `data_files` or `data_dir`) is relative to the file that
-    names it.
+    Paths of local data (`dataset_path: json` and the like with `data_files` or `data_dir`) are relative to the file
+    that names them.
 
     Args:
         path: path of the task file.
-        trust_remote_code: import the Python functions that it names.
+        trust_remote_code: whether to import the Python functions that the file names, and to unpickle its data.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no task file, or it runs code and that is not allowed.
+        FileNotFoundError: the file, or one that it includes, does not exist.
+        ValueError: the file does not hold a task, or it runs code and that is not trusted.
     """
     record = _merged(path.expanduser().resolve(), trust_remote_code, ())
     if "group" in record or not isinstance(record.get("task"), str):
@@ -43,7 +43,13 @@ def read_task_file(path: Path, *, trust_remote_code: bool = False) -> dict[str, 
 
 
 def _merged(path: Path, trust: bool, above: tuple[Path, ...]) -> dict[str, Any]:
-    """The mapping in a file, over those of the files that it includes."""
+    """Read the mapping in a file and merge it over those of the files that it includes.
+
+    Args:
+        path: path of the file.
+        trust: whether to import the Python functions that the file names.
+        above: paths of the files that include this one, to refuse circles.
+    """
     if path in above:
         raise ValueError(f"{path} includes itself; remove one `include`")
     own = _read(path, trust)
@@ -66,7 +72,7 @@ def _read(path: Path, trust: bool) -> dict[str, Any]:
 
 
 def _loader(path: Path, trust: bool) -> type[yaml.SafeLoader]:
-    """A safe loader that also knows the tag of Python functions; others stay unknown."""
+    """Return a safe YAML loader that also knows the tag of Python functions; all other tags stay unknown."""
 
     class Loader(yaml.SafeLoader):
         pass
@@ -82,7 +88,7 @@ def _loader(path: Path, trust: bool) -> type[yaml.SafeLoader]:
 
 
 def _imported(folder: Path, name: str) -> Callable[..., Any]:
-    """`module.function`, from a file in `folder` or else an installed module."""
+    """Import the function `module.function`, from a file in `folder` or else from an installed module."""
     module_name, _, function = name.rpartition(".")
     file = folder / f"{module_name.replace('.', '/')}.py"
     spec = importlib.util.spec_from_file_location(module_name, file) if file.is_file() else None
@@ -96,13 +102,20 @@ def _imported(folder: Path, name: str) -> Callable[..., Any]:
 
 
 def _anchored(record: Mapping[str, Any], folder: Path, dataset: object = None) -> dict[str, Any]:
-    """The same with local data relative to `folder`; `dataset` is what an included file loads."""
+    """Return a task's mapping in which the paths of local data are joined to `folder`.
+
+    Args:
+        record: mapping of one file.
+        folder: folder of the file.
+        dataset: `dataset_path` of the included files, which holds if the file has none.
+    """
     found = dict(record)
     dataset = str(found.get("dataset_path", dataset) or "")
     if dataset.startswith("."):
         found["dataset_path"] = str(folder / dataset)
     options = found.get("dataset_kwargs")
-    if isinstance(options, dict) and "/" not in dataset:  # otherwise names inside a repository
+    # With a slash, `dataset_path` is a repository of the hub, and the options name files inside it.
+    if isinstance(options, dict) and "/" not in dataset:
         paths = {
             name: _absolute(options[name], folder) for name in ("data_files", "data_dir") if name in options
         }

@@ -1,1 +1,1 @@
-"""Text: where it comes from, its tokens, and the sequences made of them."""
+"""The text of a run, its sources, its tokens, and the sequences that are made of them."""

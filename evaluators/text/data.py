@@ -1,4 +1,4 @@
-"""Calibration, validation and held-out sequences: never the same documents, the same for the same seed."""
+"""Calibration, validation and held-out sequences, which share no document and are the same for the same seed."""
 
 import hashlib
 import logging
@@ -26,15 +26,15 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _SHARES = {"heldout": 1, "validation": 1, "calibration": 3}
-"""Shares of the documents of a common source; earlier sets keep a document that several sources hold."""
+"""Shares of the documents of a common source. A document that several sources hold stays in the first of these sets."""
 
 
 class SetConfig(BaseModel):
     """One set of sequences.
 
     Attributes:
-        tokens: tokens of the set, rounded down to whole sequences.
-        source: where the documents come from; null takes a share of the common source.
+        tokens: number of tokens of the set, rounded down to whole sequences.
+        source: source of the documents; null takes a share of the common source.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,18 +44,18 @@ class SetConfig(BaseModel):
 
 
 class DataConfig(BaseModel):
-    """The text: calibration, validation and held-out sequences.
+    """The text of a run, as calibration, validation and held-out sequences.
 
-    Sets with the same source divide its documents 3 : 1 : 1 (calibration, validation, held-out), by a seeded
-    order of their contents that does not depend on how many tokens are wanted.
+    Sets with the same source divide its documents 3 : 1 : 1 (calibration, validation, held-out). The documents are put
+    in order by a seeded digest of their contents, which does not depend on how many tokens are wanted.
 
     Attributes:
-        source: the common source of the sets.
-        length: tokens of each sequence.
-        bos: whether the token BOS stands before each document: where the model has one (`auto`), `always` or `never`.
-        calibration: the set that levels are built from and the search uses.
-        validation: the set that the final choice uses.
-        heldout: the set that only the report uses.
+        source: source of every set that has no source of its own.
+        length: number of tokens in a sequence.
+        bos: whether a BOS token stands before each document: `auto` (if the model has one), `always` or `never`.
+        calibration: set that levels are built from and that the search uses.
+        validation: set that the final choice uses.
+        heldout: set that only the report uses.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,7 +69,7 @@ class DataConfig(BaseModel):
 
     @property
     def sets(self) -> dict[str, SetConfig]:
-        """Name to set, held-out first: it keeps a document that several sources hold."""
+        """The sets by name; held-out is first, because it keeps a document that several sources hold."""
         return {name: getattr(self, name) for name in _SHARES}
 
     @model_validator(mode="after")
@@ -84,18 +84,23 @@ class DataConfig(BaseModel):
 
 
 def load_sequences(config: DataConfig, tokenizer: Tokenizer, seed: int) -> dict[str, Sequences]:
-    """Read, divide, tokenise and pack the sets.
+    """Read the documents, divide them into the three sets, and tokenise and pack each set.
 
-    A document that occurs twice is used once; one that two sources hold stays only in held-out, else in
-    validation. Time: sources are read up to their `max_documents`; tokenising stops once every sequence of a
-    set can come from a document of its own, or its documents end.
+    A document that occurs twice is used once. A document that two sources hold stays only in held-out, or else in
+    validation. Time: sources are read up to their `max_documents`. Tokenising a set stops once each of its sequences
+    can come from a document of its own, or when its documents end.
+
+    Args:
+        config: sources, sizes and sequence length of the sets.
+        tokenizer: tokenizer of the model.
+        seed: seed of the order of the documents.
 
     Returns:
-        `calibration`, `validation` and `heldout`; asking for fewer tokens gives prefixes of these.
+        The sequences of `calibration`, `validation` and `heldout`. Asking for fewer tokens gives prefixes of these.
 
     Raises:
-        ValueError: too little text, too few documents to divide, tokens outside the vocabulary, or
-            `bos: always` for a model without BOS.
+        ValueError: there is too little text or too few documents to divide, a token is outside the vocabulary, or `bos`
+            is `always` for a model without a BOS token.
     """
     if config.bos == "always" and tokenizer.bos is None:
         raise ValueError("bos is 'always' but neither tokenizer nor model has a BOS token; use auto or never")
@@ -115,8 +120,7 @@ def load_sequences(config: DataConfig, tokenizer: Tokenizer, seed: int) -> dict[
 
 
 Keyed = dict[bytes, Document]
-"""Documents by the digest of their content."""
-"""Seeded digest of its content to each document, in order of the digests."""
+"""Documents by the seeded digest of their content, in order of the digests."""
 
 
 def _divide(config: DataConfig, seed: int) -> dict[str, Keyed]:

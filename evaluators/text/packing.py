@@ -1,8 +1,10 @@
-"""Documents to sequences of one length, such that every prefix is as diverse as the documents allow.
+"""Packing of documents into sequences of one length, such that every prefix is as diverse as the documents allow.
 
-A group is one long document, or short ones joined until they fill a sequence. It begins at a sequence
-boundary and what remains after its last full sequence is dropped, so no sequence crosses from one group to
-the next: groups are the independent units of statistics. Shapes: N sequences, L tokens, W windows of a group.
+A group is one long document, or several short ones joined until they fill a sequence. It begins at a sequence boundary,
+and what remains after its last full sequence is dropped. So no sequence crosses from one group to the next, and
+statistics may take the groups as independent.
+
+Shapes: N sequences, L tokens of a sequence, W windows of a group, T tokens of a document, R rows of a document.
 """
 
 import hashlib
@@ -22,8 +24,8 @@ class Sequences:
 
     Attributes:
         name: `calibration`, `validation` or `heldout`.
-        tokens: int32 (N, L).
-        documents: int32 (N,), the group each sequence comes from.
+        tokens: token ids, int32 (N, L).
+        documents: number of the group that each sequence comes from, int32 (N,).
     """
 
     name: str
@@ -35,17 +37,17 @@ class Sequences:
 
     @property
     def length(self) -> int:
-        """Tokens per sequence."""
+        """The number of tokens in a sequence."""
         return int(self.tokens.shape[1])
 
     @property
     def groups(self) -> int:
-        """Number of distinct groups."""
+        """The number of distinct groups."""
         return len(np.unique(self.documents))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of shape, tokens and groups; the name does not count."""
+        """The digest of shape, tokens and groups, as 32 hexadecimal digits; the name is not part of it."""
         found = hashlib.sha256(str(self.tokens.shape).encode())
         found.update(np.ascontiguousarray(self.tokens, "<i4").tobytes())
         found.update(np.ascontiguousarray(self.documents, "<i4").tobytes())
@@ -56,13 +58,13 @@ def split_groups(documents: Iterable[IntArray], length: int) -> Iterator[IntArra
     """Cut documents, in order, into groups of windows.
 
     Args:
-        documents: token ids (T,) for a document to be packed; (R, L >= length) for rows that are packed
+        documents: token ids (T,) of a document to be packed, or (R, L) with L >= length of rows that are packed
             already, each of which is cut into `L // length` windows.
-        length: tokens per window.
+        length: number of tokens in a window.
 
     Yields:
-        (W, length) arrays, W >= 1. Documents of at least `length` tokens come at once; shorter ones wait
-        until, joined, they fill one window.
+        Groups as arrays (W, length), W >= 1. Documents of at least `length` tokens are yielded at once; shorter ones
+        wait until, joined, they fill one window.
     """
     waiting: list[IntArray] = []
     for document in documents:
@@ -84,11 +86,20 @@ def _windows(tokens_T: IntArray, length: int) -> IntArray:
 
 
 def pack(name: str, documents: Iterable[IntArray], length: int, count: int) -> Sequences:
-    """At most `count` sequences: the first window of every group, then every second window, and so on.
+    """Pack documents into at most `count` sequences.
 
-    Takes documents only until it has `count` groups, because no later one could be reached. For the same
-    documents a smaller `count` gives a prefix of a larger one. Fewer than `count` come back when the
-    documents end before.
+    The first windows of all groups come first, then the second windows of all groups, and so on. Documents are taken
+    only until there are `count` groups, because no later group could be reached. For the same documents, a smaller
+    `count` gives a prefix of what a larger one gives.
+
+    Args:
+        name: name of the set of sequences.
+        documents: token ids of each document, as `split_groups` takes them.
+        length: number of tokens in a sequence.
+        count: largest number of sequences.
+
+    Returns:
+        The sequences, fewer than `count` if the documents end before.
     """
     groups = list(islice(split_groups(documents, length), count))
     rounds = max((len(group) for group in groups), default=0)

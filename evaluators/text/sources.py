@@ -1,6 +1,8 @@
-"""Where text comes from: the standard library, text, JSONL and pre-tokenised files, Hugging Face datasets.
+"""Sources of text, namely the standard library, text, JSONL and pre-tokenised files, and Hugging Face datasets.
 
-A document is a string, or an int32 array (rows, L) of token rows when the source is tokenised already.
+A document is a string, or an int32 array (R, L) of R rows of L token ids if the source is tokenised already.
+
+Shapes: N rows of a file, R rows of a document, L tokens of a row.
 """
 
 import glob
@@ -22,7 +24,7 @@ IntArray = npt.NDArray[np.int32]
 Document = str | IntArray
 
 _DIVIDER = r"^<\|endoftext\|>[ \t]*$"
-# Written per machine or distribution, so the same Python would give other data elsewhere.
+# These modules differ between machines or distributions, so the same Python would give other text elsewhere.
 _MACHINE_SPECIFIC = ("_sysconfigdata", "sitecustomize", "usercustomize")
 
 
@@ -30,14 +32,14 @@ class SourceConfig(BaseModel):
     """A source of documents; a plain string stands for `{source: STRING}`.
 
     Attributes:
-        source: `stdlib` (the Python standard library's own modules, one document each; no network), a path
-            or glob of `.jsonl`, `.safetensors` (tensor `tokens` (N, L), optionally `documents` (N)) or text
-            files, or `hf:NAME`, `hf:ORGANISATION/NAME[/CONFIG]` or `hf:FOLDER` for a Hugging Face dataset.
-        split: regular expression (multi-line) between the documents of a text file. Without it, lines that
-            hold only `<|endoftext|>` divide, and a file without them is one document.
-        field: field of JSONL lines and datasets that holds the text.
-        dataset_split: split of a Hugging Face dataset.
-        max_documents: most documents that are read, from the beginning of the source.
+        source: where the documents come from: `stdlib` (the modules of Python's standard library, one document each;
+            no network), a path or glob of `.jsonl`, `.safetensors` (tensor `tokens` (N, L), optionally `documents` (N))
+            or text files, or `hf:NAME`, `hf:ORGANISATION/NAME[/CONFIG]` or `hf:FOLDER` for a Hugging Face dataset.
+        split: regular expression (multi-line) that matches between two documents of a text file. Without it, lines that
+            hold only `<|endoftext|>` divide the documents, and a file without such lines is one document.
+        field: name of the field of JSONL lines and datasets that holds the text.
+        dataset_split: name of the split of a Hugging Face dataset.
+        max_documents: largest number of documents that are read, from the beginning of the source.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,14 +68,14 @@ class SourceConfig(BaseModel):
 
 
 def documents(config: SourceConfig) -> Iterator[Document]:
-    """The documents of a source in its own order (files by name), empty ones left out.
+    """Yield the documents of a source in its own order, files in order of name, and leave out empty documents.
 
-    Files are opened one after the other as documents are taken; a text file is read whole, JSONL and datasets
-    line by line.
+    Files are opened one after the other as documents are taken. A text file or `.safetensors` file is read whole, JSONL
+    files and datasets line by line.
 
     Raises:
-        ValueError: nothing matches the path, or a file cannot be read as what its name says.
-        ModuleNotFoundError: `hf:` without the `datasets` package.
+        ValueError: no file matches the path, or a file cannot be read as its name says.
+        ModuleNotFoundError: the source is `hf:` and the package `datasets` is not installed.
     """
     for document in _all_documents(config):
         if not isinstance(document, str):

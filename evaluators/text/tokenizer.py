@@ -1,4 +1,4 @@
-"""Text to token ids: the model's own tokenizer without special tokens, and its BOS."""
+"""The model's own tokenizer, which turns text into token ids without special tokens, and its BOS token."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """What packing needs of a tokenizer.
+    """The part of a tokenizer that is needed to make sequences of documents.
 
     Attributes:
-        encode: text to token ids, no special tokens added.
-        bos: id that begins a document, or None.
-        size: number of ids; all ids are below it.
+        encode: function from a text to its token ids, without special tokens.
+        bos: id of the token that begins a document, or None if there is none.
+        size: number of token ids; all ids are smaller.
     """
 
     encode: Callable[[str], list[int]]
@@ -21,13 +21,17 @@ class Tokenizer:
 
 
 def load_tokenizer(model: str | Path, *, trust_remote_code: bool = False) -> Tokenizer:
-    """The tokenizer of a model directory (or hub name).
+    """Load the tokenizer of a model.
 
-    BOS is the tokenizer's, else the model configuration's; whether the tokenizer would add it by itself does
-    not matter.
+    BOS is the tokenizer's, or else that of the model's configuration. Whether the tokenizer would add BOS by itself
+    does not matter.
+
+    Args:
+        model: folder of the model, or its name on the Hugging Face hub.
+        trust_remote_code: whether to run Python code that comes with the model.
 
     Raises:
-        ValueError: there is no tokenizer that loads.
+        ValueError: no tokenizer can be loaded from the model.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -39,7 +43,7 @@ def load_tokenizer(model: str | Path, *, trust_remote_code: bool = False) -> Tok
         raise ValueError(f"no tokenizer loads from {model} ({reason}); give the folder of a model") from error
 
     def encode(text: str) -> list[int]:
-        # verbose=False: documents longer than the model's context are cut into windows later.
+        # verbose=False: no warning of documents beyond the model's context, which are cut into windows later.
         ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
