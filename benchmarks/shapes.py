@@ -127,7 +127,7 @@ def _shards(config: LlamaConfig) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield file name and tensors of every shard: embedding, head and last norm first, then a few blocks at a time."""
     random, hidden = _Random(), config.hidden_size
     embedding = random.normal(config.vocab_size, hidden, 2.0)
-    # A token's own logit comes out 2 above that of all others together; where the ends are tied, the norm scales.
+    # This scale puts a token's own logit 2 above the log-sum of all others; with tied ends the norm has to apply it.
     scale = (math.log(config.vocab_size) + 2) / (2 * hidden)
     ends = {"model.embed_tokens.weight": embedding}
     if not config.tie_word_embeddings:

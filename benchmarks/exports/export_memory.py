@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=LEVELS, default=list(LEVELS))
     args = parser.parse_args()
     for _ in exports(args.folder, replace(_SHAPES["tiny"], blocks=2), args.formats):
-        pass  # libraries are loaded now
+        pass  # this loads the libraries, whose memory must not count
     rows = []
     for blocks in args.blocks:
         for row in exports(args.folder, replace(_SHAPES[args.shape], blocks=blocks), args.formats):

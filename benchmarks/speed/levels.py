@@ -161,7 +161,7 @@ def compare(block: Sequence[Twins], sets: Sequence[tuple[str, ...]]) -> None:
             for twins, hessian in zip(block, hessians, strict=True)
         ]
 
-    together(sets[0][:1], OneByOne())  # libraries are loaded and memory is taken before anything is timed
+    together(sets[0][:1], OneByOne())  # loads libraries and allocates memory before anything is timed
     rows = []
     for labels in sets:
         replays = Replays()
@@ -195,7 +195,7 @@ def equal(some: Sequence[Levels], others: Sequence[Levels]) -> bool:
 def stages(block: Sequence[Twins], labels: tuple[str, ...], tokens: int) -> None:
     """Print where the time of one block goes, with kernels recorded already and no stages overlapped."""
     replays = Replays()
-    for _ in range(2):  # the second time everything is recorded
+    for _ in range(2):  # the first round records the kernels, and only the second one is shown
         clock = Clock()
         with tempfile.TemporaryDirectory() as folder:
             stored = in_stages(block, labels, replays, clock, Path(folder))
@@ -282,7 +282,7 @@ def whole_pass(shape: Shape, labels: tuple[str, ...], tokens: int, device: torch
     billions = sum(linear.out_features * linear.in_features for linear in structure.linears) / 1e9
     rows = [["all", seconds, seconds / billions]]
     if shape.blocks > 2:
-        # A part is announced when the next one is computed, so the marks but the last are one block apart.
+        # A part is announced when the next part is computed, so all marks except the last are one block apart.
         steady = (marks[-2] - marks[0]) / (shape.blocks - 2)
         rows.append(["one more block", steady, steady * shape.blocks / billions])
     show(

@@ -65,7 +65,7 @@ FIGURES = ("costs", "units", "front s", "profiles s", "points", "proved", "gap %
 PARTS = ("ask", "tell", "journal", "archive", "other")
 COLUMNS = ("method", "units", "evaluations", "open s", *PARTS, "driver", "checkpoint", "pool", "memory MB")
 _SIZES = (16, 4, 4, 16, 48, 48, 48)
-"""Weights of the linear layers of a block, in millions: q, k, v, o, gate, up, down."""
+"""Weights of the linear layers of a block, in units of 2**20: q, k, v, o, gate, up, down."""
 _BITS = (2, 3, 4, 5, 6)
 
 
@@ -263,6 +263,7 @@ def _study(job: Job, folder: RunFolder, clock: Clock) -> Study:
 
 
 def limits_of(space: Space, count: int) -> dict[str, dict[str, int]]:
+    """Return `count` budgets by name, evenly between the cheapest and the most expensive profile of a space."""
     low, high = (space.cost(space.extreme("bits", largest=largest), "bits") for largest in (False, True))
     costs = [low + (high - low) * (n + 1) // (count + 1) for n in range(count)]
     return {f"bits {cost / space.weights:.3g}": {"bits": cost} for cost in costs}

@@ -23,7 +23,7 @@ from ...spaces.storage.files import FORMAT_VERSION, digest, sync_folder
 from ..trial import Evaluation, Fidelity, Trial
 from .journal_lines import Record, at_place, decode, encode, header, is_header, key_of, place, valid, version
 
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would write two characters for the end of a line
+_BINARY = getattr(os, "O_BINARY", 0)  # without this flag Windows writes two characters for the end of a line
 _log = logging.getLogger(__name__)
 _HEX = re.compile("[0-9a-f]{32}")
 _RECENT = 256

@@ -23,7 +23,7 @@ from .ray_worker import Open, Worker, evaluations
 from .retries import Task, settle
 from .splitting import GPU_INSTALL, split
 
-_TICK = 0.5  # seconds between looks at deadlines and at what the cluster has
+_TICK = 0.5  # seconds between checks of deadlines; the cluster's room is checked every ten of them
 
 
 @dataclass

@@ -17,7 +17,7 @@ Open = Callable[[Share, Any], Evaluator]
 """A function that opens model and levels, given the worker's share of its node and the object from errands or None."""
 
 Answer = tuple[int, tuple[float, ...], tuple[float, ...], float, str | None, SlopeSums | None]
-"""The fields of an evaluation, with the place of its trial in the part instead of the trial, which saves traffic."""
+"""The fields of an evaluation, with the place of its trial in the part instead of the trial, to send less data."""
 
 
 class Worker:
