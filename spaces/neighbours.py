@@ -1,4 +1,7 @@
-"""Which levels are one step apart: levels of different kinds have no single order."""
+"""The neighbours of levels: which levels are one step apart.
+
+Levels of different kinds have no single order, so each level names its neighbours.
+"""
 
 from itertools import pairwise
 
@@ -7,9 +10,14 @@ from .unit import Level
 
 
 def link_neighbours(levels: list[tuple[str, dict[str, int]]]) -> tuple[Level, ...]:
-    """Link levels (in order of cost) one step apart along bits at equal sparsity, or along sparsity at equal bits.
+    """Build the levels of a unit, each with its neighbours.
 
-    What that leaves apart is joined in order of cost, so that every level can be reached.
+    Neighbours follow each other in cost among the levels of equal sparsity, or among those of equal grid. Where two
+    levels that follow each other in cost are not yet connected, they become neighbours, so that every level can be
+    reached from every other.
+
+    Args:
+        levels: label and costs by cost kind of every level, in order of cost.
     """
     schemes = [parse_label(label) for label, _ in levels]
     links: list[set[int]] = [set() for _ in levels]
@@ -31,6 +39,7 @@ def link_neighbours(levels: list[tuple[str, dict[str, int]]]) -> tuple[Level, ..
 
 
 def _reachable(links: list[set[int]], start: int) -> set[int]:
+    """Return the indices of the levels that are connected with `start`."""
     found, frontier = {start}, [start]
     while frontier:
         frontier = [n for i in frontier for n in links[i] if n not in found]

@@ -1,1 +1,1 @@
-"""Levels: their names, their storage, and the builders that make them from a weight and a Hessian."""
+"""Levels: their labels, their storage, and the builders that make them from a weight and a Hessian."""

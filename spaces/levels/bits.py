@@ -1,8 +1,8 @@
-"""Small integers as dense bytes: eight codes of b bits in b bytes, little end first.
+"""Packing of small integers into bytes: eight codes of b bits take b bytes, the first code in the lowest bits.
 
-Eight codes, a byte each, are one 64-bit word. Packing closes the gaps between them in three steps, each of which
-moves the upper field of every pair down to the lower one: bytes to pairs, to fours, to all eight; unpacking goes back.
-Words are those of a little-endian machine.
+Eight codes of one byte each are read as one 64-bit word. Packing closes the gaps between the codes in three steps, each
+of which moves the upper field of every pair of fields down to the lower one. The fields hold one code in the first
+step, two in the second, four in the third. Unpacking reverses the steps. The byte order is little-endian.
 
 Shapes: W words, B bits.
 """
@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 _AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 24}
-"""Words in hand: on a CPU as many as its caches hold."""
+"""Number of words that are packed at once, by device type: on a CPU as many as its caches hold."""
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Integers as dense bytes.
+    """Pack integers into bytes.
 
     Args:
-        codes: uint8 of any shape, read in row-major order; each in [0, 2^bits).
-        bits: 1 to 8.
+        codes: uint8 codes in [0, 2^bits), a tensor of any shape that is read in row-major order.
+        bits: number of bits of a code, 1 to 8.
 
     Returns:
-        uint8 of ceil(numel * bits / 8) bytes; the last one is padded with zero bits.
+        uint8 tensor of ceil(numel * bits / 8) bytes; the last byte is filled up with zero bits.
     """
     flat = codes.flatten()
     spread = pad(flat, (0, -len(flat) % 8)).view(torch.int64)
@@ -37,7 +37,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The reverse of `pack`: the first `count` codes, flat, as uint8."""
+    """Unpack the first `count` codes that `pack` has packed, as a flat uint8 tensor."""
     filled = pad(packed, (0, -len(packed) % bits)).view(-1, bits)
     spread = torch.zeros(len(filled), dtype=torch.int64, device=packed.device)
     at_once = _AT_ONCE[packed.device.type]
@@ -49,7 +49,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 def _moves(bits: int) -> list[tuple[int, int]]:
-    """How far each step moves the upper fields down, and the mask of where they come to lie."""
+    """Return for each step by how many bits the upper fields move down, and the mask of the bits they move to."""
     if bits == 8:
         return []
     moves = []

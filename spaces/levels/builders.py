@@ -1,4 +1,4 @@
-"""Builders: from a weight and its Hessian to packed levels, as pure functions.
+"""Builders: pure functions that compute packed levels from a weight and the Hessian of its inputs.
 
 Shapes: O outputs, I inputs.
 """
@@ -24,21 +24,24 @@ __all__ = ["BuilderConfig", "build", "build_layers", "layer_error"]
 
 
 REVISION = 2
-"""Raised whenever the same weight, Hessian and configuration give another level than before."""
+"""Revision of the builders, raised whenever the same weight, Hessian and configuration give a different level."""
 
 
 class BuilderConfig(BaseModel):
-    """How levels are made.
+    """How the weights of levels are built.
 
     Attributes:
-        quantizer: `gptq` compensates rounding errors by the Hessian; `rtn` rounds to the nearest.
-        pruner: `sparsegpt` chooses and compensates by the Hessian; `wanda` (|w| times the input's norm, per
-            output) and `magnitude` (over the layer) only choose.
-        damp: part of the Hessian's mean diagonal that is added to it.
-        column_block: width of the blocks of columns in which SparseGPT chooses an unstructured mask and GPTQ updates lazily.
-        scales: `minmax` covers all weights of a group, as EvoPress does; `mse` shrinks the range for the least
-            squared error: with GPTQ on the quickstart model 47 %, 30 %, 14 % and 5 % less output error at 2, 3,
-            4 and 5 bits.
+        quantizer: method of rounding. `gptq` compensates rounding errors by the Hessian; `rtn` rounds every weight to
+            the nearest value.
+        pruner: method of pruning. `sparsegpt` chooses weights and compensates their removal by the Hessian. `wanda`
+            and `magnitude` only choose weights: `wanda` by |w| times the norm of the input in each output's row,
+            `magnitude` by |w| in the whole layer.
+        damp: fraction of the Hessian's mean diagonal that is added to its diagonal.
+        column_block: width of the blocks of columns in which SparseGPT chooses an unstructured mask, and after which
+            GPTQ updates all later columns.
+        scales: rule for scales. `minmax` covers all weights of a group, as EvoPress does. `mse` shrinks the range for
+            the least squared error: with GPTQ on the quickstart model 47 %, 30 %, 14 % and 5 % less output error at
+            2, 3, 4 and 5 bits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,7 +53,7 @@ class BuilderConfig(BaseModel):
     scales: ScaleRule = "mse"
 
     def needs_hessian(self, scheme: Scheme) -> bool:
-        """Whether a level of this scheme cannot be built from the weight alone."""
+        """Tell whether building a level of this scheme needs the Hessian besides the weight."""
         prunes = scheme.sparsity is not None and self.pruner != "magnitude"
         return prunes or (scheme.grid is not None and self.quantizer == "gptq")
 
@@ -66,7 +69,18 @@ def build(
     config: BuilderConfig = _DEFAULT,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Packed]:
-    """`build_layers` for one layer: label to level; `dtype` is by default the weight's."""
+    """Build the levels of one linear layer; see `build_layers`.
+
+    Args:
+        weight: weight (O, I) of the layer, in any floating-point type.
+        hessian: sum or mean of x x^T over calibration inputs, (I, I); None if no label needs it.
+        labels: labels of the levels to build.
+        config: quantiser, pruner, scales and their settings.
+        dtype: type in which the model runs; None takes the weight's type.
+
+    Returns:
+        The levels by label, in the order of the labels.
+    """
     return build_layers({"": weight}, hessian, {"": labels}, config=config, dtype=dtype or weight.dtype)[""]
 
 
@@ -81,26 +95,26 @@ def build_layers(
 ) -> dict[str, dict[str, Packed]]:
     """Build the levels of linear layers that read the same inputs.
 
-    A level depends on the weight, the Hessian and the configuration alone, bit for bit, not on the other labels and
-    layers. Sparse and quantised levels (`2:4+w4g128`) are solved jointly when both parts compensate; a mask of
-    Wanda or magnitude is fixed first, and GPTQ then compensates both the pruned and the rounded weights. llama.cpp's
-    types come from its own quantiser, the Hessian's diagonal being the importance of its inputs.
+    A level depends only on the weight, the Hessian and the configuration, bit for bit, and not on the other labels and
+    layers. A level that is sparse and quantised (`2:4+w4g128`) is solved in one pass by SparseGPT and GPTQ. A mask of
+    Wanda or magnitude is fixed first; GPTQ then compensates both the pruned and the rounded weights. Levels of
+    llama.cpp's types are built by its own quantiser, with the Hessian's diagonal as the importance of the inputs.
 
     Args:
-        weights: layer to (O, I), any float type; computed with in float32 on its device.
-        hessian: (I, I), sum or mean of x x^T over calibration inputs, on the same device; None if no label
-            needs it.
-        labels: layer to its levels, of `spaces/levels/labels.py`.
+        weights: weights (O, I) by layer, in any floating-point type; computations are in float32 on their device.
+        hessian: sum or mean of x x^T over calibration inputs, (I, I), on the same device; None if no label needs it.
+        labels: labels of the levels to build, by layer; `spaces/levels/labels.py` lists them.
         config: quantiser, pruner, scales and their settings.
-        dtype: the type the model runs in; a float32 model stores float16.
-        replays: recordings to use again where layers of the same shapes are built one after the other.
+        dtype: type in which the model runs; levels of a float32 model are stored in float16.
+        replays: recordings that are used again where layers of the same shapes are built one after the other.
 
     Returns:
-        layer to label to level, in the orders given.
+        The levels by layer and label, in the orders given.
 
     Raises:
-        ValueError: an unknown label; shapes that do not fit; values that are not finite or beyond `dtype`; a
-            pattern that does not divide the inputs; a Hessian that is missing or cannot be factorized.
+        ValueError: a label is unknown, a shape does not fit, a weight is not finite or beyond the range of the stored
+            type, the inputs are no multiple of a pattern or block, or the Hessian is missing, not finite, or cannot
+            be factorized.
     """
     storage = torch.float16 if dtype == torch.float32 else dtype
     works = {layer: weight.detach().float() for layer, weight in weights.items()}
@@ -142,7 +156,10 @@ def build_layers(
 
 
 def _lane(weight_OI: Tensor, hessian: Tensor | None, scheme: Scheme, config: BuilderConfig) -> Lane:
-    """What of a scheme compensates errors; what does not is a mask now, or rounding afterwards."""
+    """Return the part of a level that is solved with error compensation.
+
+    A mask of Wanda or magnitude is chosen here. Rounding to the nearest follows later, so the lane then has no grid.
+    """
     grid = scheme.grid if config.quantizer == "gptq" else None
     if scheme.sparsity is None or config.pruner == "sparsegpt":
         return Lane(weight_OI, scheme.sparsity, grid=grid)
@@ -159,6 +176,7 @@ def _check(
     dtype: torch.dtype,
     config: BuilderConfig,
 ) -> None:
+    """Refuse a weight, a Hessian or labels from which the levels cannot be built."""
     if dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(f"levels cannot be stored as {dtype}; use float16, bfloat16 or float32")
     if weight.ndim != 2 or not weight.numel():

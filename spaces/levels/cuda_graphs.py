@@ -1,4 +1,4 @@
-"""Many small operations at the price of one launch: recorded once as a CUDA graph, then replayed."""
+"""CUDA graphs of functions of tensors: many small operations are recorded once, then replayed with one launch."""
 
 import warnings
 from collections.abc import Callable, Hashable
@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 Function = Callable[..., tuple[Tensor, ...]]
-"""A function of tensors only; it is hashable, and equal functions compute the same."""
+"""A function that takes and returns tensors only. It is hashable, and equal functions compute the same."""
 
 
 class Replays:
-    """Calls functions of tensors; on a GPU it records those that come again with the same shapes.
+    """Calls functions of tensors, and on a GPU records those that are called again with the same shapes.
 
-    The same kernels run on the same values in the same order, so the bits are those of a plain call, which is all
-    that happens on a CPU. The first call of a kind only runs (and makes whatever is made once), the second is
-    recorded, so what comes once is never recorded. Recordings of a device share a pool of memory; it is kept, with a
-    copy of each one's arguments and results, for as long as this object lives.
+    A replay runs the same kernels on the same values in the same order, so its results equal those of a plain call
+    bit for bit. On a CPU every call is a plain call. On a GPU the first call of a function with given shapes is a plain
+    call, which also lets the function create what it creates only once. The second call is recorded, so that functions
+    that are called only once are not. The recordings of a device share a pool of memory. The pool lives as long as this
+    object, with a copy of the arguments and results of each recording.
     """
 
     def __init__(self) -> None:
@@ -25,12 +26,12 @@ class Replays:
         self._places: dict[torch.device, tuple[Any, torch.cuda.Stream]] = {}
 
     def __call__(self, function: Function, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """`function(*tensors)`; what it returns is overwritten by the next call.
+        """Compute `function(*tensors)`; the next call may overwrite the returned tensors.
 
         Args:
-            function: changes nothing outside itself. Its shapes follow from those of its arguments. One that
-                looks at values on the host (`item`, boolean indices) or makes tensors from them is not recorded.
-            tensors: its arguments, at least one, on one device.
+            function: function without side effects, whose result shapes follow from the shapes of its arguments.
+                It is not recorded if it reads values on the host (`item`, boolean indices) or makes tensors of them.
+            *tensors: arguments of the function, at least one, all on one device.
         """
         if not tensors[0].is_cuda:
             return function(*tensors)
@@ -45,10 +46,11 @@ class Replays:
         return again(*tensors)
 
     def _record(self, function: Function, tensors: tuple[Tensor, ...]) -> Function:
-        """What replays the function, or the function itself if it does what cannot be recorded."""
+        """Return a recording of the function, or the function itself if it cannot be recorded."""
         device = tensors[0].device
         stream = torch.cuda.stream(torch.cuda.current_stream(device))
-        # A recording that fails leaves its own stream the current one; one that is empty is warned of.
+        # A failed recording leaves its own stream as the current one, so the old one is restored here. An empty
+        # recording causes a warning, which is made an error.
         with torch.cuda.device(device), stream, warnings.catch_warnings():
             warnings.filterwarnings("error", message="The CUDA Graph is empty")
             if device not in self._places:
@@ -63,11 +65,12 @@ class Replays:
 
 
 def _form(tensor: Tensor) -> Hashable:
+    """Return all that must be equal for a recording to be replayed with another tensor."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 class _Recording:
-    """A function's graph, the memory it reads its arguments from, and that of its results."""
+    """The CUDA graph of a function, with the memory of its arguments and of its results."""
 
     def __init__(
         self, function: Function, tensors: tuple[Tensor, ...], pool: Any, stream: torch.cuda.Stream

@@ -1,4 +1,4 @@
-"""The damped inverse Hessian of a layer's inputs, factorized.
+"""Factorization of the damped inverse Hessian of a layer's inputs.
 
 Shapes: I inputs.
 """
@@ -14,12 +14,13 @@ _LARGEST_DAMP = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """The damped inverse Hessian as U^T U with U upper triangular, made once per layer.
+    """The damped inverse Hessian as U^T U with U upper triangular, computed once per layer.
 
     Attributes:
-        rows: (I, I), row i of U over U[i, i]: how an error in column i moves the columns after it.
-        diagonal: (I,), U[i, i]^2: the inverse Hessian's entry for column i once all before it are fixed;
-            infinite for an input that is always zero.
+        rows: rows of U divided by their diagonal entries, (I, I); row i says by how much each later column changes per
+            unit of error in column i.
+        diagonal: squares U[i, i]^2, (I,); entry i is the inverse Hessian's entry for column i once all earlier
+            columns are fixed. It is infinite for an input that is always zero.
     """
 
     rows: Tensor
@@ -27,14 +28,19 @@ class Factor:
 
 
 def factorize(hessian_II: Tensor, damp: float) -> Factor:
-    """Add `damp` times the mean of the diagonal, ten times more while that is not enough, and factorize.
+    """Factorize the inverse of a Hessian whose diagonal is raised by `damp` times its mean.
 
-    In float64: activations with outliers make Hessians that float32 factorizes only with more damping. An input
-    that is always zero is left with the damping alone: its weights are rounded to the nearest, pruned before all
-    others, and take no other column's error.
+    `damp` grows tenfold, up to 1, until the damped Hessian can be factorized. The computation is in float64, because
+    activations with outliers make Hessians that float32 factorizes only with more damping. For an input that is always
+    zero the damped Hessian has the damping only. The weights of such an input are rounded to the nearest, pruned
+    before all others, and do not compensate the errors of other columns.
+
+    Args:
+        hessian_II: sum or mean of x x^T over calibration inputs, (I, I).
+        damp: fraction of the mean diagonal that is added to the diagonal.
 
     Raises:
-        ValueError: the Hessian is not positive definite even with its mean diagonal added.
+        ValueError: the Hessian is not positive definite even with its whole mean diagonal added.
     """
     hessian = hessian_II.double().flip(0, 1)
     mean = float(hessian.diagonal().mean()) or 1.0

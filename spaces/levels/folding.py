@@ -1,13 +1,14 @@
-"""Sums in one order: the same bits on every machine, with any number of threads, whatever lies beside the terms."""
+"""Sums in a fixed order, whose bits do not depend on machine, number of threads or memory layout."""
 
 from torch import Tensor
 
 
 def fold(terms: Tensor, dim: int) -> Tensor:
-    """Sum over `dim` by halving, as if padded with zeros to a power of two; `terms` are overwritten.
+    """Sum over `dim` by adding one half of the terms to the other until one is left; `terms` are overwritten.
 
-    `Tensor.sum` adds in an order that depends on layout, position, threads and device; these are whole-tensor
-    additions, whose elements know nothing of each other.
+    The order of additions is that of a number of terms padded with zeros to a power of two. `Tensor.sum` adds in an
+    order that depends on layout, position, threads and device. The additions here are elementwise, so each result
+    depends on its own terms only.
     """
     size = terms.shape[dim]
     half = 1 << (size - 1).bit_length() >> 1

@@ -1,6 +1,6 @@
-"""llama.cpp's storage types: rows in blocks of neighbours that share scales.
+"""The storage types of llama.cpp, which store a row as blocks of consecutive weights that share scales.
 
-| labels | a block |
+| labels | weights in a block |
 | --- | --- |
 | `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `iq4_nl` | 32 weights |
 | `q2_k` ... `q6_k`, `iq2_xxs`, `iq2_xs`, `iq2_s`, `iq3_xxs`, `iq3_s`, `iq4_xs` | 256 weights |
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A storage type.
+    """A storage type of llama.cpp.
 
     Attributes:
-        name: llama.cpp's name of the type, in lower case.
-        number: the type's number in GGUF files.
+        name: llama.cpp's name of the type, in upper case.
+        number: number of the type in GGUF files.
         weights: number of weights in one block.
         bytes: stored bytes of one block.
     """
@@ -29,7 +29,7 @@ class Blocks:
     bytes: int
 
     def row_bytes(self, in_features: int) -> int:
-        """Bytes of one row, which must be whole blocks."""
+        """Return the bytes of a row of `in_features` weights; a last block that is not full counts as a whole one."""
         return -(-in_features // self.weights) * self.bytes
 
 
@@ -53,4 +53,4 @@ _ALL = (
     Blocks("IQ4_XS", 23, 256, 136),
 )
 GGML_TYPES = {blocks.name.lower(): blocks for blocks in _ALL}
-"""Label to storage type."""
+"""Storage types by label, which is the name in lower case."""

@@ -1,4 +1,4 @@
-"""llama.cpp's own quantiser, from the library that the package llama-cpp-python brings."""
+"""Quantization with llama.cpp's own quantiser, from the library in the package llama-cpp-python."""
 
 import ctypes
 import importlib.metadata
@@ -17,21 +17,29 @@ from .ggml import Blocks
 _PACKAGE = "llama_cpp"
 _REMEDY = "install paretopress[gguf], which compiles llama.cpp"
 _LEAST = 1e-6
-"""Of the mean importance: llama.cpp makes zeros of blocks without any, but text of another kind may use their inputs."""
+"""Least importance of an input, as a fraction of the mean.
+
+llama.cpp stores zeros for blocks whose importance is zero, but text other than the calibration text may use their inputs.
+"""
+
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
 
 def quantize(weight_OI: Tensor, blocks: Blocks, importance_I: Tensor | None) -> Tensor:
-    """Rows (O, R bytes) of a weight in llama.cpp's storage, uint8, on the weight's device.
+    """Quantise a weight to a storage type of llama.cpp, on the CPU with as many threads as PyTorch uses.
 
     Args:
-        weight_OI: float32; rows are whole blocks.
-        blocks: llama.cpp's storage type.
-        importance_I: how much an input's errors count, as llama.cpp's importance matrix: mean squares of the inputs.
+        weight_OI: weight (O, I) whose rows are whole blocks.
+        blocks: storage type of llama.cpp.
+        importance_I: weights of the inputs' errors (I,), as in llama.cpp's importance matrix: mean squares of the
+            inputs, up to a factor. None or all zeros quantises without an importance matrix.
+
+    Returns:
+        The stored rows (O, bytes of a row) in uint8, on the weight's device.
 
     Raises:
-        ModuleNotFoundError: llama-cpp-python is not installed.
-        ValueError: the type cannot do without importance.
+        ModuleNotFoundError: the package llama-cpp-python is not installed.
+        ValueError: the storage type needs importances and none are given.
     """
     library = _library()
     if importance_I is None and library.ggml_quantize_requires_imatrix(blocks.number):
@@ -64,10 +72,10 @@ def quantize(weight_OI: Tensor, blocks: Blocks, importance_I: Tensor | None) -> 
 
 
 def version() -> str:
-    """Of llama-cpp-python, whose quantisers may change.
+    """Return the version of llama-cpp-python, whose quantisers may change between versions.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: the package llama-cpp-python is not installed.
     """
     try:
         return importlib.metadata.version("llama-cpp-python")
@@ -78,7 +86,7 @@ def version() -> str:
 
 
 def _normalised(importance_I: Tensor) -> Tensor:
-    """Of about mean one: sums over all calibration tokens would overflow where they are squared."""
+    """Scale importances to a mean of about one, because the squares of sums over all tokens would overflow."""
     importance_I = importance_I.detach().double()
     importance_I = importance_I.clamp(min=_LEAST * float(importance_I.mean()))
     return (
@@ -91,6 +99,7 @@ def _normalised(importance_I: Tensor) -> Tensor:
 
 @cache
 def _library() -> ctypes.CDLL:
+    """Load the library ggml-base of llama-cpp-python."""
     spec = importlib.util.find_spec(_PACKAGE)
     folders = spec.submodule_search_locations if spec else None
     suffix = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")

@@ -1,9 +1,10 @@
-"""The weights that rows in llama.cpp's storage stand for.
+"""Decoding of llama.cpp's storage types into float32 weights.
 
-Values are formed in float32 in the order of llama.cpp's own code, so they are its values, bit for bit.
+Values are computed in float32 with the operations of llama.cpp's own code in the same order, so they equal llama.cpp's
+values bit for bit.
 
-Shapes: O outputs, I inputs, R bytes of a row; N blocks, B bytes of a block, W weights of a block, G groups of a block that
-share a scale; K bytes of a part of a block.
+Shapes: O outputs, I inputs, R bytes of a row, N blocks, B bytes of a block, W weights of a block, G groups of weights
+in a block that share a scale, K bytes of a part of a block, C fields of a byte.
 
 References:
     llama.cpp, ggml/src/ggml-quants.c.
@@ -19,30 +20,30 @@ from .ggml import Blocks
 
 
 def decode(blocks: Blocks, stored_OR: Tensor) -> Tensor:
-    """The weights (O, I) in float32 of rows (O, R bytes)."""
+    """Decode rows of bytes (O, R) in the storage type `blocks` into weights (O, I) in float32."""
     stored_NB = stored_OR.reshape(-1, blocks.bytes)
     return _VALUES[blocks.name](stored_NB).reshape(len(stored_OR), -1)
 
 
 def _half(stored_NB: Tensor, start: int) -> Tensor:
-    """(N, 1): the 16-bit float at a byte."""
+    """Return the 16-bit float that begins at a byte of each block, (N, 1) in float32."""
     return stored_NB[:, start : start + 2].contiguous().view(torch.float16).float()
 
 
 def _bits(bytes_NK: Tensor, width: int, count: int) -> Tensor:
-    """(N, count, K): the first `count` fields of `width` bits of every byte, the lowest first."""
+    """Return the lowest `count` fields of `width` bits of every byte, the lowest field first, (N, count, K)."""
     shifts = torch.arange(0, width * count, width, dtype=torch.uint8, device=bytes_NK.device)
     fields_NCK: Tensor = (bytes_NK[:, None, :] >> shifts[:, None]) & (2**width - 1)
     return fields_NCK
 
 
 def _nibbles(bytes_NK: Tensor) -> Tensor:
-    """(N, 2K): low halves, then high halves."""
+    """Return the low four bits of all bytes, then the high four bits, (N, 2K)."""
     return _bits(bytes_NK, 4, 2).flatten(1)
 
 
 def _in_groups(tensor_NW: Tensor, groups: int) -> Tensor:
-    """(N, G, W / G)."""
+    """Split the weights of each block into groups, (N, G, W / G)."""
     return tensor_NW.reshape(len(tensor_NW), groups, -1)
 
 
@@ -55,7 +56,7 @@ def _q4_1(stored_NB: Tensor) -> Tensor:
 
 
 def _fifth_bits(bytes_N4: Tensor) -> Tensor:
-    """(N, 32): 16 where a bit is set."""
+    """Return the fifth bit of 32 codes, as 16 where it is set and 0 elsewhere, (N, 32)."""
     return _bits(bytes_N4, 1, 8).transpose(1, 2).flatten(1) << 4
 
 
@@ -74,7 +75,7 @@ def _q8_0(stored_NB: Tensor) -> Tensor:
 
 
 def _halves(bytes_NK: Tensor, width: int, count: int) -> Tensor:
-    """(N, 2 * count * 32): fields of both halves of `bytes`, each half's lowest fields first."""
+    """Return the fields of the first half of the bytes, then of the second, the lowest fields first, (N, count * K)."""
     return torch.cat([_bits(half, width, count).flatten(1) for half in bytes_NK.chunk(2, 1)], 1)
 
 
@@ -96,7 +97,7 @@ def _q3_k(stored_NB: Tensor) -> Tensor:
 
 
 def _scales_and_minima(bytes_N12: Tensor) -> tuple[Tensor, Tensor]:
-    """Eight scales and eight minima of six bits each."""
+    """Unpack eight scales and eight minima of six bits each, both (N, 8)."""
     first, second, mixed = torch.split(bytes_N12, 4, 1)
     scales_NG = torch.cat([first & 63, (mixed & 15) | ((first >> 6) << 4)], 1)
     minima_NG = torch.cat([second & 63, (mixed >> 4) | ((second >> 6) << 4)], 1)
@@ -104,14 +105,14 @@ def _scales_and_minima(bytes_N12: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sloped(stored_NB: Tensor, codes_NW: Tensor) -> Tensor:
-    """Values of the types whose blocks begin with scale, minimum and their twelve bytes of factors."""
+    """Compute the weights (N, 8, W / 8) of blocks that begin with a scale, a minimum and twelve bytes of factors."""
     scales_NG, minima_NG = _scales_and_minima(stored_NB[:, 4:16])
     slopes_NG, offsets_NG = _half(stored_NB, 0) * scales_NG, _half(stored_NB, 2) * minima_NG
     return slopes_NG[:, :, None] * _in_groups(codes_NW.float(), 8) - offsets_NG[:, :, None]
 
 
 def _quarters(bytes_NK: Tensor) -> Tensor:
-    """(N, 2K): halves of bytes, 32 low ones, their 32 high ones, and so on."""
+    """Return the low four bits of the first 32 bytes, then their high four bits, then the next 32 bytes, (N, 2K)."""
     return torch.cat([_nibbles(part) for part in torch.split(bytes_NK, 32, 1)], 1)
 
 
@@ -132,9 +133,11 @@ def _q6_k(stored_NB: Tensor) -> Tensor:
 
 
 _FOUR_BIT_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""The values that the codes 0 to 15 of IQ4_NL and IQ4_XS stand for, before scaling."""
 
 
 def _looked_up(codes: Tensor) -> Tensor:
+    """Return the values of the codes of IQ4_NL and IQ4_XS in float32, before scaling."""
     return torch.tensor(_FOUR_BIT_LEVELS, dtype=torch.float32, device=codes.device)[codes.int()]
 
 
@@ -151,32 +154,32 @@ def _iq4_xs(stored_NB: Tensor) -> Tensor:
 
 
 def _words(bytes_NK: Tensor, width: int) -> Tensor:
-    """(N, K / width) int64: little-endian whole numbers."""
+    """Read every `width` bytes as a little-endian integer, (N, K / width) in int64."""
     parts = bytes_NK.reshape(len(bytes_NK), -1, width).long()
     return (parts << torch.arange(0, 8 * width, 8, device=parts.device)).sum(-1)
 
 
 def _signed(magnitudes_NGW: Tensor, signs_NG: Tensor) -> Tensor:
-    """Eight magnitudes per byte of signs, the lowest bit being the first one's."""
+    """Give each eight magnitudes (N, G, 8) the signs of one byte (N, G); the lowest bit belongs to the first one."""
     bits = (signs_NG[..., None] >> torch.arange(8, device=signs_NG.device)) & 1
     return magnitudes_NGW * (1 - 2 * bits.float())
 
 
 def _eighth_sign(signs: Tensor) -> Tensor:
-    """Seven signs, and the one that makes the number of minus signs even."""
+    """Extend seven sign bits by an eighth that makes the number of minus signs even."""
     parity = signs ^ (signs >> 4)
     parity = parity ^ (parity >> 2)
     return signs | (((parity ^ (parity >> 1)) & 1) << 7)
 
 
 def _packed_signs(words_NG: Tensor) -> Tensor:
-    """(N, 4 G): four groups of seven signs in each 32-bit word."""
+    """Return the sign bytes (N, 4G) of 32-bit words that hold four times seven sign bits each."""
     shifts = torch.arange(0, 28, 7, device=words_NG.device)
     return _eighth_sign((words_NG[..., None] >> shifts) & 127).flatten(1)
 
 
 def _scaled_groups(scales_NG: Tensor, values_N8: Tensor) -> Tensor:
-    """Values (N, 32, 8) times a scale for each run of 256 / G of them."""
+    """Multiply the 256 values (N, 32, 8) of a block by G scales, one for each 256 / G of them, (N, G, 256 / G)."""
     return scales_NG[:, :, None] * values_N8.reshape(len(values_N8), scales_NG.shape[1], -1)
 
 
@@ -240,14 +243,15 @@ _VALUES: dict[str, Callable[[Tensor], Tensor]] = {
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
 }
+"""Functions that decode blocks (N, B) into W weights each, by name of the storage type."""
 
 
 @cache
 def _grid(name: str, device: torch.device) -> Tensor:
-    """The magnitudes that a code stands for (codes, 4 or 8), as the `gguf` package has them.
+    """Return the 4 or 8 magnitudes that each code of a type stands for, (codes, 4 or 8), from the package `gguf`.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: the package `gguf` is not installed.
     """
     try:
         from gguf import quants

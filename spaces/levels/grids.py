@@ -1,9 +1,10 @@
-"""Integer grids of groups of weights: where they lie, and rounding onto them.
+"""Integer grids of groups of weights: the choice of their scales and zero points, and rounding onto them.
 
-Shapes: O outputs, of one layer at one label or of several side by side; I inputs; K inputs of one group; G groups of
-a layer; S shrinks; groups side by side may come first (...). Groups are handled transposed, (..., K, O), because the
-solver walks over inputs. Every operation is elementwise or a fold, so an output's bits do not depend on what lies
-beside it.
+Weights are handled transposed, (..., K, O), because the solver goes through the inputs in order. Every operation is
+elementwise, a minimum or maximum, or a `fold`, so the bits of an output do not depend on the other outputs.
+
+Shapes: O outputs of one layer at one label or of several side by side, I inputs, K inputs of one group, G groups of a
+layer, S tried shrinks, and `...` any leading dimensions, for example of groups.
 """
 
 from typing import Literal, NamedTuple
@@ -17,15 +18,27 @@ from .labels import Grid
 from .packed import Solution
 
 ScaleRule = Literal["minmax", "mse"]
+"""Rule for scales: cover the whole range of a group, or shrink the range for the least squared error."""
+
 _SHRINKS = tuple(1 - i / 40 for i in range(29))
+"""Factors by which the range of a group is shrunk, from 1 to 0.3."""
+
 _TRIED_AT_ONCE = 1 << 24
+"""Most rounded weights, counted once per shrink, that `fit` holds at once."""
+
 _ROUNDED_AT_ONCE = 1 << 22
+"""Most weights that `round_to_nearest` rounds at once."""
 
 
 class Placement(NamedTuple):
-    """Where the grid of each output lies: whole numbers from `low` to `high`, times `scale`.
+    """The grid of each output in one or more groups: all whole numbers from `low` to `high`, times `scale`.
 
-    `-low` is the zero point: the code, in [0, 2^bits), that stands for a weight of zero.
+    The zero point is `-low`, the code in [0, 2^bits) that stands for a weight of zero.
+
+    Attributes:
+        scale: distance between neighbouring values on the grid, (..., O).
+        low: smallest whole number on the grid, (..., O).
+        high: largest whole number on the grid, (..., O).
     """
 
     scale: Tensor
@@ -33,35 +46,36 @@ class Placement(NamedTuple):
     high: Tensor
 
     def whole(self, weight: Tensor, out: Tensor | None = None) -> Tensor:
-        """The nearest whole numbers of the grid, as floats; codes are these minus `low`."""
+        """Round weights to the nearest whole numbers on the grid, as floats; the code is this number minus `low`."""
         return torch.div(weight, self.scale, out=out).round_().clamp_(self.low, self.high)
 
     def spread(self) -> "Placement":
-        """For the weights of a group's columns, (..., K, O)."""
+        """Return the placement with shape (..., 1, O), for weights of shape (..., K, O)."""
         return Placement(*(part.unsqueeze(-2) for part in self))
 
 
 def shrinks_of(rule: ScaleRule, device: torch.device) -> Tensor:
-    """What `fit` tries, (S,): `minmax` covers a group's whole range, `mse` tries it and 28 below, down to 0.3."""
+    """Return the factors (S,) that `fit` tries: 1 for `minmax`; 1 and 28 smaller ones down to 0.3 for `mse`."""
     return torch.tensor(_SHRINKS if rule == "mse" else _SHRINKS[:1], device=device)
 
 
 def fit(weight: Tensor, steps: Tensor, symmetric: bool, shrinks_S: Tensor, dtype: torch.dtype) -> Placement:
-    """Place each output's grid, its scale already rounded to what `dtype` can store.
+    """Choose the grid of each output in a group of inputs; scales are rounded to the type they are stored in.
 
-    Symmetric: absmax / ((2^bits - 1) / 2), compressed-tensors' convention. Asymmetric: the range from the
-    smallest to the largest weight, 0 included, over 2^bits - 1 steps, with a whole zero point, as GPTQ does.
-    Of several shrinks of that range, the first of least squared error is taken for each output.
+    The scale of a symmetric grid is absmax / ((2^bits - 1) / 2), the convention of compressed-tensors. An asymmetric
+    grid divides the range from the smallest to the largest weight, extended to include 0, into 2^bits - 1 steps, with
+    a whole zero point, as GPTQ does. If several shrinks of that range are given, each output takes the first one with
+    the least squared error.
 
     Args:
-        weight: (..., K, O).
-        steps: 2^bits - 1 of each output, (O,).
-        symmetric: the kind of grid.
-        shrinks_S: factors by which the range is shrunk, as `shrinks_of` gives them.
-        dtype: 16-bit type of scales.
+        weight: weights of the group, (..., K, O).
+        steps: 2^bits - 1 of each output, (O,) or one for all.
+        symmetric: whether the grid is symmetric.
+        shrinks_S: factors by which the range is shrunk, as `shrinks_of` returns them.
+        dtype: 16-bit type in which scales are stored.
 
     Returns:
-        Scale, low and high, each (..., O).
+        The placement, each of its tensors (..., O).
     """
     factors = shrinks_S.view(-1, *[1] * (weight.ndim - 1))
     low, high = weight.amin(-2).clamp(max=0) * factors, weight.amax(-2).clamp(min=0) * factors
@@ -78,11 +92,19 @@ def fit(weight: Tensor, steps: Tensor, symmetric: bool, shrinks_S: Tensor, dtype
 def round_to_nearest(
     weight_OI: Tensor, grid: Grid, rule: ScaleRule, dtype: torch.dtype, mask_OI: Tensor | None = None
 ) -> Solution:
-    """Every weight to its nearest code, nothing compensated; masked weights are zero, and are not packed."""
+    """Round every weight of a layer to the nearest value on its group's grid, without error compensation.
+
+    Args:
+        weight_OI: weight of the layer in float32.
+        grid: bits, group size and symmetry.
+        rule: rule by which scales are chosen.
+        dtype: 16-bit type in which scales are stored.
+        mask_OI: mask that is true where a weight survives; the others count as zero. None keeps all weights.
+    """
     work_IO = (weight_OI if mask_OI is None else weight_OI * mask_OI).T.contiguous()
     inputs, outputs = work_IO.shape
     group = grid.group or inputs
-    # Zeros are on every grid, so filling up the last group changes nothing.
+    # Zero is on every grid and in every range, so filling up the last group with zeros does not change its grid.
     work_GKO = pad(work_IO, (0, 0, 0, -inputs % group)).reshape(-1, group, outputs)
     steps = torch.tensor(2.0**grid.bits - 1, device=work_IO.device)
     shrinks_S = shrinks_of(rule, work_IO.device)
@@ -98,6 +120,7 @@ def round_to_nearest(
 
 
 def _place(low: Tensor, high: Tensor, steps: Tensor, symmetric: bool, dtype: torch.dtype) -> Placement:
+    """Return the grid that covers the range from `low` to `high`."""
     if symmetric:
         scale = _storable(torch.maximum(-low, high) / (steps / 2), dtype)
         zero = ((steps + 1) / 2).expand_as(scale)
@@ -108,12 +131,12 @@ def _place(low: Tensor, high: Tensor, steps: Tensor, symmetric: bool, dtype: tor
 
 
 def _storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rounded to `dtype` but never to 0 or infinity: a group of zeros needs some scale."""
+    """Round scales to `dtype`, but never to 0 or infinity, because a group of zeros needs a scale too."""
     least = 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
     return scale.clamp(least, torch.finfo(dtype).max).to(dtype).float()
 
 
 def _squared_error(weight: Tensor, tried: Placement) -> Tensor:
-    """Squared rounding error of a weight (..., K, O) on each of S placements, summed over K: (S, ..., O)."""
+    """Return the squared rounding error of a weight (..., K, O) on S placements, summed over K, (S, ..., O)."""
     spread = tried.spread()
     return fold(spread.whole(weight).mul_(spread.scale).sub_(weight).square_(), -2)

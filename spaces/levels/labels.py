@@ -1,4 +1,4 @@
-"""Labels: the names of levels, and what each of them stores.
+"""Labels: the names of levels, their grammar, and the number of bits that each level stores.
 
 | label | level |
 | --- | --- |
@@ -6,10 +6,10 @@
 | `drop` | the branch or block is removed |
 | `w4g128`, `w4` | 4-bit symmetric integers in groups of 128 inputs, or one group per output channel |
 | `w4g128a` | the same with a stored zero point (asymmetric, what EvoPress uses) |
-| `s60`, `s60-1000000` | 60 % of the weights are zero; the same less 1,000,000 zeros (EvoPress's ladder) |
-| `2:4`, `4:8` | N nonzero weights in each M consecutive inputs |
-| `2:4+w4g128` | both: the surviving weights are quantised |
-| `q4_k`, `iq3_s` ... | a storage type of llama.cpp (`spaces/levels/ggml.py` has them all) |
+| `s60`, `s60-1000000` | 60 % of the weights are zero; 1,000,000 zeros fewer than that (EvoPress's ladder) |
+| `2:4`, `4:8` | N:M, with N nonzero weights in each M consecutive inputs |
+| `2:4+w4g128` | a pattern and a grid: the surviving weights are quantised |
+| `q4_k`, `iq3_s` ... | a storage type of llama.cpp (`spaces/levels/ggml.py` lists all of them) |
 """
 
 import math
@@ -27,9 +27,12 @@ _GRAMMAR = "levels look like dense, w4g128, w4g128a, w8, s60, 2:4, 2:4+w4g128 or
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Integer codes of `bits` bits with one 16-bit scale per `group` inputs (None: per output channel).
+    """Quantisation to integer codes, with one 16-bit scale per group of inputs of an output.
 
-    An asymmetric grid also stores a 16-bit zero point per group.
+    Attributes:
+        bits: number of bits of a code.
+        group: number of inputs in a group; None makes one group of all inputs of an output.
+        symmetric: whether the grid has no zero point; an asymmetric grid stores a 16-bit zero point per group.
     """
 
     bits: int
@@ -37,34 +40,43 @@ class Grid:
     symmetric: bool
 
     def groups(self, in_features: int) -> int:
-        """Groups in one row of `in_features` weights; the last one may be shorter."""
+        """Return the number of groups in a row of `in_features` weights; the last group may be shorter."""
         return -(-in_features // self.group) if self.group else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Unstructured:
-    """`ceil(fraction * numel) + offset` zeros anywhere in the weight.
+    """Sparsity with zeros anywhere in the weight; their number is `ceil(fraction * numel) + offset`.
 
-    Rounded up, so that a model uniform at `s60` is never less than 60 % sparse.
+    The number is rounded up, so that a model whose layers are all at `s60` is never less than 60 % sparse.
+
+    Attributes:
+        fraction: fraction of the weights that are zero, in [0, 1).
+        offset: number of zeros that is added to it, possibly negative.
     """
 
     fraction: float
     offset: int = 0
 
     def zeros(self, numel: int) -> int:
-        """The number of zeros among `numel` weights, within [0, numel]."""
+        """Return the number of zeros among `numel` weights, within [0, numel]."""
         return min(max(math.ceil(self.fraction * numel - 1e-6) + self.offset, 0), numel)
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """`keep` nonzero weights in each `of` consecutive inputs of a row."""
+    """Sparsity with a fixed number of nonzero weights in each group of consecutive inputs.
+
+    Attributes:
+        keep: number of nonzero weights in a group.
+        of: number of consecutive inputs in a group.
+    """
 
     keep: int
     of: int
 
     def zeros(self, numel: int) -> int:
-        """The number of zeros among `numel` weights (rows are whole multiples of `of`)."""
+        """Return the number of zeros among `numel` weights, whose rows are whole multiples of `of`."""
         return numel // self.of * (self.of - self.keep)
 
 
@@ -73,7 +85,13 @@ Sparsity = Unstructured | Pattern
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """What a label says is done to a linear layer: zeros, then a grid; or llama.cpp's blocks; nothing for `dense`."""
+    """The meaning of a label for a linear layer; all attributes of `dense` are None.
+
+    Attributes:
+        sparsity: sparsity of the weights, or None.
+        grid: grid of the surviving weights, or None.
+        blocks: storage type of llama.cpp, or None; it excludes sparsity and grid.
+    """
 
     sparsity: Sparsity | None = None
     grid: Grid | None = None
@@ -81,23 +99,23 @@ class Scheme:
 
     @property
     def rounds(self) -> bool:
-        """Whether weights that stay are rounded."""
+        """Whether the surviving weights are rounded."""
         return self.grid is not None or self.blocks is not None
 
     @property
     def multiple(self) -> int:
-        """Inputs of which rows must be whole multiples."""
+        """The number of inputs that the inputs of a layer must be a whole multiple of."""
         if isinstance(self.sparsity, Pattern):
             return self.sparsity.of
         return self.blocks.weights if self.blocks else 1
 
 
 def parse_label(label: str) -> Scheme:
-    """The scheme that `label` names.
+    """Return the scheme that a label names.
 
     Raises:
-        ValueError: the label is not of the grammar in this module's table. `keep` and `drop` belong to
-            branches and have no scheme.
+        ValueError: the label does not follow the grammar in this module's table, or is `keep` or `drop`, which
+            belong to branches and have no scheme.
     """
     if label == "dense":
         return Scheme()
@@ -114,7 +132,7 @@ def parse_label(label: str) -> Scheme:
 
 
 def _refuse_written_otherwise(label: str) -> None:
-    """Types in capitals and mixes such as `Q4_K_M`, as llama.cpp's users write them."""
+    """Refuse names that users of llama.cpp write: types in capitals, and mixes such as `Q4_K_M`."""
     name = label.lower()
     if name in GGML_TYPES:
         raise ValueError(f"level {label!r} is unknown; did you mean {name!r}?")
@@ -144,16 +162,21 @@ def _parse_sparsity(text: str, label: str) -> Sparsity:
 
 
 def kept(scheme: Scheme, numel: int) -> int:
-    """Weights that may be nonzero."""
+    """Return the number of weights, of `numel`, that may be nonzero."""
     return numel - (scheme.sparsity.zeros(numel) if scheme.sparsity else 0)
 
 
 def stored_bits(scheme: Scheme, shape: tuple[int, int], dense_bits: int = 16) -> int:
-    """Exact bits that a (out, in) weight takes: codes or values, scales, zero points and mask.
+    """Return the exact number of bits that a weight takes: codes or values, scales, zero points and mask.
 
-    A sparse level stores one mask bit per weight and its survivors in 16 bits; a 16-bit scale (and a 16-bit zero
-    point when asymmetric) belongs to each group; `dense_bits` is the width of the model's own weights.
-    6,979,321,856 weights at `w3g128a` take 3.25 bits each.
+    A sparse level stores one mask bit per weight. Its surviving weights take 16 bits each, or the bits of the grid's
+    codes. Each group has a 16-bit scale and, if the grid is asymmetric, a 16-bit zero point. 6,979,321,856 weights at
+    `w3g128a` take 3.25 bits each.
+
+    Args:
+        scheme: meaning of the level's label.
+        shape: numbers of outputs and inputs of the layer, (O, I).
+        dense_bits: number of bits of a weight in the dense model.
     """
     out_features, in_features = shape
     numel = out_features * in_features

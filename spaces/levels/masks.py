@@ -1,4 +1,4 @@
-"""Which weights to zero, with exactly the number of zeros that a label names.
+"""Masks that choose which weights become zero, with exactly the number of zeros that a label names.
 
 Shapes: O outputs, I inputs, R rows of N scores.
 """
@@ -10,25 +10,33 @@ from .labels import Pattern, Sparsity
 
 
 def share(total: int, parts: int, start: int, stop: int) -> int:
-    """How many of `total`, spread evenly over `parts`, fall on parts `start..stop`; the shares add up exactly."""
+    """Return how many of `total` items fall on parts `start..stop` if they are spread evenly over `parts` parts.
+
+    The shares of parts that follow each other add up to `total` exactly.
+    """
     return total * stop // parts - total * start // parts
 
 
 def keep_largest(scores_RN: Tensor, zeros: int | Tensor) -> Tensor:
-    """False at the `zeros` smallest scores of each row (one number, or one a row: (R, 1)), ties by position."""
+    """Return a mask (R, N) that is false at the smallest scores of each row.
+
+    Args:
+        scores_RN: scores of the weights; of equal scores the earlier one is the smaller one.
+        zeros: number of false entries in a row, one for all rows or one for each row (R, 1).
+    """
     order = scores_RN.argsort(dim=1, stable=True)
     ranks = torch.arange(scores_RN.shape[1], device=scores_RN.device).expand_as(order)
     return torch.empty_like(order, dtype=torch.bool).scatter_(1, order, ranks >= zeros)
 
 
 def keep_pattern(scores_OI: Tensor, pattern: Pattern) -> Tensor:
-    """True at the largest `keep` scores in each `of` consecutive inputs."""
+    """Return a mask (O, I) that is true at the `pattern.keep` largest scores in each `pattern.of` consecutive inputs."""
     scores = scores_OI.reshape(-1, pattern.of)
     return keep_largest(scores, pattern.of - pattern.keep).view(scores_OI.shape)
 
 
 def magnitude(weight_OI: Tensor, sparsity: Sparsity) -> Tensor:
-    """True where |w| is largest in the layer (or in each group of a pattern)."""
+    """Return a mask (O, I) that is true where |w| is largest in the layer, or in each group of a pattern."""
     scores = weight_OI.abs()
     if isinstance(sparsity, Pattern):
         return keep_pattern(scores, sparsity)
@@ -36,7 +44,14 @@ def magnitude(weight_OI: Tensor, sparsity: Sparsity) -> Tensor:
 
 
 def wanda(weight_OI: Tensor, hessian_II: Tensor, sparsity: Sparsity) -> Tensor:
-    """True where |w| times the norm of its input is largest in the output's row (or group of a pattern).
+    """Return a mask (O, I) that is true where |w| times the norm of its input is largest.
+
+    Weights compete in the row of an output, or in a group of a pattern.
+
+    Args:
+        weight_OI: weight of the layer.
+        hessian_II: sum or mean of x x^T over calibration inputs; only its diagonal is read.
+        sparsity: number of zeros, or a pattern.
 
     References:
         Sun et al., A Simple and Effective Pruning Approach for Large Language Models, eq. 1.

@@ -1,6 +1,6 @@
-"""What a level of one linear layer stores, and the weight it stands for.
+"""The storage of one linear layer at one level, and the weight that is computed from it.
 
-Shapes: O outputs, I inputs, G groups of inputs in a row, S weights that survive a mask.
+Shapes: O outputs, I inputs, G groups of inputs in a row, K inputs of a group.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,18 +16,18 @@ from .labels import Grid, Scheme, kept, parse_label
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """One linear layer's weight at one level, as stored.
+    """The weight of one linear layer at one level, in the form in which it is stored.
 
     Attributes:
-        label: the level; `spaces/levels/labels.py` says what it means.
-        shape: outputs and inputs of the layer, (O, I).
-        tensors: those of the following that the label needs.
-            `codes`: dense bytes of the integers, in row-major order, of survivors only where there is a mask;
-            symmetric codes are stored plus 2^(bits-1).
-            `scales`, `zeros`: (O, G), 16-bit floats; zero points are whole numbers.
-            `mask`: one bit per weight, 1 where the weight survives.
-            `values`: 16-bit floats of the survivors in row-major order, when there are no codes.
-            `blocks`: (O, bytes of a row), alone: llama.cpp's storage.
+        label: label of the level; `spaces/levels/labels.py` says what it means.
+        shape: numbers of outputs and inputs of the layer, (O, I).
+        tensors: stored tensors by name, those that the label needs of the following.
+            `codes`: integers of the weights in row-major order, packed into bytes; pruned weights have none. Symmetric
+            codes are stored plus 2^(bits-1).
+            `scales`, `zeros`: scales and zero points of the groups (O, G), 16-bit floats; zero points are whole numbers.
+            `mask`: one bit per weight, packed into bytes, 1 where the weight survives.
+            `values`: 16-bit floats of the surviving weights in row-major order, if the level has no codes.
+            `blocks`: rows in a storage type of llama.cpp (O, bytes of a row), the only tensor of such a level.
     """
 
     label: str
@@ -36,27 +36,30 @@ class Packed:
 
     @property
     def scheme(self) -> Scheme:
-        """What the label says."""
+        """The scheme that the label names."""
         return parse_label(self.label)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of `dense`: that of values or scales; float32 of llama.cpp's types, whose products have no other."""
+        """The type of the weight that `dense` returns.
+
+        It is the type of the stored values or scales, or float32 for llama.cpp's types, whose values are float32.
+        """
         if "blocks" in self.tensors:
             return torch.float32
         return self.tensors["scales" if "scales" in self.tensors else "values"].dtype
 
     @property
     def bits(self) -> int:
-        """Bits that the tensors take; `labels.stored_bits` plus the padding of the last byte of codes and mask."""
+        """The bits that the tensors take: `labels.stored_bits`, plus what fills up the last byte of codes and mask."""
         return 8 * sum(t.numel() * t.element_size() for t in self.tensors.values())
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Packed":
-        """The same with what the function gives for each tensor, its copy on a device for example."""
+        """Return the level with every tensor replaced by the function's result, for example its copy on a device."""
         return Packed(self.label, self.shape, {name: function(t) for name, t in self.tensors.items()})
 
     def mask(self) -> Tensor | None:
-        """(O, I), true where a weight survives; None where nothing is masked."""
+        """Return the mask (O, I), true where a weight survives, or None if the level has no mask."""
         if "mask" not in self.tensors:
             return None
         return (
@@ -64,10 +67,12 @@ class Packed:
         )
 
     def codes(self) -> Tensor:
-        """The integers (O, I): int8 around zero when symmetric, else uint8; pruned weights have the code of 0.
+        """Return the integer codes (O, I); a pruned weight has the code that stands for 0.
+
+        Codes of a symmetric grid are int8 around zero, those of an asymmetric grid uint8.
 
         Raises:
-            ValueError: the level has no integers.
+            ValueError: the level stores no integers.
         """
         grid = self._grid()
         codes, mask = self._stored_codes(grid), self.mask()
@@ -79,10 +84,10 @@ class Packed:
         return nothing.masked_scatter(mask, codes)
 
     def dense(self) -> Tensor:
-        """The weight (O, I): (code - zero) * scale in float32, rounded once to `dtype`.
+        """Compute the weight (O, I) that the level stands for.
 
-        Codes and zero points are whole numbers that 16-bit floats hold exactly, and products of such floats are
-        formed in float32, so nothing wider need be stored on the way.
+        A quantised weight is (code - zero) * scale, rounded once to `dtype`. 16-bit floats hold codes and zero points
+        exactly, and PyTorch computes their products in float32, so no wider copy is needed.
         """
         if self.scheme.blocks is not None:
             return decode(self.scheme.blocks, self.tensors["blocks"])
@@ -98,28 +103,30 @@ class Packed:
         return (whole * self._by_group("scales")).view(self.shape)
 
     def _grid(self) -> Grid:
+        """Return the grid of the level, or refuse a level without one."""
         grid = self.scheme.grid
         if grid is None:
             raise ValueError(f"level {self.label!r} stores no integers; use `dense` for its values")
         return grid
 
     def _stored_codes(self, grid: Grid) -> Tensor:
+        """Unpack the codes of the surviving weights, in row-major order."""
         codes = unpack(self.tensors["codes"], grid.bits, kept(self.scheme, self.shape[0] * self.shape[1]))
-        # Bytes wrap around, so that what is below 2^(bits-1) becomes negative.
+        # Bytes wrap around, so a stored code below 2^(bits-1) becomes negative as int8.
         return codes.sub_(2 ** (grid.bits - 1)).view(torch.int8) if grid.symmetric else codes
 
     def _in_groups(self, codes_OI: Tensor) -> Tensor:
-        """(O, G, K) where all groups are whole, else (O, I, 1)."""
+        """Return the codes as (O, G, K) if all groups have the same length, else as (O, I, 1)."""
         group = self._grid().group or self.shape[1]
         return codes_OI.view(self.shape[0], -1, 1 if self.shape[1] % group else group)
 
     def _by_group(self, name: str) -> Tensor:
-        """A tensor of groups that fits `_in_groups`: (O, G, 1) or (O, I, 1)."""
+        """Return the scales or zero points in a shape that fits `_in_groups`: (O, G, 1) or (O, I, 1)."""
         group = self._grid().group or self.shape[1]
         return (self._per_input(name) if self.shape[1] % group else self.tensors[name])[:, :, None]
 
     def _per_input(self, name: str) -> Tensor:
-        """A tensor of groups (O, G), spread to (O, I)."""
+        """Return the scales or zero points with one entry for every weight, (O, I)."""
         in_features = self.shape[1]
         group = self._grid().group or in_features
         return self.tensors[name][:, torch.arange(in_features, device=self.tensors[name].device) // group]
@@ -130,10 +137,10 @@ class Solution:
     """A compressed layer before it is packed.
 
     Attributes:
-        stored: (O, I): codes, uint8 in [0, 2^bits), if there is a grid; else values in the storage type.
-        mask: (O, I), true where a weight survives, or None.
-        scales: (O, G), float32, or None.
-        zeros: (O, G), float32, or None.
+        stored: codes (O, I), uint8 in [0, 2^bits), if the level has a grid; else values (O, I) in the storage type.
+        mask: mask (O, I) that is true where a weight survives; None if no weight is pruned.
+        scales: scales (O, G) of the groups in float32; None without a grid.
+        zeros: zero points (O, G) of the groups in float32; None without a grid or if the grid is symmetric.
     """
 
     stored: Tensor
@@ -143,7 +150,13 @@ class Solution:
 
 
 def pack_level(label: str, solution: Solution, dtype: torch.dtype) -> Packed:
-    """Pack a compressed layer; `dtype` is the 16-bit type of values, scales and zero points."""
+    """Pack a compressed layer.
+
+    Args:
+        label: label of the level that was built.
+        solution: codes or values of the layer, with mask, scales and zero points.
+        dtype: 16-bit type in which values, scales and zero points are stored.
+    """
     stored, mask = solution.stored, solution.mask
     tensors: dict[str, Tensor] = {}
     if mask is not None:

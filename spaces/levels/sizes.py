@@ -1,6 +1,6 @@
-"""Bytes that a linear layer takes in the files of each format: the size rules that byte budgets use.
+"""Size rules: the bytes that a linear layer takes in the files of each format, for budgets in bytes.
 
-Tensor bytes only; a safetensors header comes on top (about 100 bytes per tensor).
+Only the bytes of tensors count. The header of a safetensors file takes about 100 bytes more per tensor.
 """
 
 from collections.abc import Callable
@@ -8,25 +8,26 @@ from collections.abc import Callable
 from .labels import Scheme, stored_bits
 
 SizeRule = Callable[[Scheme, tuple[int, int], int], int]
-"""(scheme, (out, in), bits of a dense weight) to bytes of one layer's weight."""
+"""A function of scheme, shape (O, I) and bits of a dense weight; it returns the bytes of one layer's weight."""
 
 
 def packed(scheme: Scheme, shape: tuple[int, int], dense_bits: int) -> int:
-    """The level database: everything `stored_bits` counts, rounded up to whole bytes."""
+    """Return the bytes of a layer in the level database: its stored bits, rounded up to whole bytes."""
     return -(-stored_bits(scheme, shape, dense_bits) // 8)
 
 
 def dense(scheme: Scheme, shape: tuple[int, int], dense_bits: int) -> int:
-    """A dense checkpoint: every weight at full width, whatever its level."""
+    """Return the bytes of a layer in a dense checkpoint, which stores every weight at full width at any level."""
     del scheme
     return shape[0] * shape[1] * dense_bits // 8
 
 
 def compressed_tensors(scheme: Scheme, shape: tuple[int, int], dense_bits: int) -> int:
-    """compressed-tensors `pack-quantized` (0.19 or newer): rows of codes packed into 32-bit words.
+    """Return the bytes of a layer in the format `pack-quantized` of compressed-tensors 0.19 or newer.
 
-    A scale per group at the model's 16 bits and the int64 shape follow. Layers without a grid are dense: the
-    format stores no masks.
+    Every row of codes is packed into 32-bit words. Each group has a 16-bit scale; an asymmetric grid, which the
+    exporter does not write, is counted with a 16-bit zero point too. The shape takes two int64. Layers without a grid
+    are dense, because the format stores no masks.
     """
     if scheme.grid is None:
         return dense(scheme, shape, dense_bits)
@@ -37,7 +38,11 @@ def compressed_tensors(scheme: Scheme, shape: tuple[int, int], dense_bits: int) 
 
 
 def gguf(scheme: Scheme, shape: tuple[int, int], dense_bits: int) -> int:
-    """llama.cpp's files: its own types as they are, all else dense. Without what aligns a tensor to 32 bytes."""
+    """Return the bytes of a layer in a GGUF file of llama.cpp.
+
+    Levels of llama.cpp's storage types are stored as they are, all others dense. The padding that aligns a tensor to
+    32 bytes is not counted.
+    """
     return packed(scheme, shape, dense_bits) if scheme.blocks else dense(scheme, shape, dense_bits)
 
 
@@ -47,3 +52,4 @@ SIZE_RULES: dict[str, SizeRule] = {
     "compressed-tensors": compressed_tensors,
     "gguf": gguf,
 }
+"""The size rule of every format, by the name of the format."""

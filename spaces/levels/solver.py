@@ -1,16 +1,18 @@
-"""Column by column compression with error compensation: GPTQ, SparseGPT and both in one pass.
+"""Compression of linear layers column by column with error compensation: GPTQ, SparseGPT, and both in one pass.
 
-Each column (one input of every output) is replaced by what will be stored, and the columns still open take over
-its error as the layer's Hessian says (optimal brain surgeon). Updates of columns further away are made once per
-block of columns, which changes the speed and not the definition.
+A column holds the weights of one input for all outputs. The solver goes through the columns in order. It replaces each
+column by the values that will be stored, and changes the later columns so that they compensate the error, as the
+layer's Hessian says (optimal brain surgeon). The changes of columns outside the current block of columns are applied
+once per block, as one matrix product (the late update). This changes the speed and not the definition.
 
-Outputs know nothing of each other but for unstructured masks. So lanes (a layer at a label) that read the same
-inputs are walked side by side, their outputs in one wide row: what is done to a column is elementwise and launched
-once for all of them. The late updates, matrix products whose bits may depend on their width, are made for each
-lane apart in its own memory. So a lane's bits do not depend on its company.
+A lane is one layer at one label. The outputs of a layer do not depend on each other, except that an unstructured mask is
+chosen over all of them. So lanes that read the same inputs are solved side by side, with their outputs in one wide row.
+The operations on a column are elementwise and are launched once for all lanes. The bits of a matrix product may depend
+on its width, so the late updates are computed for each lane separately, in the lane's own memory. So the bits of a
+lane do not depend on the other lanes.
 
 Shapes: O outputs of a lane, N outputs of all lanes together, I inputs, G groups of inputs, K columns of a block,
-M columns from the start of a block that are decided on in it (more than K where a group or pattern is longer).
+M columns that a block reads (more than K if a group or pattern that begins the block is longer), S tried scales.
 
 References:
     Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, alg. 1.
@@ -32,7 +34,7 @@ from .masks import keep_largest, keep_pattern, share
 from .packed import Solution
 
 _TOGETHER = 1 << 28
-"""Weights that are walked together: wide enough to hide the launches, 1 GiB of float32."""
+"""Most weights that are solved side by side, 1 GiB of float32: enough to hide the time of kernel launches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +42,13 @@ class Lane:
     """One layer at one label, to be compressed with error compensation.
 
     Attributes:
-        weight_OI: the layer's weight in float32.
-        sparsity: prune, choosing the mask on the way by w^2 / U[i, i]^2 of the updated weights: at the start of
-            each block with that block's even share of the zeros, or of each group of a pattern.
-        mask_OI: prune what is false here instead.
-        grid: quantise the (surviving) weights, with the scales of a group taken from its updated weights when
-            its first column is reached.
+        weight_OI: weight of the layer in float32.
+        sparsity: sparsity whose mask the solver chooses, or None. Weights with the smallest w^2 / U[i, i]^2 are
+            pruned, where w is the weight as updated so far. An unstructured mask is chosen at the start of each block
+            of columns, with the block's even share of the zeros; a pattern at the first column of each of its groups.
+        mask_OI: mask that is given instead of `sparsity`; weights are pruned where it is false.
+        grid: grid of the surviving weights, or None. The scales of a group are computed from its updated weights when
+            the solver reaches the group's first column.
     """
 
     weight_OI: Tensor
@@ -56,13 +59,14 @@ class Lane:
 
 @dataclass(frozen=True)
 class Method:
-    """How all lanes are solved.
+    """Settings that all lanes are solved with.
 
     Attributes:
-        dtype: 16-bit storage type. Errors are those of the values as stored, so what it rounds away is
-            compensated as well.
-        column_block: columns that share one late update, and in which an unstructured mask is chosen.
-        rule: how scales are chosen.
+        dtype: 16-bit type in which values and scales are stored. Errors are those of the stored values, so that
+            rounding to this type is compensated too.
+        column_block: most columns that share one late update, and number of columns whose unstructured mask is
+            chosen together.
+        rule: rule by which scales are chosen.
     """
 
     dtype: torch.dtype
@@ -71,13 +75,16 @@ class Method:
 
 
 def solve(lanes: Sequence[Lane], factor: Factor, method: Method, replays: Replays) -> list[Solution]:
-    """Compress lanes of layers that read the same inputs; each one's bits are those it has alone.
+    """Compress layers that read the same inputs; the bits of each solution do not depend on the other lanes.
 
     Args:
-        lanes: layers with the same number of inputs, on the same device.
-        factor: factorised inverse Hessian of their inputs.
-        method: width of a block of columns, and other settings.
-        replays: runs what is done inside a block of columns.
+        lanes: layers at their labels, with the same number of inputs and on the same device.
+        factor: factorized inverse Hessian of the inputs.
+        method: settings that all lanes share.
+        replays: recordings that run the operations inside a block of columns.
+
+    Returns:
+        The solutions in the order of the lanes.
     """
     walks: dict[_Kind, list[list[int]]] = {}
     for number, lane in enumerate(lanes):
@@ -95,14 +102,14 @@ def solve(lanes: Sequence[Lane], factor: Factor, method: Method, replays: Replay
 
 @dataclass(frozen=True)
 class _Kind:
-    """What lanes have in common that are walked side by side; bits and the number of zeros may differ.
+    """The properties that lanes must share to be solved side by side; bits and numbers of zeros may differ.
 
     Attributes:
-        group: columns that share a scale; 0 without a grid.
-        symmetric: the kind of grid.
-        period: columns whose mask is chosen together; 0 if none is chosen.
-        pattern: how it is chosen in a block; None if it is unstructured (chosen before) or not chosen.
-        masked: whether some weights are zero.
+        group: number of columns that share a scale; 0 without a grid.
+        symmetric: whether the grid is symmetric.
+        period: number of columns whose mask is chosen together; 0 if the solver chooses no mask.
+        pattern: pattern whose mask is chosen inside a block of columns; None if the mask is unstructured or given.
+        masked: whether the lanes have a mask.
     """
 
     group: int
@@ -113,6 +120,7 @@ class _Kind:
 
     @classmethod
     def of(cls, lane: Lane, method: Method) -> "_Kind":
+        """Return the kind of a lane."""
         grid, sparsity = lane.grid, lane.sparsity
         pattern = sparsity if isinstance(sparsity, Pattern) else None
         return cls(
@@ -124,10 +132,14 @@ class _Kind:
         )
 
     def blocks(self, width: int, limit: int) -> Iterator[tuple[int, int]]:
-        """Blocks of at most `limit` columns in which no period both starts late and ends outside.
+        """Yield the first column of each block of columns and the column after its last.
 
-        So whenever a group or mask is decided, all of its columns are up to date: it starts a block or lies in
-        it. An unstructured mask's period always starts a block.
+        A group or period that begins after the first column of a block also ends in the block. So all columns of a
+        group are up to date when its scale or mask is chosen. A period of an unstructured mask begins with a block.
+
+        Args:
+            width: number of columns of the layer.
+            limit: most columns of a block.
         """
         periods = [period for period in (self.group, self.period) if period]
         start = 0
@@ -144,14 +156,22 @@ class _Kind:
 
 
 class _Walk:
-    """Lanes of one kind, solved side by side."""
+    """Lanes of one kind that are solved side by side.
+
+    Args:
+        kind: properties that the lanes share.
+        lanes: layers at their labels.
+        factor: factorized inverse Hessian of the inputs.
+        method: settings that all lanes share.
+        replays: recordings that run the operations inside a block of columns.
+    """
 
     def __init__(
         self, kind: _Kind, lanes: Sequence[Lane], factor: Factor, method: Method, replays: Replays
     ) -> None:
         self.kind, self.lanes, self.factor, self.method, self.replays = kind, lanes, factor, method, replays
         self.widths = [len(lane.weight_OI) for lane in lanes]
-        # A lane's own memory, so that its late updates are the same products alone and in company.
+        # Each lane has its own memory, so that its late updates are the same matrix products beside any other lanes.
         self.work_IO = [lane.weight_OI.T.clone(memory_format=torch.contiguous_format) for lane in lanes]
         inputs, outputs, device = len(self.work_IO[0]), sum(self.widths), self.work_IO[0].device
         stored = torch.uint8 if kind.group else method.dtype
@@ -169,7 +189,7 @@ class _Walk:
         self.shrinks_S = shrinks_of(method.rule, device)
 
     def run(self) -> Iterator[Solution]:
-        """Fix all columns; one solution per lane."""
+        """Solve all columns and yield the solution of each lane."""
         kind = self.kind
         for start, stop in kind.blocks(len(self.stored_IN), self.method.column_block):
             if kind.period and kind.pattern is None and start % kind.period == 0:
@@ -186,7 +206,7 @@ class _Walk:
             )
 
     def _choose(self, columns: slice) -> None:
-        """Which of these columns' weights survive; each lane has its own number of zeros."""
+        """Choose an unstructured mask in these columns; each lane has its own number of zeros."""
         for lane, work_IO, mask_IO in zip(
             self.lanes, self.work_IO, torch.split(self.mask_IN, self.widths, dim=1), strict=True
         ):
@@ -197,7 +217,7 @@ class _Walk:
             mask_IO[columns] = keep_largest(scores_OK.reshape(1, -1), zeros).view(scores_OK.shape).T
 
     def _fix(self, start: int, stop: int) -> None:
-        """Fix the columns of one block and update those after it."""
+        """Replace the columns of one block by stored values, and apply the late update to all columns after it."""
         kind, rows_II = self.kind, self.factor.rows
         block = _Block(
             kind,
@@ -229,13 +249,13 @@ class _Walk:
 
 @dataclass(frozen=True)
 class _Block:
-    """Fixes the columns of one block, one after the other, for all lanes at once.
+    """A function of tensors that solves the columns of one block in order, for all lanes at once.
 
     Attributes:
-        kind: what the lanes have in common.
-        dtype: type in which the scales are stored.
-        groups: columns, counted from the block's first, at which a group of a grid begins.
-        patterns: the same for a group of a pattern.
+        kind: properties that the lanes share.
+        dtype: 16-bit type in which values and scales are stored.
+        groups: columns at which a group of the grid begins, counted from the block's first column.
+        patterns: columns at which a group of the pattern begins, counted from the block's first column.
     """
 
     kind: _Kind
@@ -254,9 +274,21 @@ class _Block:
         steps_N: Tensor,
         shrinks_S: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Errors and what is stored of K columns, the mask of M, scales and lows of the groups begun.
+        """Solve the columns of the block.
 
-        `scale_N` and `low_N` are those of the group under way. `mask_MN` has one column if nothing is masked.
+        Args:
+            open_MN: weights of the columns, with all late updates so far.
+            rows_KK: `Factor.rows` between the columns of the block.
+            diagonal_M: `Factor.diagonal` of the columns.
+            mask_MN: mask of the columns as chosen so far, (M, 1) if the lanes have no mask.
+            scale_N: scale of the group that the block's first column lies in.
+            low_N: smallest whole number on the grid of that group.
+            steps_N: 2^bits - 1 of each output.
+            shrinks_S: factors by which `fit` shrinks the range of a group.
+
+        Returns:
+            Errors (K, N) and stored codes or values (K, N) of the block, the mask (M, N) or (M, 1), and the scales
+            and smallest whole numbers (G, N) of the groups that begin in the block.
         """
         kind, columns = self.kind, len(rows_KK)
         work_MN, mask_MN = open_MN.clone(), mask_MN.clone()
@@ -294,5 +326,5 @@ class _Block:
 
 
 def _scores(work_XN: Tensor, diagonal_X: Tensor, columns: slice) -> Tensor:
-    """How much the output loses by each weight's removal, (N, K)."""
+    """Return by how much the squared output error grows if a weight is removed, (N, K) up to a factor."""
     return (work_XN[columns].square() / diagonal_X[columns, None]).T

@@ -1,1 +1,1 @@
-"""The model: its files, and the structure of blocks, branches and linear layers."""
+"""A pretrained model: its checkpoint files, and its structure of blocks, branches and linear layers."""

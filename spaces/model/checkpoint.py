@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint that is read tensor by tensor: the model never has to fit in memory."""
+"""A Hugging Face checkpoint that is read tensor by tensor, so that the model never has to fit in memory."""
 
 import copy
 import difflib
@@ -32,17 +32,22 @@ _from_config: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
 
 
 class Checkpoint:
-    """A directory with `config.json` and safetensors files, one or sharded.
+    """A folder with `config.json` and the weights in one safetensors file or several.
 
-    Nothing is unpickled, and no weight is kept: every `tensor` is read when it is asked for.
+    Nothing is unpickled. No weight is kept in memory: every call of `tensor` reads the file.
 
     Args:
-        path: the directory, or a name on the Hugging Face hub (downloaded to its cache).
-        trust_remote_code: allow Python code that comes with the checkpoint.
+        path: folder of the model, or its name on the Hugging Face hub, from where it is downloaded to the hub's cache.
+        trust_remote_code: whether to run Python code that comes with the checkpoint.
+
+    Attributes:
+        path: folder of the model.
+        config: the model's configuration.
+        files: paths of the safetensors files.
 
     Raises:
-        ValueError: there is no such model, it is not a dense decoder-only language model, it is already
-            quantised, or it has no safetensors files.
+        ValueError: there is no such model, the model is not a dense decoder-only language model, the model is
+            already quantised, or the folder has no safetensors files.
     """
 
     def __init__(self, path: str | Path, trust_remote_code: bool = False) -> None:
@@ -58,21 +63,21 @@ class Checkpoint:
 
     @property
     def architecture(self) -> str:
-        """Name of the model's class."""
+        """The name of the model's class."""
         return _architecture(self.config)
 
     def skeleton(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-        """The model in evaluation mode, its parameters on the meta device and its buffers real.
+        """Build the model in evaluation mode, with its parameters on the meta device and its buffers in memory.
 
         Args:
-            dtype: what the model will compute in. Buffers are as `from_pretrained` makes them for it; those
-                that must be float32, such as rotary frequencies, are.
+            dtype: type in which the model will compute. Buffers have the type that `from_pretrained` gives them for
+                it, for example float32 for rotary frequencies.
 
         Raises:
-            ValueError: the model holds experts.
+            ValueError: the model is a mixture of experts.
         """
         with init_empty_weights(include_buffers=False):
-            # A copy, because transformers writes the dtype into the configuration it is given.
+            # transformers writes the dtype into the configuration, so it gets a copy.
             model = _from_config(copy.deepcopy(self.config), dtype=dtype, trust_remote_code=self._trust)
         model.tie_weights()
         model.train(False)
@@ -80,13 +85,16 @@ class Checkpoint:
         return model
 
     def tensor(self, name: str) -> Tensor:
-        """Read one tensor in the stored dtype and layout, by the model's name for it.
+        """Read one tensor in the stored type and layout.
 
-        The file may name it without the base model's prefix, by a name of an older version of transformers,
-        or by the name it is tied to.
+        The files may have another name for the tensor: one without the prefix of the base model, one of an older
+        version of transformers, or that of a parameter that the tensor is tied to.
+
+        Args:
+            name: name of the tensor in the model.
 
         Raises:
-            ValueError: it is not in the files.
+            ValueError: the tensor is not in the files.
         """
         if name not in self._stored:
             near = difflib.get_close_matches(name, self._locations, n=1, cutoff=0.0)
@@ -119,7 +127,7 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the names and contents of `config.json` and the safetensors files."""
+        """The SHA-256, in hex, of the names, sizes and contents of `config.json` and the safetensors files."""
         digest = hashlib.sha256()
         for path in [self.path / _CONFIG, *self.files]:
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -130,6 +138,7 @@ class Checkpoint:
 
     @cached_property
     def _locations(self) -> dict[str, Path]:
+        """The file of every stored tensor, by the tensor's name in the files."""
         found: dict[str, Path] = {}
         for path in self.files:
             with safe_open(path, framework="pt") as file:
@@ -138,7 +147,7 @@ class Checkpoint:
 
     @cached_property
     def model_names(self) -> dict[str, str]:
-        """The files' name of every tensor to the model's."""
+        """The name in the model of every stored tensor, by its name in the files."""
         model = self.skeleton()
         names = model.state_dict(keep_vars=True)
         renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
@@ -149,7 +158,10 @@ class Checkpoint:
 
     @cached_property
     def _stored(self) -> dict[str, str]:
-        """The model's name of a tensor to the file's, as `from_pretrained` would match them."""
+        """The name in the files of every tensor, by its name in the model, as `from_pretrained` matches them.
+
+        All names of tied parameters are present if one of them is stored.
+        """
         stored = {name: key for key, name in self.model_names.items()}
         tied: dict[int, list[str]] = {}
         for name, tensor in self.skeleton().state_dict(keep_vars=True).items():
@@ -161,6 +173,7 @@ class Checkpoint:
         return stored
 
     def _check_tied(self, keys: list[str]) -> None:
+        """Refuse tied parameters that are stored with different values."""
         tensors = []
         for key in keys if len(keys) > 1 else ():
             with safe_open(self._locations[key], framework="pt") as file:
@@ -173,6 +186,7 @@ class Checkpoint:
 
 
 def _directory(path: str | Path) -> Path:
+    """Return the folder of a model, which is downloaded if `path` is a name on the Hugging Face hub."""
     directory = Path(path).expanduser()
     if directory.is_dir():
         return directory
@@ -188,6 +202,7 @@ def _directory(path: str | Path) -> Path:
 
 
 def _files(directory: Path) -> tuple[Path, ...]:
+    """Return the safetensors files of a folder, in order of name."""
     if (directory / _INDEX).is_file():
         shards = sorted(set(json.loads((directory / _INDEX).read_text())["weight_map"].values()))
         missing = [name for name in shards if not (directory / name).is_file()]
@@ -210,7 +225,7 @@ def _architecture(config: PreTrainedConfig) -> str:
 
 
 def _refuse(config: PreTrainedConfig, trust_remote_code: bool) -> None:
-    """Raise ValueError for what the configuration alone shows to be unsupported."""
+    """Refuse a model whose configuration shows that the model is not supported."""
     name = _architecture(config)
     remote = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and not remote:
@@ -230,7 +245,7 @@ def _refuse(config: PreTrainedConfig, trust_remote_code: bool) -> None:
 
 
 def _refuse_experts(model: PreTrainedModel) -> None:
-    """Raise ValueError for experts that the configuration does not count under a known name."""
+    """Refuse a mixture of experts whose configuration does not name the number of experts in a known way."""
     name = type(model).__name__
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and path.rpartition(".")[2] == "experts":

@@ -1,4 +1,4 @@
-"""A model opened once: its files, its modules without weights, and the structure found in them."""
+"""A model that is opened once: its checkpoint, its modules without weights, and its structure."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,11 @@ from .structure import Structure, find_structure
 
 
 class DenseModel:
-    """A checkpoint with its structure, to be handed around in place of opening it again.
+    """A checkpoint with its modules and structure, which are found on first use and then kept.
 
     Args:
-        checkpoint: the model's files.
-        structure: blocks, branches and linear layers of the model; found in its modules if None.
+        checkpoint: files of the model.
+        structure: blocks, branches and linear layers of the model; None finds them in the model's modules.
     """
 
     def __init__(self, checkpoint: Checkpoint, structure: Structure | None = None) -> None:
@@ -25,28 +25,28 @@ class DenseModel:
 
     @classmethod
     def open(cls, path: str | Path, *, trust_remote_code: bool = False) -> Self:
-        """Open the model in a folder, or the one of this name on the Hugging Face hub.
+        """Open a model from a folder or from the Hugging Face hub.
 
         Args:
-            path: the folder or the name.
-            trust_remote_code: whether to allow Python code that comes with the model.
+            path: folder of the model, or its name on the hub.
+            trust_remote_code: whether to run Python code that comes with the model.
 
         Raises:
-            ValueError: there is no such model, or it is not a dense decoder-only language model.
+            ValueError: there is no such model, or the model is not a dense decoder-only language model.
         """
         return cls(Checkpoint(path, trust_remote_code=trust_remote_code))
 
     @cached_property
     def skeleton(self) -> PreTrainedModel:
-        """The modules with their parameters on the meta device, to look at and not to change."""
+        """The model with its parameters on the meta device; it is shared, so callers must not change it."""
         return self.checkpoint.skeleton()
 
     @cached_property
     def structure(self) -> Structure:
-        """The blocks, branches and linear layers.
+        """The blocks, branches and linear layers of the model.
 
         Raises:
-            ValueError: the model's blocks cannot be found by rule.
+            ValueError: the model's class is built in a way that the rules of `find_structure` do not cover.
         """
         return find_structure(self.skeleton) if self._given is None else self._given
 
@@ -57,5 +57,5 @@ class DenseModel:
 
     @cached_property
     def parameters(self) -> int:
-        """The number of parameters; tied ones count once."""
+        """The number of parameters of the model; tied parameters count once."""
         return sum(parameter.numel() for parameter in self.skeleton.parameters())

@@ -1,6 +1,6 @@
-"""A model's own forward with some of its modules replaced for a while.
+"""Replacement of modules of a model, for good or for one forward pass of the model's own code.
 
-Legend: B sequences, T positions, D hidden, V vocabulary.
+Shapes: B sequences, T positions, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,9 +14,13 @@ from transformers import PreTrainedModel
 
 
 class StandIn(nn.Module):
-    """Takes the place of `original`, whose attributes are still to be had; subclasses answer its calls.
+    """A module that replaces `original` in a model; subclasses define what a call of it does.
 
-    The original is not a submodule of its stand-in: paths, parameters and hooks stay where they were.
+    Attributes that the stand-in lacks are read from the original. The original is not a submodule of the stand-in, and
+    its parameters and hooks stay as they are.
+
+    Args:
+        original: module that is replaced.
     """
 
     def __init__(self, original: nn.Module) -> None:
@@ -28,7 +32,7 @@ class StandIn(nn.Module):
 
 
 class _Visited(StandIn):
-    """A block whose calls go to a function."""
+    """A replacement of a block that calls a function instead."""
 
     def __init__(self, original: nn.Module, function: Callable[..., object]) -> None:
         super().__init__(original)
@@ -40,30 +44,46 @@ class _Visited(StandIn):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class BlockCall:
-    """What the model's forward hands a block besides the hidden states: masks, positions and so on."""
+    """The arguments that a model's forward gives a block besides the hidden states, such as masks and positions.
+
+    Attributes:
+        args: positional arguments after the hidden states.
+        kwargs: keyword arguments by name, without the hidden states.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
 
 Visit = Callable[[int, Tensor, BlockCall], object]
-"""(block index, states_BTD, call) to what the block would return; see `answer`."""
+"""A function of block index, hidden states (B, T, D) and call; it returns what the block would return, see `answer`."""
 
 
 class EnoughError(Exception):
-    """Raised by a visit that needs nothing of the rest of the forward."""
+    """Raised by a visit to end the forward pass early."""
 
 
 def answer(states: Tensor, outputs: int) -> Tensor | tuple[Tensor | None, ...]:
-    """`states` as a module returns it: bare when `outputs` is 0, else first of a tuple of that length."""
+    """Return hidden states in the form in which a module returns them.
+
+    Args:
+        states: hidden states (B, T, D).
+        outputs: 0 for the bare tensor, else the length of a tuple whose first member is the tensor, the others None.
+    """
     return (states, *[None] * (outputs - 1)) if outputs else states
 
 
 def around_blocks(model: PreTrainedModel, blocks_path: str, visit: Visit, tokens_BT: Tensor) -> Tensor | None:
     """Run the model's own forward with `visit` in place of every block.
 
+    Args:
+        model: model whose blocks are replaced until this function returns.
+        blocks_path: path of the module list that holds the blocks.
+        visit: function that is called in place of each block.
+        tokens_BT: input tokens (B, T).
+
     Returns:
-        logits_BTV, or None if a visit raised `EnoughError`.
+        The logits (B, T, V), or None if a visit raised `EnoughError`.
     """
     with _visited(model.get_submodule(blocks_path), visit):
         try:
@@ -75,6 +95,7 @@ def around_blocks(model: PreTrainedModel, blocks_path: str, visit: Visit, tokens
 
 @contextmanager
 def _visited(blocks: nn.Module, visit: Visit) -> Iterator[None]:
+    """Replace every block by `visit` while the context is open."""
     originals = dict(blocks.named_children())
     for i, (name, block) in enumerate(originals.items()):
         setattr(blocks, name, _Visited(block, _visitor(i, visit)))
@@ -86,6 +107,8 @@ def _visited(blocks: nn.Module, visit: Visit) -> Iterator[None]:
 
 
 def _visitor(index: int, visit: Visit) -> Callable[..., object]:
+    """Return a function with a block's signature that calls `visit`; models pass the states by position or by name."""
+
     def call(*args: Any, **kwargs: Any) -> object:
         if args:
             return visit(index, args[0], BlockCall(args[1:], kwargs))
@@ -96,19 +119,26 @@ def _visitor(index: int, visit: Visit) -> Callable[..., object]:
 
 
 def dummy_tokens(model: PreTrainedModel, sequences: int, length: int, which: int = 0) -> Tensor:
-    """Tokens_BT of one valid id, for forwards whose tokens do not matter; `which` chooses between two ids."""
-    ids = [i for i in range(3) if i != model.config.pad_token_id]  # padding without a mask is warned of
+    """Return tokens (B, T) that all have one valid id, for forward passes whose tokens do not matter.
+
+    Args:
+        model: model whose padding token is avoided.
+        sequences: number of sequences B.
+        length: number of positions T.
+        which: 0 or 1, to choose between two ids.
+    """
+    ids = [i for i in range(3) if i != model.config.pad_token_id]  # padding without a mask causes a warning
     return torch.full((sequences, length), ids[which], dtype=torch.long)
 
 
 def set_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` at `path` below `root`."""
+    """Replace the submodule of `root` at `path` by `module`."""
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, module)
 
 
 def set_tensor(root: nn.Module, name: str, tensor: Tensor) -> None:
-    """Make `tensor` the parameter or buffer `name` below `root`."""
+    """Replace the parameter or buffer of `root` whose dotted name is `name` by `tensor`."""
     parent, _, leaf = name.rpartition(".")
     owner = root.get_submodule(parent)
     if leaf in owner._parameters:
@@ -117,6 +147,6 @@ def set_tensor(root: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def leaves(value: object) -> list[object]:
-    """Everything inside nested tuples, lists and mappings, in order."""
+    """Return all values inside nested tuples, lists and mappings, in order."""
     flat, _ = torch.utils._pytree.tree_flatten(value)
     return list(flat)

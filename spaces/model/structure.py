@@ -1,8 +1,11 @@
-"""What a decoder-only model consists of: blocks, their branches, and the linear layers of these.
+"""The structure of a decoder-only model: its blocks, their branches, and the linear layers of the branches.
 
-Everything is found by rule: blocks are the longest list of modules of one class that take hidden states;
-attention is a block's child that takes an attention mask; the other linear layers of a block are its MLP;
-layers that share an input are those that were handed the same tensor when the block ran on the meta device.
+The structure is found by rules instead of lists of architectures:
+
+- The blocks are the longest list of modules of one class that take hidden states.
+- The attention is the child of a block that takes an attention mask.
+- All other linear layers of a block are its MLP.
+- Two linear layers share an input if both receive the same tensor object when the block runs on the meta device.
 """
 
 import copy
@@ -23,13 +26,13 @@ Kind = Literal["attention", "mlp"]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A weight matrix; an embedding counts as one of shape (vocabulary, hidden).
+    """A linear layer with its weight matrix; an embedding counts as one, with a weight of shape (V, D).
 
     Attributes:
-        path: the module's path in the model; its parameter is `path.weight`.
-        in_features: inputs of a row.
-        out_features: number of outputs, the rows of its weight (O, I).
-        transposed: stored as (in, out), as GPT-2's `Conv1D` does.
+        path: path of the module in the model; its parameter is `path.weight`.
+        in_features: number of inputs, the columns of the weight (O, I).
+        out_features: number of outputs, the rows of the weight (O, I).
+        transposed: whether the model stores the weight as (I, O), as GPT-2's `Conv1D` does.
     """
 
     path: str
@@ -38,7 +41,10 @@ class Linear:
     transposed: bool = False
 
     def turn(self, weight: Tensor) -> Tensor:
-        """From the stored layout to (out, in), or back; contiguous, and no copy unless `transposed`."""
+        """Convert a weight from the model's layout to (O, I), or back.
+
+        The result is contiguous. A contiguous weight is copied only if the layer is `transposed`.
+        """
         return (weight.T if self.transposed else weight).contiguous()
 
 
@@ -47,12 +53,12 @@ class Branch:
     """One of the two parts of a block that add to the residual stream.
 
     Attributes:
-        kind: `attention` or `mlp`.
-        paths: modules that are replaced when the branch is dropped: one child of the block, or the linear
-            layers themselves where they sit on the block (OPT).
-        linears: in the order of the model's modules.
-        groups: paths of the layers that read the same tensor, each layer in one group.
-        outputs: 0 if the child returns a tensor, else the length of the tuple it returns.
+        kind: name of the part, `attention` or `mlp`.
+        paths: paths of the modules that are replaced when the branch is dropped. They are one child of the block,
+            or the linear layers themselves if these are children of the block (as in OPT).
+        linears: linear layers of the branch, in the order of the model's modules.
+        groups: paths of the linear layers, grouped by the tensor they read; each layer is in exactly one group.
+        outputs: 0 if the first module of `paths` returns a tensor, else the length of the tuple that it returns.
     """
 
     kind: Kind
@@ -64,7 +70,13 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One decoder block; its attention stands before its MLP."""
+    """One decoder block of the model.
+
+    Attributes:
+        index: position of the block among the blocks, from 0.
+        path: path of the block's module in the model.
+        branches: the attention, then the MLP.
+    """
 
     index: int
     path: str
@@ -72,13 +84,19 @@ class Block:
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """All linear layers of the block."""
+        """The linear layers of all branches of the block."""
         return tuple(linear for branch in self.branches for linear in branch.linears)
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Token embedding and head; one tensor if `tied`."""
+    """The token embedding and the head of a model.
+
+    Attributes:
+        embedding: the token embedding.
+        head: the linear layer that computes the logits.
+        tied: whether embedding and head share one weight.
+    """
 
     embedding: Linear
     head: Linear
@@ -86,20 +104,20 @@ class Ends:
 
     @property
     def linears(self) -> tuple[Linear, Linear]:
-        """Embedding and head."""
+        """The embedding and the head, in this order."""
         return self.embedding, self.head
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A model's blocks and ends.
+    """The blocks of a model, with its embedding and head.
 
     Attributes:
         model_class: name of the model's class.
-        blocks_path: the list that holds the blocks, such as `model.layers`.
-        blocks: in the order in which they run.
-        block_outputs: 0 if a block returns a tensor, else the length of the tuple it returns.
-        ends: embedding and head.
+        blocks_path: path of the module list that holds the blocks, such as `model.layers`.
+        blocks: the blocks in the order in which they run.
+        block_outputs: 0 if a block returns a tensor, else the length of the tuple that it returns.
+        ends: the embedding and the head.
     """
 
     model_class: str
@@ -110,17 +128,17 @@ class Structure:
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """The linear layers of all blocks, in order; embedding and head are not among them."""
+        """The linear layers of all blocks, in order; the embedding and the head are not included."""
         return tuple(linear for block in self.blocks for linear in block.linears)
 
 
 def find_structure(model: PreTrainedModel) -> Structure:
-    """The structure of a model whose parameters may be on the meta device.
+    """Find the structure of a model by the rules above; its parameters may be on the meta device.
 
-    Costs one pass over a copy without weights, a few milliseconds per block.
+    Time: one forward pass of a copy whose blocks are on the meta device, a few milliseconds per block.
 
     Raises:
-        ValueError: the model's class is built in a way that these rules do not cover.
+        ValueError: the model's class is built in a way that the rules do not cover.
     """
     name = type(model).__name__
     blocks_path = _blocks_path(model)
@@ -140,9 +158,9 @@ def find_structure(model: PreTrainedModel) -> Structure:
 
 
 def fused_groups(structure: Structure) -> tuple[tuple[str, ...], ...]:
-    """Paths of the layers that serving engines fuse: q/k/v together, gate/up together.
+    """Return the paths of the linear layers that serving engines fuse: q/k/v together, gate/up together.
 
-    They are the layers of one branch that read the same tensor; a layer that shares with none is not listed.
+    A group holds the layers of one branch that read the same tensor. A layer that is alone in its group is left out.
     """
     return tuple(
         group
@@ -154,6 +172,7 @@ def fused_groups(structure: Structure) -> tuple[tuple[str, ...], ...]:
 
 
 def _blocks_path(model: PreTrainedModel) -> str:
+    """Return the path of the module list that holds the blocks."""
     lists = [
         (path, module)
         for path, module in model.named_modules()
@@ -172,6 +191,7 @@ def _blocks_path(model: PreTrainedModel) -> str:
 
 
 def _parameters(module: nn.Module) -> Iterable[str]:
+    """Return the names of the arguments of a module's forward."""
     return inspect.signature(module.forward).parameters
 
 
@@ -185,15 +205,21 @@ def _linear(path: str, module: nn.Module) -> Linear:
 
 
 def _linears(path: str, module: nn.Module) -> tuple[Linear, ...]:
+    """Return the linear layers at and below the module at `path`."""
     found = [(name, m) for name, m in module.named_modules(remove_duplicate=False) if _is_linear(m)]
     return tuple(_linear(f"{path}.{name}" if name else path, m) for name, m in found)
 
 
 _Part = tuple[Kind, tuple[str, ...], tuple[Linear, ...]]
+"""Kind, paths and linear layers of a branch."""
 
 
 def _block_parts(model_class: str, path: str, block: nn.Module) -> tuple[_Part, _Part]:
-    """Kind, replaced modules and linear layers of the two branches."""
+    """Split a block into its attention and its MLP.
+
+    Raises:
+        ValueError: the block is not made of one attention and one MLP of linear layers.
+    """
     children = {name: found for name, m in block.named_children() if (found := _linears(f"{path}.{name}", m))}
     attention = _attention(block, list(children))
     if len(attention) != 1:
@@ -217,12 +243,13 @@ def _block_parts(model_class: str, path: str, block: nn.Module) -> tuple[_Part, 
 
 
 def _attention(block: nn.Module, names: list[str]) -> list[str]:
+    """Return those of the block's children `names` that take an attention mask, else those named like attention."""
     by_mask = [name for name in names if "attention_mask" in _parameters(block.get_submodule(name))]
     return by_mask or [name for name in names if "attn" in name or "attention" in name]
 
 
 def _check_covered(model_class: str, path: str, block: nn.Module, linears: set[str]) -> None:
-    """Refuse blocks with weight matrices that are no linear layers, or with one layer at two places."""
+    """Refuse a block that has a weight matrix outside its linear layers, or one linear layer at two places."""
     for name, parameter in block.named_parameters():
         owner = f"{path}.{name.rpartition('.')[0]}"
         if parameter.dim() > 1 and owner not in linears:
@@ -237,6 +264,7 @@ def _check_covered(model_class: str, path: str, block: nn.Module, linears: set[s
 
 
 def _ends(model: PreTrainedModel) -> Ends:
+    """Find the token embedding and the head of a model."""
     paths = {id(module): path for path, module in model.named_modules()}
     output: Callable[[], object] = model.get_output_embeddings
     embedding, head = model.get_input_embeddings(), output()
@@ -252,11 +280,13 @@ def _ends(model: PreTrainedModel) -> Ends:
 
 
 def _probe(model: PreTrainedModel, blocks_path: str) -> tuple[dict[str, Tensor], dict[str, int], int]:
-    """Run the blocks on the meta device, the rest on zeros that take no memory.
+    """Run the model once to see what its modules take and return.
+
+    The blocks run on the meta device. The parameters of all other modules are zeros that take no memory.
 
     Returns:
-        The input of every linear layer in the blocks, the outputs of every other module there (0: a tensor,
-        else the length of its tuple), and those of the blocks.
+        The input tensor of every linear layer in the blocks, by path. The outputs of every other module in the
+        blocks, by path (0 for a tensor, else the length of the tuple). The outputs of the first block.
     """
     model = copy.deepcopy(model)
     blocks = model.get_submodule(blocks_path)
@@ -286,6 +316,8 @@ def _to_meta(tensor: Tensor) -> Tensor:
 
 
 def _watch(path: str, module: nn.Module, inputs: dict[str, Tensor], outputs: dict[str, int]) -> None:
+    """Add a hook that writes to `inputs` what a linear layer reads, or to `outputs` what another module returns."""
+
     def before(_: nn.Module, args: tuple[Any, ...]) -> None:
         inputs[path] = args[0]
 
@@ -299,6 +331,7 @@ def _watch(path: str, module: nn.Module, inputs: dict[str, Tensor], outputs: dic
 
 
 def _grouped(linears: tuple[Linear, ...], inputs: dict[str, Tensor]) -> tuple[tuple[str, ...], ...]:
+    """Group the paths of linear layers by the tensor that they read."""
     groups: dict[int, list[str]] = {}
     for linear in linears:
         key = id(inputs.get(linear.path, linear))
