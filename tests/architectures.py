@@ -5,7 +5,7 @@ Every model has a vocabulary of 128, three or four blocks and, where its class k
 output by far more than numerical noise.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,16 @@ _CONFIGS: dict[str, dict[str, object]] = {
     },
 }
 ARCHITECTURES = tuple(_CONFIGS)
+"""The model types, as transformers names them."""
+
 CORE = ("llama", "gemma2", "gpt2", "gpt_neox")
 """Architectures that differ in all that the others differ in: norms, positions, biases, residual branches side by side."""
 
 
-def core_first(names: Iterable[str]) -> list[Any]:
-    """Parameters of a test for these architectures; those outside `CORE` are slow, because these four show the same."""
-    return [pytest.param(name, marks=() if name in CORE else pytest.mark.slow) for name in names]
+def core_first(names: Iterable[str], core: Container[str] = CORE) -> list[Any]:
+    """Parameters of a test; those outside `core` are marked slow, because those in it show the same."""
+    return [pytest.param(name, marks=() if name in core else pytest.mark.slow) for name in names]
 
-
-"""The model types, as transformers names them."""
 
 SLIDING = {
     "mistral": "sliding_window",

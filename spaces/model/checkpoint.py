@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 _CONFIG = "config.json"
@@ -76,7 +77,7 @@ class Checkpoint:
         Raises:
             ValueError: the model is a mixture of experts.
         """
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), no_init_weights():
             # transformers writes the dtype into the configuration, so it gets a copy.
             model = _from_config(copy.deepcopy(self.config), dtype=dtype, trust_remote_code=self._trust)
         model.tie_weights()

@@ -8,6 +8,7 @@ stays its child's, even after its end.
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -61,6 +62,7 @@ def _child(arguments: list[str], cwd: str, log: str, die_at: int | None) -> None
 def _warm_up() -> None:
     with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
         main()
+    gc.freeze()  # so that no child's garbage collector looks through what it inherited, which would copy it
 
 
 def _serve() -> None:

@@ -14,6 +14,7 @@ from paretopress.search.jobs.measure import measure_model
 from paretopress.search.run.assembly import assemble
 from paretopress.search.run.configuration import RunConfig, load_config
 from paretopress.spaces.model.dense_model import DenseModel
+from tests.architectures import core_first
 from tests.end_to_end.conftest import Tiny
 from tests.end_to_end.tiny import FRONTIER, LENGTH, evolution
 
@@ -99,7 +100,9 @@ def test_methods_keep_the_budget(method: str, tiny: Tiny, tmp_path: Path, asked:
     assert front["method"] == "+".join(part["method"] for part in METHODS[method])
 
 
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(
+    "space", core_first(SPACES, ("joint", "minimum counts", "tied, with ends, in bytes"))
+)
 def test_spaces_keep_their_budgets_and_are_exported(
     space: str, tiny: Tiny, tmp_path: Path, asked: list[Trial]
 ) -> None:

@@ -91,7 +91,7 @@ def steps(folder: Path) -> int:
     return int(json.loads(path.read_text())["progress"]["steps"]) if path.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_stops_with_advice(case: Case, number: signal.Signals) -> None:
     folder = case.make(number.name)
     assert case.kill_when(folder, lambda: steps(folder) >= 2, number) == 130
@@ -111,6 +111,7 @@ def test_a_signal_stops_with_advice(case: Case, number: signal.Signals) -> None:
     case.check(folder)
 
 
+@pytest.mark.slow
 def test_killed_at_random_times(case: Case) -> None:
     folder, rng = case.make("times"), random.Random(1)
     kills, ends = 0, False
@@ -292,7 +293,7 @@ def test_a_lost_checkpoint_costs_nothing(case: Case) -> None:
     case.check(folder)
 
 
-@pytest.mark.parametrize("harm", ["changed", "missing"])
+@pytest.mark.parametrize("harm", ["changed", pytest.param("missing", marks=pytest.mark.slow)])
 def test_harm_to_a_level_file_is_noticed(case: Case, harm: str) -> None:
     folder = case.make(f"level {harm}")
     case.kill_when(folder, lambda: steps(folder) >= 1, signal.SIGKILL)

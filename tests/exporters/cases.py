@@ -13,6 +13,7 @@ from paretopress.exporters.checkpoints.hf import export_dense
 from paretopress.exporters.checkpoints.model_folder import WrittenModel
 from paretopress.search.folder.front import Front, Point
 from paretopress.search.folder.runfolder import RunFolder
+from paretopress.search.run.configuration import RunConfig, load_config
 from paretopress.spaces.levels.builders import BuilderConfig, build
 from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.storage.database import LevelDatabase
@@ -120,6 +121,16 @@ def finished_run(
         points = [Point(budget=name, method="dp", profile=dict(units), **figures) for name in budgets]
         run.write_front(Front(model=str(case.path), points=points, fingerprints=fingerprints))
     return run.path
+
+
+def quickstart_config(length: int, heldout: int) -> RunConfig:
+    """The quickstart's configuration on `heldout` tokens in sequences of `length`, with hardly any other text."""
+    sets = {"data.length": length, "data.heldout.tokens": heldout, "evaluation.threads": 1}
+    few = ("data.calibration.tokens", "data.validation.tokens", "builder.tokens", "archive_tokens")
+    sets |= dict.fromkeys(few, 2 * length)
+    return load_config(
+        QUICKSTART.parent / "quickstart.yaml", [f"{key}={value}" for key, value in sets.items()]
+    )
 
 
 def half_model(name: str, path: Path, dtype: torch.dtype, **changes: object) -> Path:

@@ -92,6 +92,7 @@ def test_levels_that_a_shared_folder_shows_late_are_waited_for(tiny: Tiny, tmp_p
     assert _awaited(assemble(config, tmp_path / "nowhere")) == len(built.labels)
 
 
+@pytest.mark.slow
 def test_levels_come_from_a_worker_that_has_a_disk_of_its_own(
     tiny: Tiny, tmp_path: Path, cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,7 +164,7 @@ def test_slopes_are_those_of_the_definition(name: str, fitness: FitnessConfig, m
     assert max(abs(change) for row in found.first.values() for change in row.values()) > 0.01
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fitness", [KL, FITNESSES[2]], ids=lambda fitness: fitness.name)
 @pytest.mark.parametrize("name", [*NAMES, "mistral"])
 def test_embedding_and_head_have_slopes(name: str, fitness: FitnessConfig, seed: int, made: Make) -> None:

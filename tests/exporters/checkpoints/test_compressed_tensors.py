@@ -20,7 +20,6 @@ from paretopress.exporters.checkpoints.compressed_tensors import PackedLayout, s
 from paretopress.exporters.checkpoints.model_folder import WrittenModel, write_model
 from paretopress.exporters.checkpoints.packed_checkpoint import open_model
 from paretopress.search.jobs.measure import measure_model
-from paretopress.search.run.configuration import load_config
 from paretopress.spaces.levels.builders import build
 from paretopress.spaces.levels.labels import parse_label
 from paretopress.spaces.levels.sizes import compressed_tensors
@@ -28,7 +27,16 @@ from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.dense_model import DenseModel
 from paretopress.spaces.storage.database import LevelDatabase
 from tests.architectures import core_first, save_model
-from tests.exporters.cases import QUICKSTART, ROUNDED, Case, half_model, load, logits, reloaded
+from tests.exporters.cases import (
+    QUICKSTART,
+    ROUNDED,
+    Case,
+    half_model,
+    load,
+    logits,
+    quickstart_config,
+    reloaded,
+)
 
 MIXED = ("w2g32", "w3g64", "w4g128", "w8", "w5g32", "s50", "2:4+w4g32")
 
@@ -336,11 +344,7 @@ def test_a_packed_model_is_evaluated_as_its_dense_export(quickstart: Case, tmp_p
     assignment = mixed(quickstart)
     export(quickstart, assignment, tmp_path / "packed")
     quickstart.export(assignment, tmp_path / "dense")
-    sets = [f"data.{name}.tokens=128" for name in ("calibration", "validation", "heldout")]
-    config = load_config(
-        QUICKSTART.parent / "quickstart.yaml",
-        ["data.length=64", "archive_tokens=64", "builder.tokens=64", *sets],
-    )
+    config = quickstart_config(length=64, heldout=128)
     packed, dense = (
         measure_model(config, DenseModel(open_model(tmp_path / name, False)), "heldout")
         for name in ("packed", "dense")

@@ -23,11 +23,10 @@ from paretopress.exporters.checkpoints.packed_checkpoint import open_model
 from paretopress.exporters.export import export_run
 from paretopress.exporters.heldout import heldout_check
 from paretopress.search.jobs.measure import measure_model
-from paretopress.search.run.configuration import load_config
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.dense_model import DenseModel
-from tests.architectures import make_config, random_model, random_tokens
-from tests.exporters.cases import QUICKSTART, Case, finished_run, load, logits
+from tests.architectures import core_first, make_config, random_model, random_tokens
+from tests.exporters.cases import QUICKSTART, Case, finished_run, load, logits, quickstart_config
 
 Dropped = Mapping[int, tuple[str, ...]]
 BOTH = ("attention", "mlp")
@@ -75,7 +74,7 @@ def _offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del sys.modules[name]
 
 
-@pytest.fixture(scope="module", params=_FAMILIES)
+@pytest.fixture(scope="module", params=core_first(_FAMILIES, ("llama",)))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     config = make_config(request.param, **{**_SIZES, **_FAMILIES[request.param]})
@@ -247,11 +246,7 @@ def test_is_evaluated_as_its_dense_export(quickstart: Case, tmp_path: Path) -> N
     export(quickstart, assignment, tmp_path / "short")
     (tmp_path / "short" / "nemotron_modeling.py").unlink()
     quickstart.export(assignment, tmp_path / "dense")
-    sets = [f"data.{name}.tokens=128" for name in ("calibration", "validation", "heldout")]
-    config = load_config(
-        QUICKSTART.parent / "quickstart.yaml",
-        ["data.length=64", "archive_tokens=64", "builder.tokens=64", "evaluation.threads=1", *sets],
-    )
+    config = quickstart_config(length=64, heldout=128)
     short, dense = (
         measure_model(config, DenseModel(open_model(tmp_path / name, False)), "heldout")
         for name in ("short", "dense")

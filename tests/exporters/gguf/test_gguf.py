@@ -17,12 +17,11 @@ from paretopress.exporters.export import export_run
 from paretopress.exporters.gguf.llama_cpp import FILE, opened
 from paretopress.exporters.heldout import LLAMA_ABSOLUTE, LLAMA_RELATIVE, compare_figures, heldout_check
 from paretopress.search.jobs.measure import measure_model
-from paretopress.search.run.configuration import load_config
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import space_of
 from paretopress.spaces.levels.ggml import GGML_TYPES
 from paretopress.spaces.model.dense_model import DenseModel
-from tests.exporters.cases import QUICKSTART, Case, finished_run, half_model
+from tests.exporters.cases import QUICKSTART, Case, finished_run, half_model, quickstart_config
 from tests.exporters.gguf.gguf_cases import LEGACY, export
 
 pytestmark = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
@@ -142,9 +141,7 @@ def test_a_file_that_llama_cpp_computes_otherwise_does_not_appear(
 
 
 def test_held_out_figures_are_those_of_the_profile(quickstart: Case, tmp_path: Path) -> None:
-    config = load_config(
-        QUICKSTART.parent / "quickstart.yaml", ["data.heldout.tokens=2048", "evaluation.threads=1"]
-    )
+    config = quickstart_config(length=512, heldout=2048)
     assignment = {linear.path: "q4_0" for linear in quickstart.structure.linears}
     export(quickstart, assignment, tmp_path / "out")
     quickstart.export(assignment, tmp_path / "dense")
@@ -159,9 +156,7 @@ def test_held_out_figures_are_those_of_the_profile(quickstart: Case, tmp_path: P
 
 
 def test_held_out_figures_are_measured_before_a_file_appears(quickstart: Case, tmp_path: Path) -> None:
-    config = load_config(
-        QUICKSTART.parent / "quickstart.yaml", ["data.heldout.tokens=2048", "evaluation.threads=1"]
-    )
+    config = quickstart_config(length=512, heldout=2048)
     assignment = {linear.path: "q4_0" for linear in quickstart.structure.linears}
     quickstart.export(assignment, tmp_path / "dense")
     known = measure_model(config, DenseModel.open(tmp_path / "dense"), "heldout")

@@ -95,7 +95,7 @@ SLOPED = Trial(99, PROFILES[0], at(2, 16), slopes=True)
 SLOPES = slopes_of(list(LocalPool(LANDSCAPE).run([SLOPED])))
 
 
-@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_answers_do_not_depend_on_how_many_workers_there_are(
     make: Callable[..., RayPool], number: int
 ) -> None:
@@ -110,7 +110,14 @@ def test_answers_do_not_depend_on_how_many_workers_there_are(
 
 
 @pytest.mark.parametrize(
-    ("kind", "failures"), [("dies", 2), ("raises", 1), ("goes bad", 1), ("nan", 0), ("hangs", 1)]
+    ("kind", "failures"),
+    [
+        ("dies", 2),
+        ("hangs", 1),
+        pytest.param("raises", 1, marks=pytest.mark.slow),
+        pytest.param("goes bad", 1, marks=pytest.mark.slow),
+        pytest.param("nan", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_what_failed_is_tried_again(
     make: Callable[..., RayPool], tmp_path: Path, kind: str, failures: int
@@ -122,7 +129,10 @@ def test_what_failed_is_tried_again(
     assert len(list(tmp_path.iterdir())) == times
 
 
-@pytest.mark.parametrize(("kind", "error"), [("raises", "RuntimeError: out of luck"), ("dies", "Actor")])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [pytest.param("raises", "RuntimeError: out of luck", marks=pytest.mark.slow), ("dies", "Actor")],
+)
 def test_a_model_that_always_fails_takes_no_other_with_it(
     make: Callable[..., RayPool], tmp_path: Path, kind: str, error: str
 ) -> None:
@@ -163,7 +173,15 @@ def test_slopes_that_cannot_be_had_end_the_search_and_change_nothing_in_it(
         list(pool.run([Trial(0, PROFILES[0], at(0, 8), slopes=True)]))
 
 
-@pytest.mark.parametrize(("kind", "failures"), [("dies", 1), ("raises", 1), ("hangs", 1), ("nan", 0)])
+@pytest.mark.parametrize(
+    ("kind", "failures"),
+    [
+        ("dies", 1),
+        pytest.param("hangs", 1, marks=pytest.mark.slow),
+        pytest.param("raises", 1, marks=pytest.mark.slow),
+        pytest.param("nan", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_workers_share_slopes_and_one_that_fails_changes_nothing(
     make: Callable[..., RayPool], tmp_path: Path, kind: str, failures: int
 ) -> None:
@@ -176,6 +194,7 @@ def test_workers_share_slopes_and_one_that_fails_changes_nothing(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_too_many_failures_end_the_search_with_the_first(
     make: Callable[..., RayPool], tmp_path: Path
 ) -> None:
@@ -200,6 +219,7 @@ def test_nobody_waits_for_ever_for_a_worker(make: Callable[..., RayPool]) -> Non
         list(pool.run(TRIALS))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_given_up_leaves_the_next_alone(make: Callable[..., RayPool], tmp_path: Path) -> None:
     pool = make(partial(Mishap, LANDSCAPE, "slow", None, 10_000, tmp_path))
     given_up = pool.run(TRIALS)
@@ -213,6 +233,7 @@ def test_as_many_workers_as_the_cluster_has_room_for(make: Callable[..., RayPool
     settle(pool, 2)
 
 
+@pytest.mark.slow
 def test_killed_workers_change_nothing(make: Callable[..., RayPool], tmp_path: Path) -> None:
     pool = make(
         partial(Mishap, LANDSCAPE, "slow", None, 100_000, tmp_path), number=3, retries=100, max_failures=1000
