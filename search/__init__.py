@@ -1,1 +1,1 @@
-"""Who proposes and what is kept: searchers, the Pareto archive, the study, checkpoints, configuration."""
+"""Search for good profiles: search methods, the Pareto archive, the study, run folders and configuration."""

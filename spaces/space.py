@@ -1,4 +1,4 @@
-"""The space of profiles: what they cost, what is feasible, and which build the same model."""
+"""The space of profiles: their costs, which of them are within limits, and which of them build the same model."""
 
 import hashlib
 import json
@@ -14,24 +14,27 @@ from .unit import Level, Unit
 
 Profile = tuple[int, ...]
 DENSE: Profile = ()
-"""The uncompressed model, which a space need not contain; only `assignment` and `key` take it."""
+"""Stands for the uncompressed model, which may be no profile of the space.
+
+Only `Space.canonical`, `Space.assignment` and `Space.key` accept it.
+"""
 Limits = Mapping[str, int]
-"""Cost kind to the largest cost allowed; all of them hold."""
+"""Maps each limited cost kind to the largest cost allowed. A profile must meet all limits."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Units, and the fixed cost of what is stored beside them.
+    """The units that are searched, and the fixed cost of the rest of the model.
 
-    A space is a tree of depth two: a branch (or block) is dropped, or the units whose `parent` it is count.
-    A profile is one level index per unit; units under a dropped parent keep their level in the profile but
-    have no effect on model, cost or key.
+    The units form a tree of depth two. The parents are branches or blocks that can be dropped; their children are
+    the units inside. A profile holds one level index per unit. A unit under a dropped parent is irrelevant: its level
+    stays in the profile but has no effect on the model, the costs or the key.
 
     Attributes:
-        units: parents stand before their children.
-        fixed: cost kind to the cost of what is not searched.
-        weights: linear weights that average figures (bits per weight, sparsity) are divided by.
-        always: limits that belong to every budget.
+        units: all units of the space; each parent stands before its children.
+        fixed: maps each cost kind to the cost of the parts of the model that are not searched.
+        weights: number of linear weights, by which totals are divided to give bits per weight or sparsity.
+        always: limits that are added to those of every budget.
     """
 
     units: tuple[Unit, ...]
@@ -51,19 +54,22 @@ class Space:
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """Cost kinds, in the order of the first level's table."""
+        """The cost kinds, in the order in which the first level of the first unit lists them."""
         return tuple(self.units[0].levels[0].costs)
 
     @cached_property
     def _costs(self) -> dict[str, list[list[int]]]:
-        """Kind to the cost of each level of each unit; what an irrelevant unit costs stands last."""
+        """For each cost kind and each unit, the costs of the unit's levels.
+
+        A final 0 follows in each row, so that the index -1 gives the cost of an irrelevant unit.
+        """
         return {
             kind: [[*(v.costs[kind] for v in unit.levels), 0] for unit in self.units] for kind in self.kinds
         }
 
     @cached_property
     def _drops(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
-        """Unit, level and children of every `drop` that makes units irrelevant."""
+        """One entry per droppable unit with children: its index, the index of its `drop` level, its children's indices."""
         return tuple(
             (i, self.units[i].index["drop"], children)
             for i, children in enumerate(self.children)
@@ -71,7 +77,13 @@ class Space:
         )
 
     def _counted(self, profile: Profile) -> Sequence[int]:
-        """The profile with -1 for every irrelevant unit."""
+        """Return the profile with the level index -1 for every irrelevant unit.
+
+        Where no unit is irrelevant, this is the profile object itself.
+
+        Raises:
+            ValueError: the profile's length differs from the number of units.
+        """
         if len(profile) != len(self.units):
             raise ValueError(f"a profile of {len(profile)} levels is none of {len(self.units)} units")
         dropped = [children for unit, drop, children in self._drops if profile[unit] == drop]
@@ -85,7 +97,7 @@ class Space:
 
     @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
-        """For each unit the indices of the units it is the parent of."""
+        """For each unit, the indices of its children; empty for a unit that is nobody's parent."""
         found: list[list[int]] = [[] for _ in self.units]
         for i, unit in enumerate(self.units):
             if unit.parent is not None:
@@ -93,35 +105,35 @@ class Space:
         return tuple(tuple(c) for c in found)
 
     def level(self, profile: Profile, unit: int) -> Level:
-        """The level that `profile` gives to `unit`."""
+        """Return the level that `profile` gives to the unit with index `unit`."""
         return self.units[unit].levels[profile[unit]]
 
     def active(self, profile: Profile, unit: int) -> bool:
-        """Whether the unit's level matters: its parent, if any, is not dropped."""
+        """Tell whether the unit's level has an effect, that is, whether the unit has no parent or its parent is kept."""
         parent = self.units[unit].parent
         return parent is None or self.level(profile, parent).label != "drop"
 
     def cost(self, profile: Profile, kind: str) -> int:
-        """Exact cost of the model that `profile` builds, what is fixed included."""
+        """Return the exact cost of the model that `profile` builds, including the fixed cost."""
         return self.fixed.get(kind, 0) + sum(map(getitem, self._costs[kind], self._counted(profile)))
 
     def costs(self, profile: Profile) -> dict[str, int]:
-        """`cost` for every kind."""
+        """Return the exact cost of every kind."""
         return {kind: self.cost(profile, kind) for kind in self.kinds}
 
     def fits(self, profile: Profile, limits: Limits) -> bool:
-        """Whether no limit is exceeded."""
+        """Tell whether the profile exceeds none of the limits."""
         return all(self.cost(profile, kind) <= limit for kind, limit in limits.items())
 
     def canonical(self, profile: Profile) -> Profile:
-        """The one profile that stands for all that build the same model: irrelevant units at level 0."""
+        """Return the canonical profile among those that build the same model, with irrelevant units at level 0."""
         if profile == DENSE:
             return profile
         counted = self._counted(profile)
         return profile if counted is profile else tuple(max(level, 0) for level in counted)
 
     def extreme(self, kind: str, largest: bool = False) -> Profile:
-        """The profile of smallest (or largest) cost of one kind."""
+        """Return a profile with the smallest (or `largest`) cost of one kind."""
         table = [np.array(row[:-1], np.int64) for row in self._costs[kind]]
         choose = np.argmax if largest else np.argmin
         profile = [int(choose(costs)) for costs in table]
@@ -133,10 +145,11 @@ class Space:
         return tuple(profile)
 
     def check(self, limits: Limits) -> None:
-        """Refuse limits that no profile meets, one kind at a time.
+        """Refuse a limit that no profile meets; each limit is checked without regard to the others.
 
         Raises:
-            ValueError: an unknown kind, or a limit below the cheapest profile, with the reachable range.
+            ValueError: a cost kind is unknown, or a limit is below the cost of the cheapest profile. The message for
+                such a limit gives the range of costs.
         """
         for kind, limit in limits.items():
             if kind not in self.kinds:
@@ -149,11 +162,17 @@ class Space:
                 )
 
     def uniform(self, limits: Limits) -> Profile:
-        """The largest uniform level that fits, the remainder raised in block order.
+        """Return the dearest uniform profile within `limits`, with units then raised in block order.
 
-        Branches are kept. A unit without the level takes its dearest one below it, else its cheapest. If no
-        uniform level fits, it starts from the cheapest profile instead, so every reachable budget has one.
-        Ties between levels go to the one with the higher cost of the later kinds.
+        In a uniform profile all branches are kept and all units have one label. A unit without that label takes the
+        dearest level below it, or its cheapest level if there is none below. The dearest uniform profile within the
+        limits is the start, or the cheapest profile if no uniform one is within them, so there is an answer for every
+        budget that can be reached. Of uniform profiles with equal cost of the first kind, the one with the higher
+        cost of the next kinds counts as dearer. What the limits leave is then spent by passes over the units in
+        order; each pass raises a unit by one neighbouring level where that is within the limits.
+
+        Raises:
+            ValueError: no profile within the limits was found.
         """
         fitting = [profile for _, profile in self._uniforms if self.fits(profile, limits)]
         profile = fitting[-1] if fitting else self.cheapest(limits)
@@ -163,7 +182,7 @@ class Space:
 
     @cached_property
     def _uniforms(self) -> list[tuple[tuple[int, ...], Profile]]:
-        """Every label given to all units, in order of cost."""
+        """The costs and the profile for every label given to all units, sorted by cost."""
         labels = {label for unit in self.units if not unit.droppable for label in unit.index}
         found = []
         for label in sorted(labels or {"keep", "drop"}):
@@ -172,6 +191,7 @@ class Space:
         return sorted(found)
 
     def _raise_in_order(self, profile: Profile, limits: Limits) -> Profile:
+        """Pass once over the units and raise each to its cheapest dearer neighbouring level within the limits."""
         limits = limits or {self.kinds[0]: sys.maxsize}
         kind, *others = limits
         levels, room = list(profile), {name: limits[name] - self.cost(profile, name) for name in limits}
@@ -190,7 +210,7 @@ class Space:
         return tuple(levels)
 
     def _change(self, levels: Sequence[int], unit: int, level: int, kind: str) -> int:
-        """What moving one unit to another level adds to the cost of a kind."""
+        """Return how much the cost of a kind grows (negative: shrinks) when one unit moves to another level."""
         parent, table = self.units[unit].parent, self._costs[kind]
         if parent is not None and self.units[parent].levels[levels[parent]].label == "drop":
             return 0
@@ -202,9 +222,9 @@ class Space:
         return change
 
     def steps(self, profile: Profile, unit: int, limits: Limits, *, up: bool) -> list[Profile]:
-        """Profiles within `limits` with `unit` moved to a neighbouring level of higher (`up`) or lower cost.
+        """Return the profiles within `limits` that move `unit` to a neighbouring level of higher (`up`) or lower cost.
 
-        The cost compared is the first limit's kind.
+        The cost compared is that of the whole model, in the kind of the first limit.
         """
         kind = next(iter(limits), self.kinds[0])
         here = self.cost(profile, kind)
@@ -217,10 +237,10 @@ class Space:
         return found
 
     def cheapest(self, limits: Limits) -> Profile:
-        """A profile that meets all `limits`, as cheap as possible in the first kind.
+        """Return a profile that meets all `limits` at the smallest cost of the first limit's kind.
 
         Raises:
-            ValueError: none was found: the limits exclude each other.
+            ValueError: a limit cannot be met, or no profile that meets all limits at once was found.
         """
         self.check(limits)
         kind = next(iter(limits), self.kinds[0])
@@ -235,9 +255,14 @@ class Space:
         return found
 
     def minimise(self, values: Sequence[Sequence[float]], limits: Limits) -> Profile | None:
-        """The canonical profile within `limits` whose values, one per unit and level, have the smallest sum.
+        """Return the canonical profile within `limits` with the smallest sum of its units' values.
 
-        Infinite values exclude a level. None is returned if no profile within the limits was found.
+        Args:
+            values: one value per unit and level; an infinite value excludes the level.
+            limits: limits that the profile must meet.
+
+        Returns:
+            The profile, or None if no profile within the limits was found.
         """
         from .integer_program import minimise  # scipy is slow to import and rarely needed
 
@@ -256,21 +281,21 @@ class Space:
         return None if found is None else self.canonical(tuple(found))
 
     def labels(self, profile: Profile) -> tuple[str, ...]:
-        """The label of every unit, whether or not it is active."""
+        """Return the label of every unit, including irrelevant units."""
         return tuple(unit.levels[p].label for unit, p in zip(self.units, profile, strict=True))
 
     def describe(self, profile: Profile) -> dict[str, str]:
-        """Unit name to label, units that a drop makes irrelevant left out."""
+        """Return a mapping from unit name to label, without irrelevant units."""
         labels = self.labels(profile)
         return {u.name: labels[i] for i, u in enumerate(self.units) if self.active(profile, i)}
 
     def parse(self, labels: Mapping[str, str]) -> Profile:
-        """The profile that gives each named unit its label; the reverse of `describe`.
+        """Return the profile that gives each named unit its label; the reverse of `describe`.
 
-        Units under a dropped parent may be left out.
+        Units under a dropped parent may be missing from `labels`.
 
         Raises:
-            ValueError: an unknown unit or level, or a unit without a label.
+            ValueError: a unit or level is unknown, or a unit that is not under a dropped parent has no label.
         """
         if unknown := [name for name in labels if name not in {u.name for u in self.units}]:
             raise ValueError(f"unit {unknown[0]!r} is not in this space; see `describe` for the names")
@@ -289,9 +314,10 @@ class Space:
         return tuple(profile)
 
     def assignment(self, profile: Profile) -> dict[str, str]:
-        """Module path to label for every linear layer that is not left dense; `drop` for dropped ones.
+        """Return a mapping from module path to label for every linear layer that is not left dense.
 
-        This is what builds the model, so two profiles of any spaces with equal assignments are one model.
+        Dropped linear layers have the label `drop`. The model is built from this mapping alone, so profiles with equal
+        assignments build the same model, even if they belong to different spaces.
         """
         found: dict[str, str] = {}
         if profile == DENSE:
@@ -303,7 +329,10 @@ class Space:
         return found
 
     def key(self, profile: Profile) -> str:
-        """Digest of the model that `profile` builds, the same in every space over the same model."""
+        """Return a digest of the model that `profile` builds.
+
+        Profiles of different spaces over the same dense model have equal keys where they build the same model.
+        """
         units, texts = self._assigned
         counted = self._counted(profile) if profile else ()
         chosen = map(getitem, texts, [counted[u] for u in units]) if counted else ()
@@ -311,9 +340,10 @@ class Space:
 
     @cached_property
     def _assigned(self) -> tuple[tuple[int, ...], tuple[tuple[bytes | None, ...], ...]]:
-        """What `assignment` says of each module as JSON, in order of modules: units, and texts by level.
+        """For each module, in the order of module paths: its unit, and its entry in `assignment` at each level.
 
-        The text of an irrelevant unit stands last.
+        The entries are JSON texts, None where the module is left dense. A final None follows in each row, so that the
+        index -1 gives the entry of an irrelevant unit.
         """
         found = []
         for u, unit in enumerate(self.units):
@@ -330,7 +360,7 @@ class Space:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of units, levels, costs and tree."""
+        """A digest of the units, their levels, costs and parents, the fixed cost and the number of weights."""
         record = [
             [u.name, u.modules, u.parent, [[v.label, dict(v.costs), v.neighbours] for v in u.levels]]
             for u in self.units

@@ -1,1 +1,1 @@
-"""Exact allocation: the best profile when the errors of units add up."""
+"""Exact allocation: the best profile within a budget if the errors of the units add up."""

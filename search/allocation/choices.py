@@ -1,10 +1,14 @@
-"""Non-dominated choices for a part of a space, and for two parts together: what exact allocation is made of.
+"""Fronts of cost and error for parts of a space, and how to combine two of them; exact allocation consists of these.
 
-The front of two parts is the min-plus convolution of theirs. Both are nearly convex, so the best way to share a cost
-between them lies near the tangent of their hulls; further away even the hulls are worse than what was found. The search
-of shares stops there, which makes it exact at a few dozen shares a cost instead of all.
+A state is one choice of a level for every unit of a part. The front of a part holds its non-dominated states.
 
-Array names carry their axes: N states of the whole, C its cells of cost; A and B states or cells of the parts.
+The front of two parts is the min-plus convolution of their fronts. Both fronts are nearly convex. So the best way to
+share a cost between the parts lies near the tangent of their convex hulls. Further away even the hulls are worse than
+the best state found, and the search over shares stops there. It is exact after a few dozen shares per cost instead of
+all of them.
+
+Array names end in their axes: N states of a front, C cells of the cost of a sum, A and B states or cells of its first
+and second part.
 
 References:
     Kellerer, Pferschy and Pisinger (2004), "Knapsack problems", chapter 11, for dynamic programming over classes and
@@ -25,37 +29,54 @@ from .hull import Floats, Hull
 Ints = npt.NDArray[np.int64]
 
 _SHARES = 8
-"""Shares tried between two looks at the bounds."""
+"""Number of shares tried on each side between two checks of the bounds."""
 
 _CELLS = 2**13
-"""Costs that a part tells apart at least: with fewer its units would not be small beside a cell."""
+"""Least number of cells of a grid that loses states, so that a cell is narrow even where a part has few units."""
 
 _WORK = 2**26
-"""Most pairs of states looked at in one sum, about half a second."""
+"""Number of pairs of states after which the search of one grid stops, about half a second."""
 
 
 class Origin(Protocol):
-    """Where states come from."""
+    """Interface of the record of which levels each state of a front consists of."""
 
     def fill(self, state: int, levels: list[int]) -> None:
-        """Write the level of every unit that counts in this state."""
+        """Write into `levels` the level of every unit that counts in a state.
+
+        Args:
+            state: index of the state in its front.
+            levels: level index of every unit of the space, changed in place.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class OfUnit:
-    """States are levels of one unit."""
+    """Origin of states that are levels of one unit.
+
+    Attributes:
+        unit: index of the unit in the space.
+        levels: level index of the unit in each state, (N,).
+    """
 
     unit: int
     levels: Ints
 
     def fill(self, state: int, levels: list[int]) -> None:
-        """Write this unit's level."""
+        """Write the level that the unit has in the state."""
         levels[self.unit] = self.levels.item(state)
 
 
 @dataclass(frozen=True, eq=False)
 class OfBoth:
-    """A state is a state of each of two parts."""
+    """Origin of states that combine a state of one part with a state of another part.
+
+    Attributes:
+        first: origin of the states of the first part.
+        second: origin of the states of the second part.
+        state_A: index of the first part's state in each combined state, (N,).
+        state_B: index of the second part's state in each combined state, (N,).
+    """
 
     first: Origin
     second: Origin
@@ -63,14 +84,21 @@ class OfBoth:
     state_B: Ints
 
     def fill(self, state: int, levels: list[int]) -> None:
-        """Write the levels of both parts."""
+        """Write the levels that the units of both parts have in the state."""
         self.first.fill(self.state_A.item(state), levels)
         self.second.fill(self.state_B.item(state), levels)
 
 
 @dataclass(frozen=True, eq=False)
 class OfEither:
-    """States are the states of one part followed by those of another; `state` picks among them."""
+    """Origin of states that each come from one of two alternatives.
+
+    Attributes:
+        first: origin of the states of the first alternative.
+        second: origin of the states of the second alternative.
+        size: number of states of the first alternative.
+        state: index of each state, (N,), in the first alternative's states followed by the second's.
+    """
 
     first: Origin
     second: Origin
@@ -78,7 +106,7 @@ class OfEither:
     state: Ints
 
     def fill(self, state: int, levels: list[int]) -> None:
-        """Write the levels of the part that the state is of."""
+        """Write the levels of the alternative that the state comes from."""
         index = self.state.item(state)
         if index < self.size:
             self.first.fill(index, levels)
@@ -88,14 +116,14 @@ class OfEither:
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """Non-dominated choices for a part of a space, in order of cost.
+    """The front of a part of a space: its non-dominated states in order of cost.
 
     Attributes:
-        cost: shape (states,), rising, exact.
-        error: shape (states,), falling.
-        hull: of all choices, those that are missing included.
-        origin: of the states.
-        exact: whether none is missing.
+        cost: exact cost of each state, (N,), rising.
+        error: summed error of each state, (N,), falling.
+        hull: lower convex hull of all states of the part, also of those that the front lacks.
+        origin: record of the levels that each state consists of.
+        exact: whether no non-dominated state is missing.
     """
 
     cost: Ints
@@ -109,7 +137,14 @@ class Choices:
 
 
 def of_unit(unit: int, levels: Sequence[int], costs: Sequence[int], errors: Sequence[float]) -> Choices:
-    """The levels open to one unit."""
+    """Return the front of one unit.
+
+    Args:
+        unit: index of the unit in the space.
+        levels: indices of the levels that may be chosen.
+        costs: cost of each of these levels.
+        errors: finite error of each of these levels.
+    """
     cost_N, error_N = np.array(costs, np.int64), np.array(errors, np.float64)
     kept = _undominated(cost_N, error_N)
     hull = Hull.of(zip(costs, errors, strict=True))
@@ -117,7 +152,7 @@ def of_unit(unit: int, levels: Sequence[int], costs: Sequence[int], errors: Sequ
 
 
 def either(first: Choices, second: Choices) -> Choices:
-    """A choice of one part or of the other."""
+    """Return the front of the states of two alternatives, of which one is chosen."""
     cost_N = np.concatenate([first.cost, second.cost])
     error_N = np.concatenate([first.error, second.error])
     kept = _undominated(cost_N, error_N)
@@ -129,7 +164,7 @@ def either(first: Choices, second: Choices) -> Choices:
 
 
 def together(parts: Sequence[Choices], quantum: int, most_states: int) -> Choices:
-    """A choice for all parts, summed in pairs so that few sums are large."""
+    """Return the front of all parts together; parts are combined in pairs so that few combinations are large."""
     parts = list(parts)
     while len(parts) > 1:
         sums = [both(a, b, quantum, most_states) for a, b in zip(parts[::2], parts[1::2], strict=False)]
@@ -138,15 +173,18 @@ def together(parts: Sequence[Choices], quantum: int, most_states: int) -> Choice
 
 
 def both(first: Choices, second: Choices, quantum: int, most_states: int) -> Choices:
-    """A choice for each of two parts.
+    """Return the front of two parts together.
+
+    All pairs of states are compared if there are few of them. Otherwise a grid of cost cells keeps the best pair of
+    each cell.
 
     Args:
-        first: choices for one part of the space.
-        second: choices for another part.
-        quantum: where costs have no common divisor near or above this, one state is kept per cell of at least
-            about this width.
-        most_states: up to so many pairs are all looked at, where a grid would lose some; it is faster from a
-            sixteenth of that on.
+        first: front of one part of the space.
+        second: front of another part.
+        quantum: width of the cells in units of cost. Cells can be wider, and narrower in parts of small cost. A grid
+            loses no states if all costs are multiples of a divisor that is larger than half the width.
+        most_states: largest number of pairs that are all compared where a grid would lose states. Where it loses none,
+            the largest number is a sixteenth of that, as the grid is faster from there on.
     """
     hull, share = first.hull.plus(second.hull)
     grid = _Grid.over(first, second, quantum)
@@ -166,7 +204,16 @@ def both(first: Choices, second: Choices, quantum: int, most_states: int) -> Cho
 
 @dataclass(frozen=True, eq=False)
 class _Grid:
-    """Two parts whose costs, each above its cheapest, fall into cells of one width."""
+    """A grid of cost cells for two parts; the costs of each part are counted from its cheapest state.
+
+    Attributes:
+        first: front of the first part.
+        second: front of the second part.
+        width: width of a cell in units of cost.
+        cell_A: cell of each state of the first part.
+        cell_B: cell of each state of the second part.
+        lossless: whether all states of a cell have the same cost, so that no non-dominated state is lost.
+    """
 
     first: Choices
     second: Choices
@@ -177,6 +224,7 @@ class _Grid:
 
     @classmethod
     def over(cls, first: Choices, second: Choices, quantum: int) -> "_Grid":
+        """Build the grid of two fronts, with cells of about the width `quantum` or of the costs' common divisor."""
         excess_A, excess_B = first.cost - first.cost[0], second.cost - second.cost[0]
         unit = max(math.gcd(int(np.gcd.reduce(excess_A)), int(np.gcd.reduce(excess_B))), 1)
         reach = int(excess_A[-1] + excess_B[-1])
@@ -189,14 +237,18 @@ class _Grid:
 
     @property
     def cells(self) -> int:
-        """Number of cells of the sum."""
+        """Number of cells that the summed costs fall into."""
         return int(self.cell_A[-1] + self.cell_B[-1]) + 1
 
     def search(self, hull: Hull, share: Floats) -> tuple[Ints, Ints, bool]:
-        """For each cell of the sum the best pair of states, and whether none that matters was passed over.
+        """Return the best pair of states of each cell, as the states of each part, and whether the result is exact.
 
-        Shares of the first part are tried from the tangent outwards, until the bounds say that what is further out
-        is dominated.
+        For each cell of the sum, cells of the first part are tried from the tangent of the hulls outwards. The search
+        stops when the bounds show that all pairs further out are dominated. Dominated cells are left out.
+
+        Args:
+            hull: lower convex hull of the sum.
+            share: cost of the first part at each point of the hull.
         """
         error_A, bound_A, state_A = self._cells(self.first, self.cell_A)
         error_B, bound_B, state_B = self._cells(self.second, self.cell_B)
@@ -231,10 +283,15 @@ class _Grid:
         return state_A[at - 1], state_B[kept + 1 - at], settled and self.lossless
 
     def _cells(self, part: Choices, cell_N: Ints) -> tuple[Floats, Floats, Ints]:
-        """Error and bound at the lower edge of each cell, and the state there, the one nearest the hull.
+        """Return error and bound at the lower edge of each cell of a part, and the state of each cell.
 
-        A state further up in its cell is compared by what it would be at the edge, moved along the hull. Errors and
-        bounds have an infinite cell before the first and one behind the last.
+        The bound is the hull's error. The state of a cell is the one nearest the hull. Its error at the edge is found
+        by moving it along the hull from its own cost to the edge. Errors and bounds begin and end with one
+        additional cell of infinite value.
+
+        Args:
+            part: front of the part.
+            cell_N: cell of each state of the front.
         """
         size = int(cell_N[-1]) + 1
         state, error, bound = np.zeros(size, np.int64), np.full(size + 2, np.inf), np.full(size + 2, np.inf)
@@ -242,7 +299,7 @@ class _Grid:
         above_N = part.hull.at(part.cost) - bound[1 + cell_N]
         error_N = part.error - above_N
         order = np.arange(len(part))
-        if not self.lossless:  # the last of a cell stays; both ends of the front do in any case
+        if not self.lossless:  # the last state written to a cell stays, and both ends of the front must stay
             order = np.concatenate([np.argsort(-error_N, kind="stable"), [len(part) - 1, 0]])
         state[cell_N[order]] = order
         error[1 + cell_N[order]] = error_N[order]
@@ -250,7 +307,7 @@ class _Grid:
 
 
 def _undominated(cost_N: Ints, error_N: Floats) -> Ints:
-    """Indices of the non-dominated states in order of cost."""
+    """Return the indices of the non-dominated states in order of cost."""
     order: Ints = np.argsort(cost_N, kind="stable")
     error = error_N[order]
     below = np.minimum.accumulate(error)

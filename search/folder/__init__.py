@@ -1,1 +1,1 @@
-"""The folder that a run leaves, and the lock on it."""
+"""The folder with the files of a run, and the lock on that folder."""

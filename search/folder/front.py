@@ -1,4 +1,7 @@
-"""The content of `front.json`: what a run found, typed once for its writer, the table, the report and the exports."""
+"""Typed content of `front.json`, the result of a run.
+
+The writer of the file, the table, the report and the exports all use these types.
+"""
 
 import math
 from collections.abc import Mapping
@@ -17,30 +20,32 @@ def _no_nan(value: float | None) -> float | None:
 
 Number = Annotated[int | float, AfterValidator(_no_nan)]
 Figure = Annotated[int | float | None, AfterValidator(_no_nan)]
-"""A number, or None where it is not known or was not finite."""
+"""A number, or None where the number is not known or was not finite."""
 
 
 class _Record(BaseModel):
-    """Keys that another release wrote are kept; keys that were not given are not written."""
+    """Base of all records. It keeps keys that another release wrote, and writes only keys that were given."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     def record(self) -> dict[str, Any]:
-        """The content as JSON values."""
+        """Return the content as JSON values."""
         return self.model_dump(exclude_unset=True)
 
 
 class Refit(_Record):
-    """What became of a point whose levels were made anew for its profile.
+    """Result of a refit, which builds the levels of one point again, for its profile only.
 
     Attributes:
         database: fingerprint of the refitted levels.
-        kept: whether the refitted levels stand for the point from then on.
-        validation_gain: mean gain on validation documents, in nats per token.
-        p_value: of the paired test against the point as the search left it, corrected for the number of points.
-        heldout_kl: divergence from the dense model on held-out text, in nats per token.
+        kept: whether the point uses the refitted levels instead of the original ones.
+        validation_gain: mean over validation documents of the original fitness minus the refitted fitness, in nats
+            per token.
+        p_value: p-value of the paired test against the original levels, corrected for the number of points.
+        heldout_kl: mean fitness on held-out text; with the fitness `kl`, the divergence from the dense model in nats
+            per token.
         heldout_perplexity: perplexity on held-out text.
-        heldout_interval: ends of the 95 % interval of `heldout_kl`.
+        heldout_interval: lower and upper end of the 95 % interval of `heldout_kl`.
     """
 
     database: str = ""
@@ -53,22 +58,24 @@ class Refit(_Record):
 
 
 class Point(_Record):
-    """One compressed model: a point of the front, or a baseline.
+    """One compressed model, either a point of the front or a baseline.
 
     Attributes:
         budget: name of the budget that the profile was chosen for, for example `bits 3.25`.
-        method: who proposed the profile, for example `frontier` or `uniform`.
+        method: search method or baseline that proposed the profile, for example `frontier` or `uniform`.
         cost: cost of the profile in the front's unit.
-        costs: kind of cost to the exact cost.
-        bytes: stored size of the model, embeddings and head included.
-        fitness: value on the archive's calibration text.
-        heldout_kl: divergence from the dense model on held-out text, in nats per token.
+        costs: exact cost of the profile by kind of cost, in the units that the space counts in.
+        bytes: stored size of the model in bytes, embeddings and head included.
+        fitness: fitness of the profile on the archive's calibration text; None if it was not measured there.
+        heldout_kl: mean fitness on held-out text; with the fitness `kl`, the divergence from the dense model in nats
+            per token.
         heldout_perplexity: perplexity on held-out text.
-        heldout_interval: ends of the 95 % interval of `heldout_kl`.
-        profile: unit name to label, units under a dropped branch left out.
-        significant: whether the point beats the uniform profile of its budget on validation text; None for baselines.
-        p_value: of that test, corrected for all tests of the run.
-        refit: what became of the point's refit; None if there was none.
+        heldout_interval: lower and upper end of the 95 % interval of `heldout_kl`.
+        profile: unit name to label, without the units under a dropped branch.
+        significant: whether the point is significantly better than the uniform profile of its budget on validation
+            text; None for baselines and where there are too few documents for a claim.
+        p_value: p-value of that test, corrected for all tests of the run.
+        refit: result of the point's refit, or None if there was no refit.
     """
 
     budget: str = ""
@@ -86,7 +93,7 @@ class Point(_Record):
     refit: Refit | None = None
 
     def heldout(self) -> dict[str, Figure]:
-        """Held-out figures of the weights that stand for the point: those of its refit, if that was kept."""
+        """Return the held-out `kl` and `perplexity`, which are those of the refitted levels if the refit was kept."""
         source = self.refit if self.refit is not None and self.refit.kept else self
         return {"kl": source.heldout_kl, "perplexity": source.heldout_perplexity}
 
@@ -96,8 +103,8 @@ class Incumbent(_Record):
 
     Attributes:
         budget: name of the budget.
-        tokens: tokens that had gone through the model.
-        fitness: value of the profile on the archive's calibration text.
+        tokens: tokens that had guided the search by then, the teacher's included.
+        fitness: fitness of the profile on the archive's calibration text.
     """
 
     budget: str = ""
@@ -106,16 +113,16 @@ class Incumbent(_Record):
 
 
 class LookRow(_Record):
-    """One look at validation text: the best profile of one budget beside the uniform profile.
+    """The best profile of one budget at one look at validation text, compared with the uniform profile.
 
     Attributes:
-        tokens: tokens that had guided the search.
+        tokens: tokens that had guided the search by then, the teacher's included.
         budget: name of the budget.
-        calibration: the profile's value on calibration text.
-        validation: the profile's value on validation text.
-        calibration_of_uniform: share of the uniform profile's value that is left on calibration text.
-        validation_of_uniform: the same share on validation text.
-        gap: how much larger the share on validation text is.
+        calibration: fitness of the profile on calibration text.
+        validation: fitness of the profile on validation text.
+        calibration_of_uniform: fitness of the profile divided by that of the uniform profile, on calibration text.
+        validation_of_uniform: the same ratio on validation text.
+        gap: `validation_of_uniform` minus `calibration_of_uniform`.
     """
 
     tokens: Number
@@ -128,30 +135,30 @@ class LookRow(_Record):
 
 
 class Front(_Record):
-    """What a run found, and how.
+    """The result of a run, with the figures that describe the search.
 
     Attributes:
         name: name of the run.
-        model: the model as the user named it.
+        model: folder or name of the model, as the user gave it.
         cost_kind: kind of cost that is the front's axis, for example `bits`.
         cost_unit: unit of every point's `cost`, for example `bits/weight`.
-        points: the front, in order of cost.
-        baselines: the profiles that every budget is compared with, in order of cost.
+        points: points of the front, in order of cost.
+        baselines: profiles that every budget is compared with, in order of cost.
         dense: figures of the uncompressed model, `bytes` and `heldout_perplexity`.
-        archive: cost and fitness of everything in the archive.
+        archive: cost, in the front's unit, and fitness of every entry of the archive.
         looks: looks at validation text, in order of tokens.
-        validation_tokens: tokens of validation text that went through the model.
-        validation_documents: documents of validation text, which the final test counts.
-        weights: unit name to its number of linear weights.
-        method: the search methods, joined by `+`.
+        validation_tokens: number of validation tokens that went through the model, over all profiles.
+        validation_documents: number of validation documents, which are the samples of the final test.
+        weights: number of linear weights of each unit, by unit name.
+        method: names of the search methods, joined by `+`.
         seed: root of all random numbers.
-        evaluations: evaluations that the search asked for.
-        tokens: tokens of these evaluations.
-        teacher_tokens: tokens of the dense model.
-        seconds: time spent searching.
-        stopped: the limit that ended the search, or None.
-        progress: incumbents of every budget, in order of tokens.
-        fingerprints: what was fingerprinted to its digest.
+        evaluations: number of evaluations that the search asked for.
+        tokens: number of calibration tokens of these evaluations, those of slopes included.
+        teacher_tokens: number of calibration tokens that went through the dense model.
+        seconds: time spent searching, in seconds.
+        stopped: name of the limit that ended the search, or None.
+        progress: incumbents of one budget after the other, each in order of tokens.
+        fingerprints: digests of model, space, level database, evaluation and data sets, by name.
     """
 
     name: str = ""
@@ -178,14 +185,14 @@ class Front(_Record):
 
     @classmethod
     def of(cls, record: Mapping[str, Any], source: str) -> Self:
-        """The front in JSON values.
+        """Build a front from JSON values.
 
         Args:
-            record: content of `front.json` without its version.
-            source: name of the file, for messages.
+            record: content of `front.json` without its `format_version`.
+            source: name of the file, for error messages.
 
         Raises:
-            ValueError: a value is missing or is of another kind; the message names it.
+            ValueError: a value is missing or has the wrong type; the message names its place.
         """
         try:
             return cls.model_validate(record)
@@ -197,10 +204,10 @@ class Front(_Record):
             ) from error
 
     def find(self, budget: str) -> Point:
-        """The point of a budget, by its name or by its last word (`bits 3.25` or `3.25`).
+        """Return the point of a budget, given the budget's name or the last word of the name (`bits 3.25` or `3.25`).
 
         Raises:
-            ValueError: there is no such point, or more than one.
+            ValueError: no point or several points have such a budget.
         """
         exact = [point for point in self.points if point.budget == budget]
         found = exact or [point for point in self.points if point.budget.split()[-1:] == [budget]]
@@ -210,12 +217,12 @@ class Front(_Record):
         return found[0]
 
     def kept_refit(self, units: Mapping[str, str]) -> Point | None:
-        """The point with these units whose refit was kept, or None."""
+        """Return the point that has this profile (unit name to label) and whose refit was kept, or None."""
         for point in self.points:
             if point.profile == units and point.refit is not None and point.refit.kept:
                 return point
         return None
 
     def with_points(self, points: list[Point]) -> Self:
-        """The same front with other points."""
+        """Return a copy of the front with other points."""
         return self.model_copy(update={"points": points})

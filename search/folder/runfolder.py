@@ -1,14 +1,16 @@
-"""The folder that a run leaves: its files, who may write them, and whether a configuration still fits it.
+"""The folder with the files of a run.
+
+Only one process at a time may write the files. A search continues only if its configuration fits the stored one.
 
 | file | content |
 | --- | --- |
 | config.yaml, environment.json | resolved configuration; versions, hardware, fingerprints, seed |
 | journal.jsonl | every evaluation (`evaluators/journal/journal.py`) |
-| checkpoint.json | the searcher's state |
-| front.json, profiles/*.yaml, report.html | what was found |
-| refits/BUDGET/ | the levels of a point, made anew for its profile |
-| scores/MODEL.json | what a model scores on tasks |
-| .lock | host and pid of the process that works on the run; empty when none does |
+| checkpoint.json | state of the study, from which a search continues |
+| front.json, profiles/*.yaml, report.html | the result of the search |
+| refits/BUDGET/ | the refitted levels of one point, built for its profile |
+| scores/MODEL.json | the scores of a model on tasks |
+| .lock | host and process id of the process that works on the run; empty if there is none |
 """
 
 import json
@@ -39,20 +41,20 @@ SCORES = "scores"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 _SCORE = re.compile(r".+-[0-9a-f]{8}\.json")
 _BEGUN = {".lock", "profiles", "sensitivities", "inputs"}
-"""What a run may hold before its configuration is stored."""
+"""Names that the folder of a run may hold before its configuration is stored."""
 
 
 class RunFolder:
-    """Files of one run, each written atomically and carrying `format_version`.
+    """The files of one run, each written atomically and with a `format_version`.
 
-    Reading needs nothing; a process that writes does so inside `with folder:`, which makes the folder,
-    keeps every other process out, and refuses a folder that holds something else than a run.
+    Any process may read. A process writes only inside `with folder:`, which creates the folder, locks out every other
+    process, and refuses a folder that does not belong to a run.
 
     Args:
-        path: the folder; it may not exist yet.
+        path: path of the folder, which need not exist yet.
 
     Raises:
-        NotADirectoryError: there is a file of this name.
+        NotADirectoryError: the path is that of a file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,11 +79,13 @@ class RunFolder:
         self._lock = RunLock(path / ".lock")
 
     def __enter__(self) -> Self:
-        """Make the folder and lock it.
+        """Create the folder and lock it.
 
         Raises:
-            FileExistsError: the folder is not a run's, or what should be a file of the run is a link or a folder.
-            BlockingIOError: another process works on this run, or did on another host and did not say it ended.
+            FileExistsError: the folder does not belong to a run, or the name of one of the run's files or folders is
+                taken by something of another kind, for example a link.
+            BlockingIOError: another process works on this run, or a process on another host did and has not
+                released the lock.
         """
         self.check()
         self._check_own()
@@ -98,10 +102,10 @@ class RunFolder:
         self._lock.release()
 
     def check(self) -> None:
-        """Refuse a folder that is neither empty nor a run's.
+        """Refuse a folder that is neither empty nor that of a run.
 
         Raises:
-            FileExistsError: it holds something else; the message names it.
+            FileExistsError: the folder does not belong to a run; the message says why.
         """
         if (reason := self._foreign()) is not None:
             raise FileExistsError(
@@ -109,7 +113,7 @@ class RunFolder:
             )
 
     def _foreign(self) -> str | None:
-        """Why the folder is not a run's; None if it is one, is empty or is not there."""
+        """Return why the folder does not belong to a run; None if it does, is empty or does not exist."""
         names = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
         if self._config.name in names:
             try:
@@ -122,13 +126,13 @@ class RunFolder:
         return f"it holds {other} and no config.yaml"
 
     def _is_begun(self) -> bool:
-        """Whether the folder is that of a run which stopped before its configuration was stored."""
+        """Tell whether the folder belongs to a run that stopped before its configuration was stored."""
         names = {path.name for path in self.path.iterdir() if not is_leftover(path)}
         profiles = self._profiles.iterdir() if self._profiles.is_dir() else ()
         return names <= _BEGUN and self._lock.is_own() and all(map(is_leftover, profiles))
 
     def _check_own(self) -> None:
-        """Refuse to write through links, or where folders and devices have the names of the run's files."""
+        """Refuse anything but regular files and folders under the names of the run's files and folders."""
         for path in (self._config, *self._files, self._lock.path):
             if (found := kind_of(path)) not in (None, "a file"):
                 raise FileExistsError(f"{path} is {found}, and a run needs a file there; move it away")
@@ -138,12 +142,12 @@ class RunFolder:
                 raise FileExistsError(f"{folder} is {found}, and a run needs a folder there; move it away")
 
     def begin_anew(self, config: Mapping[str, Any]) -> None:
-        """Store the configuration of a search that starts over, and delete what earlier searches left here.
+        """Store the configuration of a search that starts over, and delete the files of earlier searches.
 
-        Scores of levels (`sensitivities/`), inputs of `submit` and files that are not the program's stay.
+        Scores of levels (`sensitivities/`), inputs of `submit` and files that the program did not write stay.
 
         Raises:
-            PermissionError: something may not be deleted; then nothing was.
+            PermissionError: one of the files may not be deleted; in this case no file was deleted.
         """
         old = self._results()
         check_removable(old)
@@ -152,32 +156,32 @@ class RunFolder:
         for folder in (*self._refit_folders(), self._refits, self._scores):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        # The old configuration stays until the new one replaces it: a folder without one is nobody's.
+        # The old configuration stays until the new one replaces it, because only a folder with one counts as a run's.
         write_yaml(self._config, _versioned(config))
 
     def _results(self) -> list[Path]:
-        """The files that searches, refits and task scores have left in the folder."""
+        """Return the files in the folder that searches, refits and task scores wrote."""
         profiles = [path for path in sorted(self._profiles.glob("*.yaml")) if _is_own_profile(path)]
         levels = [file for folder in self._refit_folders() for file in database_files(folder)]
         return [*(path for path in self._files if path.exists()), *profiles, *levels, *self.task_scores()]
 
     def task_scores(self) -> list[Path]:
-        """The files that say what models score on tasks, in the order of their names."""
+        """Return the files with the scores of models on tasks, sorted by path."""
         return [path for path in sorted(self._scores.glob("*.json")) if is_own(path, _SCORE)]
 
     def _refit_folders(self) -> list[Path]:
         return [path for path in sorted(self._refits.glob("*")) if kind_of(path) == "a folder"]
 
     def settle_config(self, config: Mapping[str, Any], harmless: Collection[str] = ()) -> None:
-        """Store the resolved configuration of a new run, or check that it is the stored one.
+        """Store the resolved configuration of a new run, or compare it with the stored one.
 
         Args:
-            config: JSON values (`model_dump(mode="json")`).
-            harmless: dotted keys that may change between sessions of one run; a key stands for all beneath.
-                When only these differ, the new configuration replaces the stored one.
+            config: configuration as JSON values (`model_dump(mode="json")`).
+            harmless: dotted keys that may change between sessions of one run; a key includes all keys below it.
+                If only these differ, the new configuration replaces the stored one.
 
         Raises:
-            ValueError: other keys differ; the message names each with both values.
+            ValueError: other keys differ; the message names each of them with both values.
         """
         stored = self.read_config()
         changed = differences(stored, config) if stored is not None else {}
@@ -195,31 +199,31 @@ class RunFolder:
             write_yaml(self._config, _versioned(config))
 
     def read_config(self) -> dict[str, Any] | None:
-        """The resolved configuration; None for a run that was never started."""
+        """Return the stored configuration, or None if there is none yet."""
         return _content(self._config, read_yaml(self._config)) if self._config.exists() else None
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
-        """Store `environment()` with fingerprints and seed."""
+        """Store versions, hardware, fingerprints and seed."""
         write_json(self._environment, _versioned(record))
 
     def read_environment(self) -> dict[str, Any] | None:
-        """Versions, hardware, fingerprints and seed; None if not stored yet."""
+        """Return versions, hardware, fingerprints and seed, or None if they are not stored yet."""
         return _read(self._environment)
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
-        # Not indented: that takes the encoder written in C, which is ten times as fast.
+        """Replace the stored state of the study."""
+        # Indented output would not use the encoder written in C, which is ten times as fast.
         write_atomic(self._checkpoint, json.dumps(_versioned(state), ensure_ascii=False) + "\n")
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint; None if there is none."""
+        """Return the stored state of the study, or None if there is none."""
         return _read(self._checkpoint)
 
     def write_front(self, front: Front) -> Front:
-        """Replace the front; a point that finds its profile again keeps the refit it had.
+        """Replace the stored front. A point whose budget has the same profile as before keeps its refit.
 
         Returns:
-            The front as it was stored.
+            The front as it was stored, with the refits that were kept.
         """
         known = self._refitted()
         stored = front.with_points([_with_refit(point, known.get(point.budget)) for point in front.points])
@@ -227,7 +231,7 @@ class RunFolder:
         return stored
 
     def _refitted(self) -> dict[str, Point]:
-        """Budget to point, of those that were refitted; a damaged front has none."""
+        """Return the refitted points of the stored front by budget; none if the file is damaged."""
         try:
             front = self.read_front()
         except ValueError:
@@ -235,7 +239,7 @@ class RunFolder:
         return {point.budget: point for point in (front.points if front else ()) if point.refit is not None}
 
     def read_front(self) -> Front | None:
-        """Return the front, or None if the run has not come that far.
+        """Return the stored front, or None if there is none yet.
 
         Raises:
             ValueError: `front.json` is damaged, or a newer release wrote it.
@@ -244,19 +248,25 @@ class RunFolder:
         return None if record is None else Front.of(record, str(self._front))
 
     def refit(self, name: str) -> Path:
-        """Where the refitted levels of a point lie.
+        """Return the folder of a point's refitted levels.
+
+        Args:
+            name: name of the point's budget as `file_name` gives it.
 
         Raises:
-            ValueError: a name that is not a plain file name.
+            ValueError: the name is not a plain file name.
         """
         _check_name(name)
         return self._refits / name
 
     def write_profiles(self, profiles: Mapping[str, ProfileFile]) -> None:
-        """Write the profiles of the front, by their names without `.yaml`.
+        """Write the profile files of the front.
+
+        Args:
+            profiles: file name without `.yaml` to content.
 
         Raises:
-            ValueError: a name that is not a plain file name.
+            ValueError: one of the names is not a plain file name.
         """
         for name in profiles:
             _check_name(name)
@@ -272,12 +282,12 @@ def _with_refit(point: Point, before: Point | None) -> Point:
 
 
 def file_name(budget: str) -> str:
-    """A budget's name as the name of its profile file and of its folder of refitted levels."""
+    """Return the name, made from a budget's name, of its profile file and of its folder of refitted levels."""
     return budget.replace(", ", "_").replace(" ", "-")
 
 
 def _is_own_profile(path: Path) -> bool:
-    """Whether a search wrote this profile: its file has the name of the budget that stands in it."""
+    """Tell whether a search wrote this profile file, which is then named after the budget that the file contains."""
     if kind_of(path) != "a file":
         return False
     try:

@@ -1,4 +1,4 @@
-"""One process per run: a file lock that dies with its holder, and the holder's name for everybody else."""
+"""The lock that lets only one process at a time work on a run."""
 
 import errno
 import json
@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import IO, Any
 
 _BEHIND = 1 << 20
-"""The byte that Windows locks, behind the holder's name, which everybody may read."""
+"""Offset of the byte that is locked on Windows.
+
+It lies after the record of the holder, because other processes must be able to read that record.
+"""
 
 
 class RunLock:
     """An exclusive lock on a file, between processes and within one.
 
-    The kernel's lock on the file decides among processes of one host and vanishes with the process that holds
-    it, however the process ends. Network file systems may not carry the lock to other hosts, so the file also names its
-    holder's host: a name of another host that was not erased is believed.
+    On one host the kernel's lock on the file decides. The kernel releases it when the holder ends, however that
+    happens. Network file systems may not carry the lock to other hosts, so the file also records host and process id of
+    the holder. If it names another host, the lock counts as held.
 
     Args:
-        path: the file, which is made when the lock is taken.
+        path: path of the lock file, which is created when the lock is taken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,15 +31,18 @@ class RunLock:
         self._file: IO[bytes] | None = None
 
     def is_own(self) -> bool:
-        """Tell whether a process of ours made the file: it is empty, or names a holder, perhaps in part."""
+        """Tell whether the file is one that this class wrote.
+
+        Such a file is empty or holds the record of a holder, which may be incomplete.
+        """
         return self.path.is_file() and self.path.read_bytes()[:1] in (b"", b"{")
 
     def acquire(self) -> None:
-        """Take the lock at once or not at all; the lock of a dead process of this host is taken over.
+        """Take the lock without waiting. The lock of a process of this host that has ended is taken over.
 
         Raises:
-            BlockingIOError: the lock is held; the message names process and host of the holder.
-            OSError: the file system has no locks.
+            BlockingIOError: another process holds the lock; the message names process and host of the holder.
+            OSError: the file system does not support locks.
         """
         file = self.path.open("a+b")
         try:
@@ -67,7 +73,7 @@ class RunLock:
         _name(file, {"host": host, "pid": os.getpid()})
 
     def release(self) -> None:
-        """Erase the holder's name and give the lock back."""
+        """Erase the record of the holder and release the lock; do nothing if the lock is not held."""
         if self._file is not None:
             _name(self._file, None)
             self._file.close()
@@ -75,10 +81,10 @@ class RunLock:
 
 
 def _lock(file: IO[bytes]) -> None:
-    """Take the kernel's lock on a file, which ends with this process.
+    """Take the kernel's lock on a file, which the kernel releases when this process ends.
 
     Raises:
-        BlockingIOError: somebody else has the lock.
+        BlockingIOError: another process holds the lock.
     """
     try:
         fcntl = import_module("fcntl")
@@ -109,6 +115,7 @@ def _holder(file: IO[bytes]) -> dict[str, Any]:
     try:
         found = json.loads(file.read(4096))
     except ValueError:
-        # Empty when free; half written only by a process that was killed on this host while taking it.
+        # The file is empty while the lock is free. A record is incomplete only if a process of this host was killed
+        # while it took the lock.
         return {}
     return found if isinstance(found, dict) else {}

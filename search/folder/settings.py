@@ -1,4 +1,4 @@
-"""Differences between two configurations, by dotted key."""
+"""Comparison of two configurations, key by key."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ _ABSENT = "(absent)"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key to value as JSON text; lists and empty mappings are values."""
+    """Return the values of nested mappings as JSON text by dotted key; lists and empty mappings count as values."""
     found: dict[str, str] = {}
     for key, value in config.items():
         dotted = f"{prefix}{key}"
@@ -20,7 +20,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Dotted key to the old and new value of every key whose values differ, in the order of `old`, then `new`."""
+    """Return dotted key to old and new value for every key that differs, in the order of `old`, then of `new`.
+
+    Values are JSON text, or `(absent)` where one configuration lacks the key.
+    """
     before, after = flatten(old), flatten(new)
     return {
         key: (before.get(key, _ABSENT), after.get(key, _ABSENT))

@@ -1,1 +1,1 @@
-"""The method `frontier`: slopes, exact allocation, and again around the result."""
+"""The method `frontier`: repeated exact allocation from slopes or measured changes around the best profiles."""

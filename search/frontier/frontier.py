@@ -1,14 +1,21 @@
-"""The whole front from one search: slopes of all levels at once, exact allocation, and again around the result.
+"""The method `frontier`: one search for the whole front, from slopes of all levels and exact allocation.
 
-Slopes around the dense model give every budget a first profile. Then, round after round, one budget's best profile is
-the base of new slopes: what every level of every unit would change there, to second order, from backward passes. The
-exact optimum of these changes, with the curvature taken as more or less than it is, is tried; what is better on the
-archive's prefix is kept. A round that finds nothing better this way measures exchanges of levels, those that the slopes
-find best of many, and tries the best together. If that fails as well, the budget's next round takes twice the tokens.
+Slopes around the dense model give every budget a first profile. Then follow rounds, each for one budget:
 
-Where only branches are dropped, and where slopes around the dense model are not finite, changes are measured one at a
-time, around the dearest profile and then around each budget's best; all that were measured, near ones weighing most, give
-the table that is allocated from (`merging.py`).
+1. The budget's best profile becomes the base of new slopes. Backward passes give, to second order, how much the fitness
+   changes when one unit of the base moves to another level.
+2. Exact allocation finds the profile of smallest summed change within the budget. It does so several times: with the
+   second-order term scaled up or down, and with single steps from the base only. These profiles are the proposals.
+3. Proposals and base are compared on the beginning of the archive's prefix. The best proposal is measured on the archive's prefix if it is better
+   than the base, and is kept if it is better there too.
+4. A round without improvement draws many exchanges of levels and measures those of smallest predicted change. It then
+   proposes the best of them and combinations of them.
+5. If that fails as well, the budget's next round takes twice the tokens.
+
+Some searches measure changes one at a time instead of taking slopes: those in spaces of branches only, and those whose
+slopes around the dense model are not finite. They measure around the dearest profile first, then around each budget's
+best profile. All measurements are merged into one table of errors for the allocation, with most weight on those around
+bases of similar fitness (`merging.py`).
 """
 
 import math
@@ -33,28 +40,32 @@ from .merging import Floats
 from .slope_guide import SlopeGuide, has_slopes
 
 SCREENED = 16
-"""Exchanges that are drawn for one that is measured."""
+"""Number of exchanges drawn for each one that is measured."""
 
 STEPS = 2
-"""Measured changes of a budget's best profile that are proposed as they are, to each budget beside it that they fit."""
+"""Number of measured single-unit changes that are themselves proposed to each budget that they fit, the best first."""
 
 EXCHANGES = 5
-"""Proposals made of measured exchanges at most, each of twice as many."""
+"""Largest number of proposals that combine measured exchanges; they combine 1, 2, 4, 8 and 16 exchanges."""
 
 
 class FrontierConfig(MethodConfig):
-    """Settings of `frontier`.
+    """Settings of the method `frontier`.
 
     Attributes:
-        sensitivities: `slopes` takes them from backward passes where these exist; `measured` evaluates one change at a time.
-        tokens: calibration tokens of the first sensitivities; by default those of the archive's prefix, but at most 16,384,
-            and at most 2,048 for measured ones.
-        around: calibration tokens of the later sensitivities, before any round fails; by default the same, but at most 4,096 for measured ones.
-        offspring: number of exchanges of levels that are measured where no allocation is better.
-        check: calibration tokens on which proposals are compared before the best of each budget is measured on the archive's prefix.
-        rounds: most rounds for each budget.
-        patience: rounds without improvement after which a budget rests; each doubles the tokens of the next. It rests
-            earlier when all calibration text has been looked at.
+        sensitivities: where the predicted changes come from. `slopes` takes them from backward passes where these
+            exist; `measured` evaluates one change at a time.
+        tokens: calibration tokens of the first sensitivities. The default is the size of the archive's prefix, but at
+            most 16,384 tokens for slopes and 2,048 for measured changes.
+        around: calibration tokens of the later sensitivities of a budget without a failed round. The default is the
+            size of the archive's prefix, but at most 16,384 tokens for slopes and 4,096 for measured changes.
+        offspring: number of exchanges of levels that a round measures when its allocations improve nothing.
+        check: calibration tokens on which proposals are compared before the best one of each budget is measured on the
+            archive's prefix.
+        rounds: largest number of rounds for each budget.
+        patience: number of rounds without improvement after which a budget gets no more rounds. Each of them doubles
+            the tokens of the budget's next round. A budget also gets no round while the slopes that it would ask for
+            are known already.
     """
 
     serves: ClassVar[Literal["all", "one"]] = "all"
@@ -80,18 +91,18 @@ Phase = Literal["survey", "front", "look around", "exchange", "check", "confirm"
 
 
 class FrontierSearcher(Turns):
-    """Profiles for all budgets, improved together.
+    """Searches for the best profiles of all budgets together.
 
     Args:
         config: settings of the method.
-        space: of the profiles.
-        limits: of each budget.
+        space: space of the profiles.
+        limits: limits of every budget, at least one of them.
         calibration: calibration sequences to draw on.
-        rng_seed: of the exchanges.
-        start: profiles that are measured beside the uniform ones.
+        rng_seed: seed of the random exchanges of levels.
+        start: profiles to measure at the beginning beside the uniform ones.
 
     Attributes:
-        order: places of the budgets in the order of their rounds; neighbours in cost are far apart in time.
+        order: indices of the budgets in the order of their rounds. Budgets of similar cost are far apart in the order.
     """
 
     def __init__(
@@ -134,7 +145,7 @@ class FrontierSearcher(Turns):
         return MeasuredGuide(self.space, self._moves.dearest, self.calibration.length)
 
     def workload(self) -> Workload:
-        """Most trials and tokens, every level within reach of each step."""
+        """Return an upper bound of the trials and tokens of the search."""
         config, budgets, calibration = self.config, len(self._budgets), self.calibration
         served = min(3, budgets) if self._guide.shared else 1
         proposals = max(served * (self._guide.proposals + STEPS), EXCHANGES)
@@ -151,6 +162,7 @@ class FrontierSearcher(Turns):
         return found
 
     def _tokens(self, failures: int, *, first: bool = False) -> int:
+        """Return the calibration tokens of the sensitivities, doubled for every failed round."""
         config, sloped = self.config, not self._guide.shared
         most = 16_384 if sloped else 2_048 if first else 4_096
         given = config.tokens if first else config.around
@@ -158,25 +170,32 @@ class FrontierSearcher(Turns):
 
     @property
     def _check(self) -> Fidelity:
-        """The beginning of the archive's prefix, so that what is known there is not measured again."""
+        """The sequences on which proposals are compared: the beginning of the archive's prefix.
+
+        Values of archived profiles are known there already and are not measured again.
+        """
         fidelity = self.calibration.prefix(self.config.check)
         return fidelity if fidelity.stop < self.calibration.archive.stop else self.calibration.archive
 
     @property
     def _budget(self) -> int:
-        """The budget whose round it is."""
+        """Index of the budget that the present round is for."""
         return self.order[self._turn % len(self._budgets)]
 
     @property
     def _served(self) -> list[int]:
-        """Budgets that the round is of use for: its own, and where changes were measured those beside it."""
+        """Indices of the budgets that the round makes proposals for.
+
+        With slopes this is the round's own budget. With measured changes the next smaller and the next larger budget
+        are included.
+        """
         if not self._guide.shared:
             return [self._budget]
         place = self._by_cost.index(self._budget)
         return self._by_cost[max(place - 1, 0) : place + 2]
 
     def incumbent(self, budget: int) -> Profile:
-        """The best archived profile within a budget, its uniform one before any."""
+        """Return the best archived profile within a budget, or its uniform profile if none is archived."""
         for profile, fitness in islice(self.archived.items(), self._seen, None):
             for i, limits in enumerate(self._budgets):
                 if fitness < self._value(self._best[i]) and self.space.fits(profile, limits):
@@ -206,7 +225,11 @@ class FrontierSearcher(Turns):
                 return []
 
     def _window(self) -> Fidelity:
-        """Sequences behind the archive's prefix while there are any, so that choices are made on other text."""
+        """Return the sequences for the sensitivities of this turn.
+
+        They lie after the archive's prefix if there are enough sequences, so that proposals are not chosen on the text
+        that ranks them. The window moves on with every turn.
+        """
         failures = self._failures[self._budget] if self._phase == "look around" else 0
         tokens = self._tokens(failures, first=self._phase == "survey")
         width = self.calibration.count(tokens)
@@ -231,7 +254,7 @@ class FrontierSearcher(Turns):
         match self._phase:
             case "survey" | "look around":
                 assert isinstance(self._guide, MeasuredGuide)
-                # Not the incumbent: what was asked at the archive's fidelity is archived by now.
+                # The incumbent may have changed since it was asked, as answers at the archive's fidelity are archived.
                 base = None if self._phase == "survey" else profiles[0]
                 self._guide.take(base, self._window(), measured)
                 self._go_on(measured)
@@ -243,7 +266,11 @@ class FrontierSearcher(Turns):
                 self._end_round()
 
     def _go_on(self, measured: Mapping[Profile, float] = MappingProxyType({})) -> None:
-        """Propose what follows from the answers of the guide's requests, and the best changes measured themselves."""
+        """Propose the optima of the guide's tables and the best of the changes that were measured.
+
+        Args:
+            measured: fitness of each profile that was measured for the guide; empty for slopes.
+        """
         if self._phase == "survey":
             allocator = self._allocator(self._guide.first_errors())
             self._propose({i: [allocator.best(each)] for i, each in enumerate(self._budgets)}, "front")
@@ -262,7 +289,7 @@ class FrontierSearcher(Turns):
         return Allocator(self.space, [row[: len(unit.levels)].tolist() for unit, row in rows])
 
     def _propose(self, proposals: Mapping[int, Sequence[Profile]], phase: Phase) -> None:
-        """Go on with those that are not archived yet; without any the round is over."""
+        """Enter a phase with the proposals that are not archived yet; end the round if there are none."""
         self._proposed = {}
         for budget, profiles in proposals.items():
             models = {self.space.canonical(p): p for p in profiles}
@@ -274,7 +301,11 @@ class FrontierSearcher(Turns):
             self._end_round()
 
     def _choose(self, measured: Mapping[Profile, float]) -> None:
-        """Confirm the best proposal of each budget that beats its incumbent on the same sequences."""
+        """Have the best proposal of each budget measured for the archive if it beats the budget's incumbent.
+
+        Args:
+            measured: fitness of all proposals and incumbents on the same sequences.
+        """
         chosen = {}
         for budget, profiles in self._proposed.items():
             best = min(profiles, key=measured.__getitem__)
@@ -283,7 +314,10 @@ class FrontierSearcher(Turns):
         self._propose(chosen, "confirm")
 
     def _breed(self) -> list[Profile]:
-        """Of many exchanges around the best profile those that the errors find best, none of them archived."""
+        """Draw many exchanges of levels around the budget's best profile and return those of smallest predicted error.
+
+        None of them is archived.
+        """
         own, wanted = self._budget, self.config.offspring
         drawn = (
             self._mutations[own].offspring(self.incumbent(own), SCREENED * wanted, self.rng) if wanted else []
@@ -296,7 +330,11 @@ class FrontierSearcher(Turns):
         return [fresh[i] for i in np.argsort(predicted, kind="stable")[:wanted]]
 
     def _exchanged(self, base: Profile, measured: Mapping[Profile, float]) -> list[Profile]:
-        """The best exchanges together: 1, 2, 4 and so on of those that are better and touch different units."""
+        """Combine the best 1, 2, 4, 8 and 16 exchanges that improve the base and change different units.
+
+        An exchange is left out if it changes a unit that a better one changes, or if the combination would exceed the
+        budget.
+        """
         limits = self._budgets[self._budget]
         better = sorted(
             (p for p in self._offspring if measured[p] < measured[base]), key=measured.__getitem__
@@ -311,9 +349,9 @@ class FrontierSearcher(Turns):
         return found
 
     def _end_round(self) -> None:
-        """Count the round, and go on with the next budget that has not had enough of them.
+        """Count the round and start the next one, for the next budget that is not finished.
 
-        One that found nothing better goes on to exchanges first.
+        A round without improvement first tries exchanges of levels, if it has not done so.
         """
         if self._phase not in ("survey", "front"):
             own = self._budget
@@ -366,18 +404,18 @@ class FrontierSearcher(Turns):
 
 
 def _joined(base: Profile, first: Profile, second: Profile) -> Profile | None:
-    """Both profiles' departures from a base; None where both change one unit."""
+    """Return the base with the changes of both profiles, or None if some unit is changed by both."""
     if any(a != b != c for a, b, c in zip(first, base, second, strict=True)):
         return None
     return tuple(c if a == b else a for a, b, c in zip(first, base, second, strict=True))
 
 
 def _scattered(count: int) -> list[int]:
-    """0..count-1 in the order of their reversed bits, so that neighbours are far apart."""
+    """Return 0..count-1 sorted by their reversed bits, so that neighbouring numbers are far apart."""
     bits = max((count - 1).bit_length(), 1)
     return sorted(range(count), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
 
 
 def _distinct(proposed: Mapping[int, Sequence[Profile]]) -> list[Profile]:
-    """The profiles of all budgets, each once."""
+    """Return the profiles of all budgets without repetitions."""
     return list(dict.fromkeys(p for profiles in proposed.values() for p in profiles))

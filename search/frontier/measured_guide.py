@@ -1,4 +1,4 @@
-"""What changes that were measured one at a time say about profiles' surroundings, as errors for the allocation."""
+"""Errors for the allocation from changes of single units that were measured one at a time."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -12,22 +12,23 @@ from .merging import Floats, Measurement, merge
 from .stepping import single_steps
 
 CAUTION = (0.0, 0.1, 0.3)
-"""Spreads of a single step's change that every unit has to gain by one, one proposal each."""
+"""Extra errors that `single_steps` charges for every step, in spreads of all steps' changes, each for one proposal."""
 
 
 class MeasuredGuide:
-    """Changes of single units around the dearest profile, all of them, and around others, to neighbouring levels.
+    """Predicts errors from measured changes of single units.
 
-    All that were measured, near ones weighing most, make one table for each profile asked about (`merging.py`).
+    Around the dearest profile each unit is moved to all its other levels, around other profiles to neighbouring levels
+    only. All measurements are merged into one table of errors for profiles of a given fitness (`merging.py`).
 
     Args:
-        space: of the profiles.
-        dearest: every unit at its dearest level.
-        length: tokens of a sequence.
+        space: space of the profiles.
+        dearest: profile with every unit at its dearest level.
+        length: number of tokens of a sequence.
 
     Attributes:
-        shared: whether what is found around one budget's profile is of use for its neighbours.
-        proposals: how many `tables` there are.
+        shared: whether findings around one budget's profile are used for neighbouring budgets too.
+        proposals: number of tables that `tables` returns.
     """
 
     shared = True
@@ -41,50 +42,56 @@ class MeasuredGuide:
         self._measurements: list[Measurement] = []
 
     def requests(self, base: Profile | None, fidelity: Fidelity) -> list[Request]:
-        """What to ask around a base, or at first (None)."""
+        """Return the requests around a base, or around the dearest profile if the base is None.
+
+        The first request is the base itself, the others are the base with one unit moved.
+        """
         around = self.dearest if base is None else base
         return [(p, fidelity) for p in [around, *(probe.profile for probe in self._probes(base))]]
 
     def workload(self, fidelity: Fidelity, *, first: bool) -> Workload:
-        """Most that these requests ask."""
+        """Return an upper bound of the work of the requests around one base."""
         units = self.space.units
         moves = (len(u.levels) - 1 if first else max(len(v.neighbours) for v in u.levels) for u in units)
         return Workload().add(1 + sum(moves), fidelity)
 
     def knows(self, base: Profile, fidelity: Fidelity) -> bool:
-        """Whether nothing new would come of asking around a base; what is known costs nothing to ask."""
+        """Return False: a trial with a known answer may be asked again, as it is not evaluated again."""
         del base, fidelity
         return False
 
     def take(self, base: Profile | None, fidelity: Fidelity, measured: Mapping[Profile, float]) -> None:
-        """Keep the answers."""
+        """Keep the fitness of every profile that was requested around a base (None for the dearest profile)."""
         around = self.dearest if base is None else base
         found = [(probe, measured[probe.profile]) for probe in self._probes(base)]
         self._keep(Sensitivity.of(self.space, around, fidelity.tokens, measured[around], found))
 
     def forget(self, but: Collection[Profile]) -> None:
-        """Forget nothing: measurements around other profiles are still of use."""
+        """Forget nothing, because measurements around all profiles enter the tables."""
 
     def first_errors(self) -> Floats:
-        """Errors (U, L) around the dearest profile."""
+        """Return the errors (U, L) for profiles of the dearest profile's fitness."""
         return self._table(self._measurements[0].fitness)
 
     def errors(self, base: Profile, fitness: float) -> Floats:
-        """Errors (U, L) around a base of this fitness."""
+        """Return the errors (U, L) for profiles of the base's fitness."""
         del base
         return self._table(fitness)
 
     def tables(self, base: Profile, fitness: float) -> list[Floats]:
-        """Errors whose optima are worth trying: one step from the base, every unit that leaves it with some gain."""
+        """Return one table of errors (U, L) of single steps for each value of `CAUTION`.
+
+        The optimum of each table is one proposal.
+        """
         errors_UL = self._table(fitness)
         return [single_steps(self.space, errors_UL, base, caution) for caution in CAUTION]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is known, as JSON values."""
+        """Return all measurements as JSON values."""
         return {"sensitivities": [found.to_json() for found in self._sensitivities]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """Restore the measurements that `state_dict` returned."""
         self._sensitivities, self._measurements = [], []
         for record in state["sensitivities"]:
             self._keep(Sensitivity.from_json(record))

@@ -1,6 +1,6 @@
-"""Measurements around several profiles as one table of errors per unit and level.
+"""Merging of the changes measured around several profiles into one table of errors per unit and level.
 
-Array names carry their axes: U units, L levels (short ladders padded).
+Array names end in their axes: U units, L levels of a unit. Units with fewer levels than others are padded.
 """
 
 import math
@@ -18,7 +18,7 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 _STEADY = 8
-"""Sequences up to which measured errors and their smooth part count the same; beyond, the measured count more."""
+"""Number of sequences up to which measured and smoothed errors weigh the same; with more, the measured weigh more."""
 
 
 _SWEEPS = 5
@@ -30,10 +30,11 @@ class Measurement:
     """A `Sensitivity` as arrays.
 
     Attributes:
-        fitness: of the base.
-        sequences: that each change was measured on.
-        base_U: level of every unit in the base.
-        changes_UL: change of fitness from the base; NaN where not measured, infinite where that failed.
+        fitness: fitness of the base profile.
+        sequences: number of sequences that each change was measured on.
+        base_U: level index of every unit in the base profile.
+        changes_UL: change of fitness when one unit leaves the base for a level; NaN where it was not measured,
+            infinite where the measurement failed.
     """
 
     fitness: float
@@ -43,7 +44,7 @@ class Measurement:
 
     @classmethod
     def of(cls, space: Space, sensitivity: Sensitivity, length: int) -> "Measurement":
-        """With sequences of `length` tokens."""
+        """Build the arrays of a sensitivity that was measured on sequences of `length` tokens."""
         base_U = np.array([unit.index[sensitivity.base[unit.name]] for unit in space.units])
         changes_UL = np.full((len(base_U), max(len(unit.levels) for unit in space.units)), np.nan)
         for u, unit in enumerate(space.units):
@@ -53,23 +54,24 @@ class Measurement:
 
 
 def merge(space: Space, measurements: Sequence[Measurement], fitness: float, anchor: Profile) -> Floats:
-    """One table for profiles of about this fitness.
+    """Merge measurements into one table of errors for profiles of about the given fitness.
 
-    A measurement says how much the fitness changes between two levels of a unit while the rest is at the base. What
-    a base says about another one's surroundings weakens with the distance of their divergences: a measurement
-    weighs its sequences times exp(-|log(its base's fitness / `fitness`)|). Each unit's errors are the weighted least
-    squares solution over all its measured differences. Damage done elsewhere scales all effects alike, so before
-    a nearer base is added, everything further is scaled to it by regression.
+    A measurement says how much the fitness changes between two levels of a unit while all other units are as in the
+    base. A base says less about other profiles the more its fitness differs from theirs. So a measurement has the
+    weight sequences * exp(-|log(fitness of its base / `fitness`)|). The errors of a unit are the weighted least squares
+    solution over all its measured differences. Damage in other units scales all effects of a unit alike. Therefore
+    bases are added from the furthest to the nearest, and before each one the errors so far are scaled to it by
+    regression.
 
     Args:
-        space: of the profiles.
-        measurements: around any profiles of the space; the first one measures every level.
-        fitness: of the profiles that the table is for.
-        anchor: a level of each unit that other levels are compared with.
+        space: space of the profiles.
+        measurements: measurements around any profiles of the space; the first one measures every level.
+        fitness: fitness of the profiles that the table is for.
+        anchor: profile whose level of each unit has the error 0.
 
     Returns:
-        Errors (U, L), changes from each unit's anchor; worse than all others for a level whose measurements all failed,
-        infinite for one that was not measured.
+        Errors (U, L) as changes of the fitness from each unit's anchor level. A level whose measurements all failed has
+        a larger error than all others. A level that was not measured has an infinite error.
     """
     anchor_U = np.array(anchor)
     shape = measurements[0].changes_UL.shape
@@ -93,14 +95,17 @@ def merge(space: Space, measurements: Sequence[Measurement], fitness: float, anc
 
 
 def _nearness(base: float, fitness: float) -> float:
-    """exp(-|log(base / fitness)|), 0 where either says nothing."""
+    """Return exp(-|log(base / fitness)|), at least 0.001; it is 0.001 if either is not positive and finite."""
     if not (0 < base < math.inf and 0 < fitness < math.inf):
         return 1e-3
     return max(min(base / fitness, fitness / base), 1e-3)
 
 
 class _System:
-    """Normal equations of every unit: for each measured difference, e[level] - e[base] = change."""
+    """The least squares normal equations of every unit's errors e.
+
+    Each measured change of a unit adds the equation e[level] - e[level in the base] = change.
+    """
 
     def __init__(self, space: Space, width: int, anchor_U: Ints) -> None:
         units = len(space.units)
@@ -116,7 +121,13 @@ class _System:
                 self._drop_UL[u, n] = level.label == "drop"
 
     def add(self, base_U: Ints, changes_UL: Floats, weight: float) -> None:
-        """One more base; what is known already is scaled to it first."""
+        """Scale the errors so far to the changes measured around one more base, then add these changes.
+
+        Args:
+            base_U: level index of every unit in the base.
+            changes_UL: measured changes of the fitness from the base; only finite ones are added.
+            weight: weight of every one of these changes.
+        """
         measured_UL = np.isfinite(changes_UL)
         measured_UL[self._units_U, base_U] = False
         before_UL = self.solve()
@@ -140,7 +151,10 @@ class _System:
         self._right_UL[rows, base_U] -= change_UL.sum(1)
 
     def _inside(self, base_U: Ints, before_UL: Floats) -> Floats:
-        """What the units of a branch cost at the base: gone with a drop, back when the branch is."""
+        """Return what to add to the measured changes of branches, (U, L), to leave out the errors of their units.
+
+        The errors of a branch's units disappear when the branch is dropped and return when it is kept again.
+        """
         inside_U = np.zeros(len(base_U))
         known_U = np.nan_to_num(before_UL[self._units_U, base_U])
         np.add.at(inside_U, self._parents, known_U[self._children])
@@ -149,7 +163,7 @@ class _System:
         return signs_UL * inside_U[:, None]
 
     def solve(self) -> Floats:
-        """Errors relative to the anchor; NaN where no chain of measurements leads to it."""
+        """Return the errors (U, L) relative to the anchor, NaN for a level that no chain of measurements links to it."""
         reached_UL = self._reached()
         left_ULL, right_UL = self._left_ULL.copy(), np.where(reached_UL, self._right_UL, 0.0)
         fixed_UL = ~reached_UL
@@ -163,6 +177,7 @@ class _System:
         return np.where(reached_UL, solved_UL, math.nan).astype(np.float64)
 
     def _reached(self) -> Bools:
+        """Return which levels (U, L) a chain of measurements links to the anchor level of their unit."""
         edges_ULL = self._left_ULL != 0
         reached_UL = np.zeros(self._right_UL.shape, np.bool_)
         reached_UL[self._units_U, self._anchor_U] = True
@@ -172,9 +187,16 @@ class _System:
 
 
 def _smoothed(space: Space, errors_UL: Floats, anchor_U: Ints, sequences: float) -> Floats:
-    """Errors drawn towards sensitivity of the unit x severity of the level, among units with the same levels.
+    """Draw errors towards the product of a factor of the unit and a factor of the level.
 
-    Few sequences measure a single change badly, but a unit's changes rise together and so do a level's.
+    The factors are fitted among units with the same levels and the same anchor level. Few sequences measure a single
+    change badly. But a sensitive unit has large errors at all levels, and a severe level has large errors in all units.
+
+    Args:
+        space: space of the profiles.
+        errors_UL: errors relative to the anchor level of each unit.
+        anchor_U: anchor level of each unit.
+        sequences: weighted number of sequences behind the errors; the more, the less the errors are changed.
     """
     smooth = min(0.5, _STEADY / (_STEADY + sequences)) if sequences > 0 else 0.0
     alike: dict[tuple[object, ...], list[int]] = {}
@@ -190,7 +212,10 @@ def _smoothed(space: Space, errors_UL: Floats, anchor_U: Ints, sequences: float)
 
 
 def _rank_one(part_UL: Floats) -> Floats:
-    """The product of a unit's and a level's factor nearest to the errors; the errors where there is none."""
+    """Return the product of unit factors and level factors that is nearest to the errors.
+
+    The errors are returned unchanged if no positive factors fit them.
+    """
     level_L: Floats = np.asarray(part_UL.mean(0), np.float64)
     for _ in range(_SWEEPS):
         if not (level_L > 0).all():

@@ -1,6 +1,6 @@
-"""What slopes say about profiles' surroundings, as errors for the allocation.
+"""Errors for the allocation, predicted from slopes around the dense model and around profiles.
 
-Array names carry their axes: U units, L levels (short ladders padded).
+Array names end in their axes: U units, L levels of a unit. Units with fewer levels than others are padded.
 """
 
 import math
@@ -20,20 +20,20 @@ from .stepping import single_steps
 Floats = npt.NDArray[np.float64]
 
 CURVATURE = (0.7, 1.0, 1.4)
-"""Multiples of the second order, one proposal each: the more, the nearer to the base."""
+"""Factors of the second-order term, each for one proposal; a larger factor keeps the proposal nearer to the base."""
 
 CAUTION = (0.0, 0.1, 0.3, 1.0)
-"""Spreads of a single step's change that every unit has to gain by one, one proposal each."""
+"""Extra errors that `single_steps` charges for every step, in spreads of all steps' changes, each for one proposal."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Slopes around a profile.
+    """Slopes around a profile, with the sequences that they were measured on.
 
     Attributes:
-        base: the profile; `DENSE` for the dense model.
-        fidelity: the sequences that they were measured on.
-        slopes: of all units whose layers run.
+        base: profile that the slopes are around; `DENSE` for the dense model.
+        fidelity: sequences that the slopes were measured on.
+        slopes: slopes of all units whose layers run in the base.
     """
 
     base: Profile
@@ -41,12 +41,12 @@ class Surroundings:
     slopes: Slopes
 
     def within(self, base: Profile, fidelity: Fidelity) -> bool:
-        """Whether these are slopes around `base` on no other sequences than those of `fidelity`."""
+        """Return whether these are slopes around `base` on sequences that all belong to `fidelity`."""
         here = self.fidelity
         return self.base == base and fidelity.start <= here.start and here.stop <= fidelity.stop
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the slopes as JSON values."""
         return {
             "base": list(self.base),
             "fidelity": list(astuple(self.fidelity)),
@@ -55,24 +55,24 @@ class Surroundings:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Surroundings":
-        """The reverse of `to_json`."""
+        """Build the slopes from what `to_json` returned."""
         return cls(tuple(record["base"]), Fidelity(*record["fidelity"]), Slopes(**record["slopes"]))
 
 
 def has_slopes(space: Space) -> bool:
-    """Whether slopes are worth asking for: not all units are branches.
+    """Return whether slopes are of use in a space: not all its units are branches.
 
-    What dropping a branch does is far from second order, and there are few enough to measure each.
+    The effect of dropping a branch is far from second order, and there are few enough branches to measure each.
     """
     return not all(u.droppable for u in space.units)
 
 
 class SlopeGuide:
-    """Slopes around the dense model and around profiles.
+    """Predicts errors from slopes around the dense model and around profiles.
 
     Attributes:
-        shared: whether what is found around one budget's profile is of use for its neighbours.
-        proposals: how many `tables` there are.
+        shared: whether findings around one budget's profile are used for neighbouring budgets too.
+        proposals: number of tables that `tables` returns.
     """
 
     shared = False
@@ -84,20 +84,23 @@ class SlopeGuide:
         self._known: list[Surroundings] = []
 
     def requests(self, base: Profile | None, fidelity: Fidelity) -> list[Request]:
-        """What to ask around a base, or at first (None)."""
+        """Return the request for slopes around a base, or around the dense model if the base is None."""
         return [(DENSE if base is None else base, fidelity, True)]
 
     def workload(self, fidelity: Fidelity, *, first: bool) -> Workload:
-        """Most that these requests ask."""
+        """Return the work of one request for slopes."""
         del first
         return Workload(1, slope_tokens(self.space, fidelity))
 
     def knows(self, base: Profile, fidelity: Fidelity) -> bool:
-        """Whether nothing new would come of asking around a base."""
+        """Return whether the slopes around a base on these sequences are known already."""
         return any(found.base == base and found.fidelity == fidelity for found in self._known)
 
     def take(self, base: Profile | None, fidelity: Fidelity, slopes: Slopes) -> None:
-        """Keep the answer, in place of one that was on part of the same text."""
+        """Keep the slopes around a base (None for the dense model).
+
+        They replace slopes around the same base that were measured on part of the same sequences.
+        """
         if base is None:
             self._survey = Surroundings(DENSE, fidelity, slopes)
             return
@@ -105,11 +108,11 @@ class SlopeGuide:
         self._known.append(Surroundings(base, fidelity, slopes))
 
     def forget(self, but: Collection[Profile]) -> None:
-        """Let go of the slopes around all other profiles."""
+        """Forget the slopes around all profiles except the given ones."""
         self._known = [found for found in self._known if found.base in but]
 
     def first_errors(self) -> Floats:
-        """Errors (U, L) around the dense model; infinite where there is no level."""
+        """Return the errors (U, L) predicted around the dense model; infinite where no slope is known."""
         assert self._survey is not None
         slopes = self._survey.slopes
         errors_UL = _levels(self.space, slopes.first) + _levels(self.space, slopes.second)
@@ -120,9 +123,15 @@ class SlopeGuide:
         return np.nan_to_num(errors_UL, nan=math.inf)
 
     def errors(self, base: Profile, fitness: float = 0.0, curvature: float = 1.0) -> Floats:
-        """Changes (U, L) of the fitness from a base, by all slopes around it, second order times `curvature`.
+        """Return the predicted changes (U, L) of the fitness when one unit leaves the base for a level.
 
-        Where there are none, as for units under a dropped branch, those around the dense model have to do.
+        All slopes around the base are averaged, weighted by their tokens. A change without a slope around the base, as
+        for units under a dropped branch, is predicted from the slopes around the dense model.
+
+        Args:
+            base: profile that the changes start from.
+            fitness: fitness of the base, which slopes do not need.
+            curvature: factor of the second-order term.
         """
         del fitness
         base_U, units_U = np.array(base), np.arange(len(base))
@@ -140,7 +149,10 @@ class SlopeGuide:
         return np.asarray(changes_UL, np.float64)
 
     def tables(self, base: Profile, fitness: float) -> list[Floats]:
-        """Errors whose optima are worth trying."""
+        """Return tables of errors (U, L); the optimum of each is one proposal.
+
+        They are one table for each factor in `CURVATURE` and one of single steps for each value of `CAUTION`.
+        """
         errors_UL = self.errors(base, fitness)
         return [
             *(self.errors(base, fitness, curvature) for curvature in CURVATURE),
@@ -148,19 +160,19 @@ class SlopeGuide:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that is known, as JSON values."""
+        """Return all known slopes as JSON values."""
         survey = None if self._survey is None else self._survey.to_json()
         return {"survey": survey, "known": [found.to_json() for found in self._known]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The reverse of `state_dict`."""
+        """Restore the slopes that `state_dict` returned."""
         survey = state["survey"]
         self._survey = None if survey is None else Surroundings.from_json(survey)
         self._known = [Surroundings.from_json(record) for record in state["known"]]
 
 
 def _levels(space: Space, changes: Mapping[str, Mapping[str, float]]) -> Floats:
-    """Shape (U, L); NaN for what is not there."""
+    """Return changes by unit name and label as an array (U, L), NaN where there is none."""
     found_UL = np.full((len(space.units), max(len(unit.levels) for unit in space.units)), np.nan)
     for u, unit in enumerate(space.units):
         for label, change in changes[unit.name].items():

@@ -1,4 +1,4 @@
-"""Errors that allow one step from a profile only, so that an optimum stays where they were measured."""
+"""Tables of errors that allow each unit at most one step from a base profile, near which the errors were measured."""
 
 import math
 
@@ -9,16 +9,19 @@ from .merging import Floats
 
 
 def single_steps(space: Space, errors_UL: Floats, base: Profile, caution: float) -> Floats:
-    """Infinite errors but for the base's levels and their neighbours; every step has to gain something.
+    """Return the changes (U, L) of the errors from a base profile, infinite except for single steps.
 
-    Errors of single units add up less well the more units move, and the smallest are mostly noise.
+    A single step moves a unit to a neighbouring level. Every step is charged an extra error, so that an allocation
+    makes only steps with a larger gain. The reason is that the errors of single units add up less well the more units
+    move, and that the smallest changes are mostly noise.
 
     Args:
-        space: of the profiles.
-        errors_UL: of every level of every unit.
-        base: to step from.
-        caution: what a step has to gain, in spreads of all single steps' changes: half of what lies between 16 % and 84 % of
-            them, a normal distribution's standard deviation, whatever a few failed measurements are counted as.
+        space: space of the profiles.
+        errors_UL: errors of every level of every unit.
+        base: profile that the steps start from; its own levels get the change 0.
+        caution: extra error of a step in spreads. A spread is half the distance between the 16 % and the 84 % quantile
+            of the changes of all single steps. For a normal distribution this is the standard deviation, and a few
+            failed measurements with huge errors do not affect it.
     """
     near_UL = np.full_like(errors_UL, math.inf)
     for u, (unit, level) in enumerate(zip(space.units, base, strict=True)):

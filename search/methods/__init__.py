@@ -1,1 +1,1 @@
-"""The other search methods: evolution, dynamic programming, greedy, random and Optuna."""
+"""The search methods besides `frontier`: evolution, dynamic programming, greedy, random and Optuna."""

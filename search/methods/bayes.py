@@ -1,7 +1,7 @@
-"""Black-box samplers of Optuna over a few parameters; every vector is projected onto the budget.
+"""The search method `optuna`: black-box samplers over a few parameters that `Projection` turns into profiles.
 
-Raw per-unit variables under a budget constraint fail: independent draws for 224 units lie ten standard deviations
-from the budget, and not one of a thousand trials was as good as uniform.
+One variable per unit with the budget as a constraint does not work. Independent draws for 224 units lie ten standard
+deviations from the budget, and not one of a thousand trials was as good as the uniform profile.
 """
 
 import math
@@ -30,13 +30,15 @@ class OptunaConfig(MethodConfig):
     """Settings of `optuna`.
 
     Attributes:
-        sampler: `cmaes` (the best in our benchmark of methods), `tpe`, `nsga2`, or `gp`, which takes seconds per trial.
-        trials: number of parameter vectors, the zero vector (uniform) included.
-        tokens: calibration tokens with which each of them is measured.
-        finalists: number of the best that are measured again on the archive's prefix.
-        knots: number of knots of the depth curve.
-        spread: bound of the parameters, plus and minus; 1 is a factor of two in cost.
-        batch: parameter vectors that are asked for at once.
+        sampler: sampler of the parameters: `cmaes` (the best in our benchmark of methods), `tpe`, `nsga2`, or `gp`,
+            which takes seconds per trial.
+        trials: number of parameter vectors that are measured, including the zero vector, which is the uniform profile.
+        tokens: number of calibration tokens that each profile is measured on.
+        finalists: number of best profiles that are measured again on the calibration prefix by which the archive ranks
+            profiles.
+        knots: number of knots of the curve over the depth of the model, at most one per block.
+        spread: largest absolute value of a parameter, in log2 of cost, so that 1 stands for a factor of two in cost.
+        batch: number of parameter vectors that are drawn before their profiles are measured.
     """
 
     summary: ClassVar[str] = (
@@ -58,19 +60,22 @@ class OptunaConfig(MethodConfig):
 
 
 class OptunaSearcher(Turns):
-    """Optuna by ask and tell, restartable without a pickle.
+    """A searcher with Optuna's samplers whose state can be saved as JSON, without a pickle.
 
-    The study is made anew for every ask from the recorded parameters, values and attributes, and the sampler of
-    each trial is seeded by the root seed and the trial's number; so what comes next follows from the record alone.
-    CMA-ES runs on the package that Optuna's own sampler wraps, because that one keeps its state as a pickle.
+    For every batch a new study is built from the recorded parameters, fitness and attributes. The sampler of each trial
+    is seeded by the root seed and the trial's number, so that the record determines all later trials. CMA-ES uses the
+    package `cmaes` that Optuna's own sampler wraps, because Optuna's sampler keeps its state as a pickle.
 
     Args:
         config: settings of the method.
-        space: of the profiles.
-        limits: that no profile exceeds.
-        calibration: calibration sequences to draw on.
-        rng_seed: root of every sampler's seed.
-        start: profiles that are measured beside the uniform one; no parameters belong to them.
+        space: space of the profiles.
+        limits: limits that no profile exceeds.
+        calibration: calibration sequences to measure on.
+        rng_seed: root of the seeds of all samplers.
+        start: profiles that are measured besides the uniform profile; the samplers do not learn from them.
+
+    Attributes:
+        projection: function from parameters to profiles within the limits.
     """
 
     def __init__(
@@ -95,7 +100,7 @@ class OptunaSearcher(Turns):
         self._cma: CMA | None = None
 
     def workload(self) -> Workload:
-        """Most trials and tokens, known values not subtracted."""
+        """Return the largest numbers of trials and tokens that the search can ask for, known values not subtracted."""
         config, calibration = self.config, self.calibration
         work = Workload().add(len(self.starts) + config.finalists, calibration.archive)
         return work.add(config.trials, calibration.prefix(config.tokens))
@@ -117,7 +122,7 @@ class OptunaSearcher(Turns):
         return [(profile, self.calibration.prefix(self.config.tokens)) for profile in self._profiles[-count:]]
 
     def _promote_best(self) -> None:
-        """Have the best few different models measured at the archive's fidelity."""
+        """Request that the profiles of the best `finalists` different models are measured at the archive's fidelity."""
         best: dict[Profile, Profile] = {}
         for i in np.argsort(self._fitness, kind="stable"):
             best.setdefault(self.space.canonical(self._profiles[i]), self._profiles[i])
@@ -137,7 +142,7 @@ class OptunaSearcher(Turns):
             return found + [self._ask_optuna(study, number) for number in numbers]
 
     def _first_attributes(self) -> dict[str, Any]:
-        """The attributes that the sampler would give the enqueued zero vector."""
+        """Return the attributes that Optuna's sampler records with the first trial, which is the zero vector here."""
         if self.config.sampler == "cmaes":
             return {}
         with _quiet():
@@ -148,7 +153,7 @@ class OptunaSearcher(Turns):
         return {name: FloatDistribution(-spread, spread) for name in self.projection.names}
 
     def _study(self, running: Sequence[tuple[Parameters, dict[str, Any]]]) -> optuna.Study:
-        """A study in memory with everything told so far, and the first vector of this ask still running."""
+        """Return a study in memory of all trials with known fitness, and of the given trials as running."""
         study = optuna.create_study()
         distributions = self._distributions()
         told = zip(self._parameters, self._attributes, self._fitness, strict=True)
@@ -194,7 +199,10 @@ class OptunaSearcher(Turns):
         return int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
 
     def _ask_cma(self, number: int) -> Parameters:
-        """CMA-ES after all full populations told so far; inside one all vectors share a distribution."""
+        """Draw the vector of a trial from CMA-ES, after telling it all complete populations.
+
+        All vectors of one population come from the same distribution.
+        """
         names, spread = self.projection.names, self.config.spread
         if self._cma is None:
             bounds = np.tile([-spread, spread], (len(names), 1))
@@ -206,7 +214,7 @@ class OptunaSearcher(Turns):
         return dict(zip(names, map(float, cma.ask()), strict=True))
 
     def _population(self, numbers: range) -> list[tuple[npt.NDArray[np.float64], float]]:
-        """Vectors with their fitness; one that failed is worse than all so far."""
+        """Return the vectors of some trials with their fitness; a failed trial counts as worse than all finite ones."""
         worst = max((f for f in self._fitness[: numbers.stop] if f < math.inf), default=0.0) + 1.0
         return [
             (
@@ -244,7 +252,7 @@ class OptunaSearcher(Turns):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna's messages off for a while."""
+    """Hide Optuna's log messages, except errors, while the context is open."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

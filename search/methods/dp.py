@@ -1,8 +1,10 @@
-"""Search by dynamic programming: measure (or be given) the error of each level of each unit, then allocate.
+"""The search method `dp`: dynamic programming over the errors of every level of every unit.
+
+The errors are measured or given. They are assumed to add up over the units.
 
 References:
-    SPDY (arXiv 2201.13096) for the dynamic program over layer errors. End-to-end divergences of one unit at a
-    time in place of layer errors follow shared practice in mixed-precision quantisation (HAWQ, arXiv 1905.03696).
+    SPDY (arXiv 2201.13096) for the dynamic program over layer errors. Measuring the end-to-end divergence of one unit
+    at a time in place of layer errors is common practice in mixed-precision quantisation (HAWQ, arXiv 1905.03696).
 """
 
 import math
@@ -25,16 +27,19 @@ class DPConfig(MethodConfig):
     """Settings of `dp`.
 
     Attributes:
-        errors: `kl` measures each unit at each level end to end; `nmse` takes the layer errors of the level
-            database and needs no trial before its result.
-        base: what the other units are at while one is measured: `best` (the dearest level of each), `uniform`
-            or `current` (the first start profile, else uniform).
-        tokens: calibration tokens of each measurement.
-        rounds: how often everything is measured; each round after the first is made around the best profile so far, on
-            other calibration sequences, and ends the search where its result is no better.
-        trust_region: whether rounds after the first measure and choose only levels one step from that profile.
-        max_states: most states of the dynamic program; where sums of costs can take about as many values or more, only
-            one state per cell of nearby costs is kept. Costs stay exact.
+        errors: source of the errors. `kl` measures the fitness of the whole model with one unit at a time at another
+            level. `nmse` takes the layer errors of the level database, which needs no trials before the result.
+        base: profile of all other units while one unit is measured in the first round: `best` (the most expensive level
+            of every unit), `uniform` (the uniform profile) or `current` (the first start profile, or without one the
+            uniform profile).
+        tokens: number of calibration tokens of each measurement.
+        rounds: largest number of times that all units are measured. Each round after the first measures around the best
+            profile so far, on other calibration sequences. The search of a budget ends after a round that finds no
+            better profile.
+        trust_region: whether rounds after the first measure and choose only levels one step from the best profile so
+            far.
+        max_states: largest number of states of the dynamic program. Where sums of costs can take about as many values
+            or more, the program keeps only one state per cell of nearby costs. Costs stay exact.
     """
 
     serves: ClassVar[Literal["all", "one"]] = "all"
@@ -58,13 +63,17 @@ class DPConfig(MethodConfig):
 
 
 def layer_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> list[list[float]]:
-    """Errors per unit and level from unit name to label to error, as `allocate` takes them.
+    """Return errors given by name and label as one row per unit with one error per level, as `allocate` takes them.
 
-    What is missing is filled in where it is known by definition: `dense` and `keep` have error 0, and a dropped
-    branch has the relative error 1 of each of its linear layers.
+    Levels whose error is known by definition may be missing. `dense` and `keep` have error 0. A dropped branch has the
+    relative error 1 for each of its linear layers.
+
+    Args:
+        space: space of the units.
+        errors: map from unit name to label to error.
 
     Raises:
-        ValueError: another level has no error.
+        ValueError: a level other than `dense`, `keep` and `drop` has no error.
     """
     rows = []
     for unit in space.units:
@@ -81,19 +90,21 @@ def layer_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> lis
 
 
 class DPSearcher(Turns):
-    """Additive errors and an exact allocation, for one budget or several from one set of measurements.
+    """A searcher that minimises the sum of the units' errors, for one budget or for several at once.
+
+    In the first round all budgets share one set of measurements.
 
     Args:
         config: settings of the method.
-        space: of the profiles.
-        limits: of the profile wanted, or a list of limits for one profile each.
-        calibration: calibration sequences to draw on.
-        rng_seed: unused, the method is deterministic.
-        start: profiles within the first limits that are measured beside the uniform ones.
-        errors: unit name to label to layer error, for `errors: nmse`.
+        space: space of the profiles.
+        limits: limits of one budget, or a list with the limits of every budget; each gets a profile.
+        calibration: calibration sequences to measure on.
+        rng_seed: unused number, because the method is deterministic.
+        start: profiles within the first budget that are measured besides the uniform profiles.
+        errors: map from unit name to label to layer error, needed for `errors: nmse`.
 
     Attributes:
-        sensitivity: the measurements of the last round finished, of its last budget.
+        sensitivity: measurements of the last round, around the base of its last budget; None before any.
     """
 
     def __init__(
@@ -130,7 +141,10 @@ class DPSearcher(Turns):
             self._proposed = [allocator.best(each) for each in self._budgets]
 
     def workload(self) -> Workload:
-        """Most trials and tokens; later rounds are counted as if every level was within reach."""
+        """Return the largest numbers of trials and tokens that the search can ask for.
+
+        Later rounds are counted as if they measured every level.
+        """
         work = Workload().add(len(self.starts), self.calibration.archive)
         work = work.add(len(self._budgets), self.calibration.archive)
         if self._layer_errors is not None:
@@ -143,13 +157,14 @@ class DPSearcher(Turns):
         return work
 
     def predicted(self) -> PredictedFront:
-        """The front that the layer errors, or the last sensitivities, predict in the first limit's kind.
+        """Return the front of predicted error against cost, from the layer errors or from `sensitivity`.
 
-        It knows no other limit, minimum counts among them: under these the profiles that the search proposes may
-        be worse, and are found by integer programming.
+        The cost is that of the first limit's kind. The front ignores all other limits, such as minimum counts. Where
+        there are other limits, the search finds its profiles by integer programming, and they may be worse than the
+        front.
 
         Raises:
-            ValueError: nothing is measured yet.
+            ValueError: the errors have to be measured, and the first measurements are not told yet.
         """
         kind = next(iter(self._budgets[0]))
         if self._layer_errors is not None:
@@ -162,7 +177,10 @@ class DPSearcher(Turns):
         return Allocator(self.space, errors, self.config.max_states)
 
     def _bases(self) -> list[Profile]:
-        """What this round measures around: one profile for all budgets at first, then one for each open one."""
+        """Return the profiles that this round measures around.
+
+        In the first round this is one profile for all budgets, later the best profile of each budget still searched.
+        """
         if self._round:
             return [self._current[i] for i in self._open]
         match self.config.base:
@@ -197,7 +215,7 @@ class DPSearcher(Turns):
             self._judge()
 
     def _propose(self, fitness: list[float]) -> None:
-        """From measurements to one profile for each open budget."""
+        """Choose a profile for each budget still searched from the fitness of the bases and their probes."""
         allocators, at = [], 0
         for base in self._bases():
             found = self._probes(base)
@@ -214,7 +232,10 @@ class DPSearcher(Turns):
         self._phase = "check"
 
     def _judge(self) -> None:
-        """Take proposals that improve; close the budgets of those that do not, and end after the last round."""
+        """Accept the proposed profiles that improve, and end the search after the last round.
+
+        After the first round, a budget whose proposed profile is no better is not searched further.
+        """
         still = []
         for budget, profile in zip(self._open, self._proposed, strict=True):
             before = self._value(self._current[budget])

@@ -1,8 +1,13 @@
-"""EvoPress's evolution: one parent, mutation only, offspring thinned out in stages of growing fidelity.
+"""The search method `evolution`: EvoPress's evolutionary search with one parent and mutation only.
 
-Two things differ from the original unless `fresh` is set: the stages of a generation are nested prefixes of one
-window of the calibration calibration, and windows come around again, so that values can be reused. Ties keep the order
-of the candidates, the parent first.
+The offspring of a generation are selected in stages. Each stage measures the remaining candidates on at least as many
+calibration tokens as the stage before and keeps the best of them.
+
+Unless `fresh` is set, the search differs from EvoPress in two ways, so that measured values can be reused. All stages
+of a generation measure on the beginning of the same window of calibration sequences. After the last window the first
+one is used again.
+
+Candidates of equal fitness keep their order, in which the parent is first.
 
 References:
     EvoPress: Towards Optimal Dynamic Model Compression via Evolutionary Search (arXiv 2410.14649), algorithm 1.
@@ -25,7 +30,7 @@ from .mutation import Groups, Mutation
 
 
 class EvolutionConfig(MethodConfig):
-    """Settings of `evolution`; those left out are EvoPress's own for what the space contains.
+    """Settings of `evolution`; a setting that is left out takes EvoPress's value for the kind of space.
 
     | space | generations | offspring | survivors | tokens | groups | initial |
     | --- | --- | --- | --- | --- | --- | --- |
@@ -33,20 +38,27 @@ class EvolutionConfig(MethodConfig):
     | sparsity | 400 | 64 | 8, 2, 1 | 2048, 16384, 65536 | none | 0 |
     | drop | k(n-k)/1.5 | 32 | 2, 1 | 2048, 32768 | | 64 of 2048 tokens, equal drops of each type |
 
-    Here k of n branches are dropped, of each type where drops are balanced, else of all together.
+    A space of mixtures has levels of more than one kind: bit widths, sparsities or dropped branches. In the number of
+    generations, k is the number of dropped branches and n the number of all branches, both of one branch type where
+    drops are balanced.
 
     Attributes:
-        generations: most generations of the search.
+        generations: largest number of generations of the search.
         offspring: number of offspring of each generation.
-        survivors: survivors of each stage, the last being 1. The parent joins the last stage.
-        tokens: calibration tokens of each stage.
-        groups: units between which levels are switched: those of equal `size`, of one module name, of one branch type, or any (`none`).
-        drop_balance: whether equal numbers of attention and MLP branches are dropped, so that swaps stay within a type.
-        initial: number of random profiles from which the first parent is chosen.
-        initial_tokens: calibration tokens with which the first parent is chosen.
-        switches: most moves of one mutation; the number is the smaller of two draws.
-        fresh: whether every stage draws a new random minibatch, as the original does; then no value is ever used twice.
-        patience: generations without a new parent after which the search ends; null never ends it for that.
+        survivors: number of survivors of each stage; the last stage has 1. The parent is a candidate of the last stage.
+        tokens: number of calibration tokens that each stage measures a candidate on.
+        groups: units between which a mutation switches levels: units of equal cost tables (`size`), of one module name
+            (`name`), of one branch type (`type`), or any units (`none`).
+        drop_balance: whether equal numbers of attention and MLP branches are dropped, so that a swap stays within one
+            branch type. By default they are in a space of branches only.
+        initial: number of random profiles that are candidates for the first parent, besides the start profiles. With 0
+            the best start profile is the first parent.
+        initial_tokens: number of calibration tokens that the candidates for the first parent are measured on.
+        switches: largest number of moves of one mutation. The number is the smaller of two random draws from 1 to this.
+        fresh: whether every stage measures on newly drawn calibration sequences, as EvoPress does. Measured values are
+            then never reused.
+        patience: number of generations in a row without a new parent after which the search ends; null for no such
+            end.
     """
 
     summary: ClassVar[str] = "EvoPress's evolution: level switches, selection in stages of growing tokens"
@@ -90,7 +102,7 @@ class EvolutionConfig(MethodConfig):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """`EvolutionConfig` with every blank filled in."""
+    """Settings of a search, as in `EvolutionConfig`, with every default filled in for the space."""
 
     generations: int
     offspring: int
@@ -102,7 +114,7 @@ class Schedule:
 
 
 def content(space: Space) -> Literal["bits", "sparsity", "drop", "mixed"]:
-    """What a space varies: bit widths, sparsities, drops, or more than one of them."""
+    """Return what the levels of a space vary: bit widths, sparsities, dropped branches, or several (`mixed`)."""
     if all(unit.droppable for unit in space.units):
         return "drop"
     labels = {level.label for unit in space.units if not unit.droppable for level in unit.levels}
@@ -114,7 +126,7 @@ def content(space: Space) -> Literal["bits", "sparsity", "drop", "mixed"]:
 
 
 def schedule(config: EvolutionConfig, space: Space, limits: Limits) -> Schedule:
-    """The settings of a search, blanks filled with EvoPress's own numbers."""
+    """Return the settings of a search, with EvoPress's values for all that the configuration leaves out."""
     kind = content(space)
     balanced = kind == "drop" if config.drop_balance is None else config.drop_balance
     generations, offspring, survivors, tokens, initial = {
@@ -135,22 +147,25 @@ def schedule(config: EvolutionConfig, space: Space, limits: Limits) -> Schedule:
 
 
 def _drop_generations(space: Space, limits: Limits, balanced: bool) -> int:
-    """EvoPress's k(n-k)/1.5 for k of n branches dropped: of each type where drops are balanced, else of all."""
+    """Return k(n-k)/1.5, EvoPress's number of generations if k of n branches are dropped, at least 1.
+
+    k is counted in the uniform profile. Both numbers are of one branch type where drops are balanced, else of all.
+    """
     types = len({unit.branch for unit in space.units}) if balanced else 1
     dropped = sum(label == "drop" for label in space.labels(space.uniform(limits))) / types
     return max(int(dropped * (len(space.units) / types - dropped) / 1.5), 1)
 
 
 class EvolutionSearcher(Turns):
-    """(1 + offspring) evolution with selection in stages.
+    """A searcher by evolution with one parent and selection in stages.
 
     Args:
-        config: settings; blanks follow EvoPress.
-        space: of the profiles.
-        limits: that no profile exceeds.
-        calibration: calibration sequences to draw on.
-        rng_seed: of every draw.
-        start: profiles that are candidates for the first parent, beside the uniform one.
+        config: settings of the method.
+        space: space of the profiles.
+        limits: limits that no profile exceeds.
+        calibration: calibration sequences to measure on.
+        rng_seed: seed of all random numbers.
+        start: profiles that are candidates for the first parent, besides the uniform profile.
     """
 
     def __init__(
@@ -176,7 +191,7 @@ class EvolutionSearcher(Turns):
         self._candidates: list[Profile] = []
 
     def workload(self) -> Workload:
-        """Most trials and tokens, known values not subtracted."""
+        """Return the largest numbers of trials and tokens that the search can ask for, known values not subtracted."""
         work = Workload().add(len(self.starts), self.calibration.archive)
         plan = self.schedule
         if plan.initial:
@@ -205,7 +220,7 @@ class EvolutionSearcher(Turns):
         return [(profile, fidelity) for profile in self._candidates]
 
     def _breed(self) -> None:
-        """Fill the candidates with offspring, or end the search."""
+        """Make the parent's offspring the candidates, or end the search if no more are wanted or none is found."""
         assert self.parent is not None
         patience = self.config.patience
         if self.generation < self.schedule.generations and (patience is None or self._stale < patience):

@@ -1,4 +1,4 @@
-"""Greedy search: lower one unit at a time by measured fitness, as BlockPruner does with branches."""
+"""The search method `greedy`: it lowers one unit at a time by measured fitness, as BlockPruner does with branches."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ class GreedyConfig(MethodConfig):
     """Settings of `greedy`.
 
     Attributes:
-        tokens: calibration tokens with which each single lowering is measured.
+        tokens: number of calibration tokens that each profile with one more unit lowered or raised is measured on.
     """
 
     summary: ClassVar[str] = "lowers or removes one unit at a time by measured fitness"
@@ -34,19 +34,19 @@ class GreedyConfig(MethodConfig):
 
 
 class GreedySearcher(Turns):
-    """From the dearest profile down to the limits, one measured step at a time, then up into what is left.
+    """A searcher that lowers the most expensive profile step by step to the limits, then raises units in the room left.
 
-    Each step measures every unit at its nearest cheaper level (or dropped) and takes the one whose fitness rises
-    least per cost saved; in a space of nothing but branches, the one of best fitness. Afterwards single raises
-    that fit are taken while they improve.
+    Each step down measures the profile with each unit in turn moved to its nearest cheaper level, or dropped. It takes
+    the profile whose fitness rises least per cost saved, or in a space of branches only the one of lowest fitness. Each
+    step up then measures every single raise within the limits and takes the best one, as long as the fitness improves.
 
     Args:
         config: settings of the method.
-        space: of the profiles.
-        limits: that the result keeps; profiles on the way down exceed them.
-        calibration: calibration sequences to draw on.
-        rng_seed: unused, the method is deterministic.
-        start: profiles that are measured beside the uniform one.
+        space: space of the profiles.
+        limits: limits that the result keeps; profiles on the way down exceed them.
+        calibration: calibration sequences to measure on.
+        rng_seed: unused number, because the method is deterministic.
+        start: profiles that are measured besides the uniform profile.
 
     References:
         BlockPruner: Fine-grained Pruning for Large Language Models (arXiv 2406.10594), algorithm 1.
@@ -70,7 +70,10 @@ class GreedySearcher(Turns):
         self._phase: Literal["starts", "down", "up", "done"] = "starts"
 
     def workload(self) -> Workload:
-        """Most trials and tokens: every unit at every step down, and one round up."""
+        """Return the numbers of trials and tokens of a search down to the cheapest profile, with one step up.
+
+        Every step counts as if it measured a move of every unit.
+        """
         units = len(self.space.units)
         steps = sum(len(unit.levels) - 1 for unit in self.space.units)
         work = Workload().add(len(self.starts) + 1, self.calibration.archive)
@@ -96,7 +99,10 @@ class GreedySearcher(Turns):
         return []
 
     def _options(self, *, up: bool) -> list[Profile]:
-        """Each unit moved by its smallest step that goes the right way."""
+        """Return the current profile with each unit in turn moved up or down by its smallest possible change of cost.
+
+        On the way down, moves to any level count where no single step goes down.
+        """
         levels_U = np.array(self._current, np.int64)
         if up:
             return self._smallest(State.at(self._moves, levels_U).raises().T)
@@ -107,7 +113,10 @@ class GreedySearcher(Turns):
         return self._smallest(near) or self._smallest(far)
 
     def _keeping(self, levels_U: Ints) -> Bools:
-        """Shape (U, L): moves that exceed no limit that holds, or costs that oppose each other take turns forever."""
+        """Return which moves (U, L) exceed no limit that holds now and raise no cost that is over its limit.
+
+        Without this condition, costs that oppose each other could fall and rise in turns for ever.
+        """
         total_K = self._moves.total(levels_U)
         most_K = np.maximum(self._moves.limit_K, total_K)
         keeps_KUL = self._moves.deltas(levels_U) <= (most_K - total_K)[:, None, None]
@@ -134,7 +143,7 @@ class GreedySearcher(Turns):
                 self._phase = "done"
 
     def _price(self, profile: Profile, fitness: float) -> float:
-        """Rise of fitness per cost saved; the fitness itself among branches only."""
+        """Return the rise of fitness per cost saved, or the fitness itself in a space of branches only."""
         if self._moves.droppable_U.all() or math.isinf(fitness):
             return fitness
         saved = self._size(self._current) - self._size(profile)

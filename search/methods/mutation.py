@@ -1,4 +1,4 @@
-"""EvoPress's mutations: level switches and drop swaps that never leave the budget."""
+"""EvoPress's mutations of a profile: level switches and drop moves that keep within the limits."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -12,13 +12,16 @@ from .state import State, pick, sample
 Groups = Literal["size", "name", "type", "none"]
 
 PATIENCE = 100
-"""Draws in a row without a new profile before fewer are taken, so that a tiny space ends instead of looping."""
+"""Number of draws in a row without a new profile after which `distinct` stops, as a tiny space may hold no more."""
 
 
 def distinct(
     space: Space, draw: Callable[[], Profile | None], wanted: int, known: Iterable[Profile] = ()
 ) -> list[Profile]:
-    """At most `wanted` draws that build different models, none of them among `known`."""
+    """Draw up to `wanted` profiles that build different models, none of them among `known`.
+
+    There are fewer if `PATIENCE` draws in a row give no new model. A draw of None counts as such.
+    """
     seen = {space.canonical(profile) for profile in known}
     found: list[Profile] = []
     misses = 0
@@ -34,20 +37,23 @@ def distinct(
 
 
 class Mutation:
-    """Offspring of a profile within the limits.
+    """Random mutations of a profile that keep within the limits.
 
-    A level switch raises one unit by a step, lowers others of its group until the limits hold again (exactly
-    one where the steps cost the same), then spends what is left on units not touched. A drop move swaps a
-    dropped branch with a kept one; beside linear units it may also only drop or only revive, and the levels of
-    the linear units make up for it.
+    A level switch raises one unit by one step and lowers other units of its group until the limits hold again. Where
+    all steps cost the same, it lowers exactly one unit. Then it raises unchanged units of the group while there is
+    room. A drop move swaps a dropped branch with a kept one. In a space that also has linear layers, a drop move may
+    instead only drop or only restore a branch, and the levels of linear layers change to balance the cost.
 
     Args:
-        space: of the profiles.
-        limits: that offspring keep.
-        groups: switches stay inside units of equal cost tables (`size`), of one module name (`name`), of one
-            branch type (`type`), or go anywhere (`none`).
-        balanced: drops are swapped inside one branch type only.
-        most: switches per offspring are the smaller of two draws from 1..most.
+        space: space of the profiles.
+        limits: limits that the offspring keep.
+        groups: units between which a switch takes place: units of equal cost tables (`size`), of one module name
+            (`name`), of one branch type (`type`), or any units (`none`).
+        balanced: whether branches are swapped within one branch type only.
+        most: largest number of moves per offspring; the number is the smaller of two draws from 1..most.
+
+    Attributes:
+        only_drops: whether all units of the space are branches that can be dropped.
 
     References:
         EvoPress (arXiv 2410.14649), section 3 and appendix A.
@@ -83,19 +89,19 @@ class Mutation:
         return np.array([order[key] for key in keys], np.int64)
 
     def offspring(self, parent: Profile, wanted: int, rng: np.random.Generator) -> list[Profile]:
-        """At most `wanted` different models that differ from the parent, all within the limits."""
+        """Return up to `wanted` mutants within the limits that build different models, none of them the parent's."""
         state = State.at(self.moves, np.array(parent, np.int64))
         return distinct(self.space, lambda: self._mutate(state.copy(), rng), wanted, [parent])
 
     def _mutate(self, state: State, rng: np.random.Generator) -> Profile | None:
-        """One mutant after min(U{1..most}, U{1..most}) moves; None where a move found no way."""
+        """Return a mutant after min(U{1..most}, U{1..most}) moves, or None if one of the moves was impossible."""
         for _ in range(min(rng.integers(1, self.most + 1), rng.integers(1, self.most + 1))):
             if not self._move(state, rng):
                 return None
         return as_profile(state.levels_U) if state.fits else None
 
     def _move(self, state: State, rng: np.random.Generator) -> bool:
-        """Change the state by one move; False where it found no way, and then the state is of no use."""
+        """Change the state by one move. Return False if it was impossible; the state is then no longer usable."""
         if self.only_drops:
             return self._swap(state, rng)
         if self._has_drops and rng.random() < 0.5:
@@ -115,14 +121,20 @@ class Mutation:
         return self._rebalance(state, before_U, members_U, rng)
 
     def _rebalance(self, state: State, before_U: Ints, allowed_U: Bools, rng: np.random.Generator) -> bool:
-        """Lower, then raise, allowed units that are as they were in `before_U`."""
+        """Lower units until the limits hold, then raise units while there is room.
+
+        Only allowed units change whose level is still that of `before_U`. Return False if the limits cannot be met.
+        """
         if not state.lower(rng, allowed_U & (before_U == state.levels_U)):
             return False
         state.fill(rng, allowed_U & (before_U == state.levels_U))
         return True
 
     def _swap(self, state: State, rng: np.random.Generator) -> bool:
-        """Revive one dropped branch and drop others for it, in a space of nothing but branches."""
+        """Restore a dropped branch and drop a kept one, in a space of branches only.
+
+        Where drops are not balanced, other branches change afterwards until the limits hold again.
+        """
         pair = self._pair(state.levels_U, rng)
         if pair is None:
             return False
@@ -131,7 +143,7 @@ class Mutation:
         return self.balanced or self._rebalance(state, before_U, self._droppable_U, rng)
 
     def _restructure(self, state: State, rng: np.random.Generator) -> bool:
-        """Drop, revive or swap branches in a joint space; linear units make up for the cost."""
+        """Drop, restore or swap a branch in a space that also has linear layers, whose levels then balance the cost."""
         is_dropped_U = self.moves.dropped(state.levels_U)
         dropped = np.flatnonzero(self._droppable_U & is_dropped_U)
         kept = np.flatnonzero(self._droppable_U & ~is_dropped_U)
@@ -155,7 +167,7 @@ class Mutation:
         state.move(dropped, self._level(dropped, drop=True))
 
     def _pair(self, levels_U: Ints, rng: np.random.Generator) -> tuple[int, int] | None:
-        """A random dropped branch and a random kept one, of one type where drops are balanced."""
+        """Return a random dropped unit and a random kept one, of one branch type where drops are balanced."""
         is_dropped_U = self.moves.dropped(levels_U)
         dropped_U, kept_U = self._droppable_U & is_dropped_U, self._droppable_U & ~is_dropped_U
         if self.balanced:
@@ -174,16 +186,16 @@ class Mutation:
         return [self._droppable_U & (self._branch_U == n) for n in numbers]
 
     def _level(self, unit: int, *, drop: bool) -> int:
-        """Where a branch is dropped, or its dearest level that is not `drop`."""
+        """Return the level at which a branch is dropped, or its most expensive level at which it is kept."""
         return int(self.moves.drop_UL[unit].argmax()) if drop else self.moves.dearest[unit]
 
     def is_balanced(self, profile: Profile) -> bool:
-        """Whether all branch types have equally many drops."""
+        """Return whether equally many branches of each branch type are dropped."""
         is_dropped_U = self.moves.dropped(np.array(profile))
         return len({int((is_dropped_U & type_U).sum()) for type_U in self._types()}) <= 1
 
     def balanced_drops(self) -> int | None:
-        """Drops per branch type, equal for all, that can just meet the limits; None if no number can."""
+        """Return the smallest number of drops, equal for all branch types, that can meet the limits, or None."""
         kept_U = np.array(self.moves.dearest, np.int64)
         gain_UL = self.moves.direction(self.moves.deltas(kept_U))
         gain_U = np.where(self.moves.drop_UL, gain_UL, 0.0).min(axis=1)
@@ -198,9 +210,9 @@ class Mutation:
         return None
 
     def random_states(self, wanted: int, rng: np.random.Generator) -> list[Profile]:
-        """At most `wanted` different random profiles within the limits.
+        """Return up to `wanted` random profiles within the limits, all of different models.
 
-        In a space of nothing but branches with balanced drops they have equally many drops of each type.
+        In a space of branches only, with balanced drops, each profile drops equally many branches of each type.
         """
         drops = self.balanced_drops() if self.balanced and self.only_drops else None
 

@@ -1,4 +1,4 @@
-"""A few real numbers as a profile within the budget: priorities over depth and layer type."""
+"""A map from a few real parameters, by depth and layer type, to a profile within the budget."""
 
 from collections.abc import Mapping
 
@@ -9,20 +9,22 @@ from ..allocation.moves import Ints, Moves, as_profile, layer_type, relative_cos
 
 
 class Projection:
-    """Log-priorities from a depth curve and an offset per layer type, projected exactly onto the budget.
+    """A function from parameters to profiles, by way of a priority for every unit.
 
-    A unit of priority p wants the dearest level whose cost, as log2 of its share of the unit's dearest, is at most
-    p plus a threshold common to all; the threshold is as high as the limits allow and what is left over goes to
-    the next levels in the same order. A branch is kept when p plus the threshold is at least one below what the
-    cheapest levels of its units want. The zero vector stands for the uniform profile.
+    The priority of a unit is the sum of a piecewise linear curve over the depth of the model, at the unit's block, and
+    an offset of the unit's layer type. The relative cost of a level is log2 of its cost divided by that of the unit's
+    most expensive level, in the first limited kind of cost. A unit of priority p takes the most expensive level of
+    relative cost at most p + t. The threshold t is common to all units and as high as the limits allow. The remaining
+    budget goes to the next levels in the same order. A branch is kept when p + t is at least the smallest relative cost
+    of its units minus 1. The zero vector stands for the uniform profile.
 
     Args:
-        space: of the profiles.
-        limits: that profiles keep.
-        knots: of the piecewise linear curve over the blocks.
+        space: space of the profiles.
+        limits: limits that the profiles keep.
+        knots: largest number of knots of the curve over the blocks.
 
     Attributes:
-        names: of the parameters: `depth.0`, ... then `type.<layer type>`.
+        names: names of the parameters, `depth.0`, `depth.1`, ... and then `type.<layer type>`.
     """
 
     def __init__(self, space: Space, limits: Limits, knots: int) -> None:
@@ -41,7 +43,10 @@ class Projection:
         self._ladders = [self._ladder(u) for u in range(len(space.units))]
 
     def _ladder(self, unit: int) -> list[tuple[float, int]]:
-        """(threshold, level) in order of cost; the first is where the unit begins."""
+        """Return the levels of a unit in order of cost, as pairs of the relative cost that a level needs and its index.
+
+        The unit starts from the first level, which is `drop` for a branch.
+        """
         levels = self.space.units[unit].levels
         kinds = [*self._moves.kinds, *self.space.kinds]
         order = sorted(
@@ -59,14 +64,14 @@ class Projection:
         return relative_cost(min(costs), max(costs))
 
     def priorities(self, parameters: Mapping[str, float]) -> np.ndarray:
-        """Log-priority of each unit, shape (U,)."""
+        """Return the priority of each unit, (U,), in log2 of cost."""
         values = np.array([parameters[name] for name in self.names])
         knots, offsets = values[: len(self._knot_at)], values[len(self._knot_at) :]
         curve_U = np.interp(self._depth_U, self._knot_at, knots)
         return np.asarray(curve_U + offsets[self._type_U])
 
     def profile(self, parameters: Mapping[str, float]) -> Profile:
-        """The profile that the parameters stand for; within the limits, always the same one."""
+        """Return the profile that the parameters stand for, which is within the limits and always the same."""
         if not any(parameters[name] for name in self.names):
             return self.space.uniform(self._limits)
         priority_U = self.priorities(parameters)
@@ -81,7 +86,7 @@ class Projection:
         return self._climb(levels_U, [(u, place, level) for _, u, place, level in steps])
 
     def _climb(self, levels_U: Ints, steps: list[tuple[int, int, int]]) -> Profile:
-        """Take every step that keeps within the limits, in order; no step goes back down."""
+        """Take in order every step (unit, place in its ladder, level) that keeps within the limits and goes up."""
         place_of = [{level: place for place, (_, level) in enumerate(ladder)} for ladder in self._ladders]
         room_K = self._moves.limit_K - self._moves.total(levels_U)
         for unit, place, level in steps:
@@ -94,7 +99,7 @@ class Projection:
         return as_profile(levels_U)
 
     def _delta(self, levels_U: Ints, unit: int, level: int) -> Ints:
-        """Change of cost, shape (K,), of one move; 0 under a dropped branch."""
+        """Return the change of cost (K,) when one unit moves to a level; 0 for a unit under a dropped branch."""
         moves = self._moves
         parent = int(moves.parent_U[unit])
         if parent >= 0 and moves.drop_UL[parent, levels_U[parent]]:

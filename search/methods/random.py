@@ -1,4 +1,4 @@
-"""Random search: what any other method has to beat at equal tokens."""
+"""The search method `random`: a baseline that any other method has to beat with equally many tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -19,10 +19,11 @@ class RandomConfig(MethodConfig):
     """Settings of `random`.
 
     Attributes:
-        samples: number of random profiles.
-        tokens: calibration tokens with which each profile is measured.
-        finalists: number of the best that are measured again on the archive's prefix.
-        batch: profiles that are asked for at once.
+        samples: number of random profiles that are measured.
+        tokens: number of calibration tokens that each profile is measured on.
+        finalists: number of best profiles that are measured again on the calibration prefix by which the archive ranks
+            profiles.
+        batch: number of profiles that are drawn before they are measured.
     """
 
     summary: ClassVar[str] = "random profiles within the budget"
@@ -39,15 +40,15 @@ class RandomConfig(MethodConfig):
 
 
 class RandomSearcher(Turns):
-    """Independent random profiles within the limits; the best few are measured properly.
+    """A searcher that measures independent random profiles, and the best of them again at the archive's fidelity.
 
     Args:
         config: settings of the method.
-        space: the profiles to draw from.
+        space: space of the profiles.
         limits: limits that no profile exceeds.
-        calibration: calibration sequences to draw on.
-        rng_seed: root of all random numbers.
-        start: profiles that are measured beside the uniform one.
+        calibration: calibration sequences to measure on.
+        rng_seed: seed of all random numbers.
+        start: profiles that are measured besides the uniform profile.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class RandomSearcher(Turns):
         self._fitness: list[float] = []
 
     def workload(self) -> Workload:
-        """Most trials and tokens, known values not subtracted."""
+        """Return the largest numbers of trials and tokens that the search can ask for, known values not subtracted."""
         config, calibration = self.config, self.calibration
         work = Workload().add(len(self.starts) + config.finalists, calibration.archive)
         return work.add(config.samples, calibration.prefix(config.tokens))
@@ -87,7 +88,7 @@ class RandomSearcher(Turns):
         return [(profile, self.calibration.prefix(self.config.tokens)) for profile in drawn]
 
     def _draw(self, count: int) -> list[Profile]:
-        """At most `count` models not drawn before."""
+        """Return up to `count` random profiles of models that were not drawn before."""
         return distinct(self.space, lambda: sample(self._moves, self.rng), count, self._sampled)
 
     def _learn(self, profiles: list[Profile], fitness: list[float]) -> None:

@@ -1,6 +1,6 @@
-"""A profile on the move: using a budget up with random single moves.
+"""A profile that random moves of one unit at a time bring within the limits and up to them.
 
-Array names carry their axes: K cost kinds, U units, L levels (short ladders padded).
+Shapes: K cost kinds, U units, L levels of a unit, padded to the largest number of levels of any unit.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,18 @@ from ..allocation.moves import Bools, Ints, Moves, Open, as_profile
 
 @dataclass(slots=True)
 class State:
-    """Levels, and what follows from them for all single moves; a move changes that of its unit, parent and children.
+    """A profile with the change of cost of every move of one unit, updated after each move.
 
-    The level axis comes before the units, along which numpy works fastest. A move that is not open changes nothing.
+    A move only affects the changes of its unit, and of this unit's parent and children. The axis of levels stands
+    before that of units, because numpy is fastest along units.
 
     Attributes:
-        moves: tables of the space.
-        open: which moves are.
-        levels_U: the profile, changed by each move.
-        room_K: what each limit leaves; below 0 where it is exceeded.
-        delta_KLU: change of cost of each move.
-        up_LU: moves that go up.
+        moves: tables of the costs of the space.
+        open: moves that are allowed, either single steps or moves to any level.
+        levels_U: current level of every unit.
+        room_K: limit minus current cost of each kind; negative where the limit is exceeded.
+        delta_KLU: change of cost of each move, 0 for moves that are not open.
+        up_LU: whether a move goes up, by the sum of its changes relative to the limits.
     """
 
     moves: Moves
@@ -37,7 +38,7 @@ class State:
 
     @classmethod
     def at(cls, moves: Moves, levels_U: Ints, *, far: bool = False) -> "State":
-        """The state at some levels, with single steps open, or (`far`) moves to any level."""
+        """Return the state at the given levels, with single steps open, or with moves to any level if `far`."""
         opened = moves.far if far else moves.near
         room_K = (moves.limit_K - moves.total(levels_U)).tolist()
         delta_KUL = moves.deltas(levels_U) * opened.open_ULL[np.arange(len(levels_U)), levels_U]
@@ -45,7 +46,7 @@ class State:
         return cls(moves, opened, levels_U.copy(), room_K, delta_KLU, moves.direction(delta_KLU) > 0)
 
     def copy(self) -> "State":
-        """Another state that moves by itself."""
+        """Return a copy that can move without changing this state."""
         delta_KLU, up_LU = self.delta_KLU.copy(), self.up_LU.copy()
         return State(self.moves, self.open, self.levels_U.copy(), self.room_K, delta_KLU, up_LU)
 
@@ -55,21 +56,21 @@ class State:
         return min(self.room_K) >= 0
 
     def _fitting(self) -> Bools:
-        """Shape (L, U): moves after which all limits hold."""
+        """Return which moves (L, U) lead within all limits."""
         found: Bools = self.delta_KLU[0] <= self.room_K[0]
         for k in range(1, len(self.room_K)):
             found &= self.delta_KLU[k] <= self.room_K[k]
         return found
 
     def raises(self) -> Bools:
-        """Shape (L, U): moves up that keep within the limits."""
+        """Return which moves (L, U) go up and lead within all limits."""
         found: Bools = self._fitting() & self.up_LU
         return found
 
     def lowerings(self) -> Bools:
-        """Shape (L, U): moves that lower what exceeds its limit; no exceeded kind may rise.
+        """Return which moves (L, U) lower a cost that exceeds its limit and raise no such cost.
 
-        Where nothing is exceeded, all that go down.
+        If no limit is exceeded, these are all moves that go down.
         """
         exceeded = [delta_LU for delta_LU, room in zip(self.delta_KLU, self.room_K, strict=True) if room < 0]
         changes = exceeded or [self.moves.direction(self.delta_KLU)]
@@ -78,10 +79,14 @@ class State:
         return none_rises & one_falls
 
     def lower(self, rng: np.random.Generator, allowed_U: Bools | None = None) -> bool:
-        """Lower random units until within the limits; False if no move is left or none leads there.
+        """Lower random units until no limit is exceeded. Return False if this is not reached.
 
-        A move that is enough alone goes before those that are not, so few units change. Costs that oppose each
-        other could be traded for ever, so the number of moves is bounded.
+        Moves that lead within the limits at once are preferred, so that few units change. Costs that oppose each other
+        could fall and rise in turns for ever, so the number of moves is bounded.
+
+        Args:
+            rng: source of the random choices.
+            allowed_U: units that may move; by default all.
         """
         for _ in range(self.moves.most_lowerings):
             if self.fits:
@@ -94,17 +99,20 @@ class State:
         return False
 
     def fill(self, rng: np.random.Generator, allowed_U: Bools | None = None) -> None:
-        """Raise random units while that keeps within the limits."""
+        """Raise random units, of those allowed, until no raise keeps within the limits."""
         while self._has_room and self.move_one(self.raises(), rng, allowed_U):
             pass
 
     @property
     def _has_room(self) -> bool:
-        """False where every move up surely exceeds a limit."""
+        """Whether a move up may keep within the limits; False only if every move up exceeds one."""
         return all(map(le, self.open.least_K, self.room_K))
 
     def move_one(self, choice_LU: Bools, rng: np.random.Generator, allowed_U: Bools | None = None) -> bool:
-        """Move a random unit, uniform over the units that can, to a random level of those open to it; False if none can."""
+        """Make a random one of the chosen moves (L, U). Return False if there is none.
+
+        The unit is uniform over the allowed units that have a chosen move, then the level over the chosen ones.
+        """
         can_U: Bools = np.logical_or.reduce(choice_LU)
         units = (can_U if allowed_U is None else can_U & allowed_U).nonzero()[0]
         if not len(units):
@@ -114,7 +122,7 @@ class State:
         return True
 
     def move(self, unit: int, level: int) -> None:
-        """Move one unit to a level that is open to it."""
+        """Move one unit to a level that is open to this unit, and update all that depends on the unit."""
         spent_K = self.delta_KLU[:, level, unit].tolist()
         self.room_K = [room - spent for room, spent in zip(self.room_K, spent_K, strict=True)]
         self.levels_U[unit] = level
@@ -122,7 +130,7 @@ class State:
             self.delta_KLU[:, :, other], self.up_LU[:, other] = self._of(other)
 
     def _of(self, unit: int) -> tuple[Ints, Bools]:
-        """What the moves of one unit change, shape (K, L), and which of them go up."""
+        """Return the change of cost (K, L) of every move of one unit, and which of these moves go up (L,)."""
         moves, level = self.moves, self.levels_U[unit]
         delta_KL, up_L = self.open.delta_KULL[:, unit, level], self.open.up_ULL[unit, level]
         parent, children = moves.parent_U[unit], self.moves.space.children[unit]
@@ -137,7 +145,11 @@ class State:
 
 
 def sample(moves: Moves, rng: np.random.Generator) -> Profile:
-    """A random profile within the limits: every unit uniform over its levels, lowered, then filled."""
+    """Return a random profile within the limits.
+
+    Every unit takes a level uniformly at random. Then random units are lowered until the limits hold, or the cheapest
+    profile is taken if that fails. At last random units are raised while there is room.
+    """
     state = State.at(moves, rng.integers(moves.exists_UL.sum(axis=1)), far=True)
     if state.lower(rng):
         levels_U = state.levels_U
@@ -150,5 +162,5 @@ def sample(moves: Moves, rng: np.random.Generator) -> Profile:
 
 
 def pick(items_N: Ints, rng: np.random.Generator) -> int:
-    """One of at least one item, uniform; a single item takes no draw."""
+    """Return a uniformly random one of N >= 1 items; a single item needs no random number."""
     return int(items_N[rng.integers(len(items_N)) if len(items_N) > 1 else 0])

@@ -1,1 +1,1 @@
-"""One run: its configuration, and the objects that this names."""
+"""The configuration of a run, and the objects that are built from it."""

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: the only place where names become objects."""
+"""The objects of a run, such as model, data, space and evaluator, built from its configuration."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -35,19 +35,20 @@ from .machine import DTYPES, block_weights, devices_of, free_memory, numerics, r
 
 @dataclass(frozen=True)
 class Assembly:
-    """What a run consists of before any heavy work.
+    """The objects of a run. They are opened without heavy work; levels are built and evaluated only on demand.
 
     Attributes:
-        config: the resolved configuration (no `auto` left in what decides a value).
-        model: the dense model.
+        config: configuration of the run. An `auto` that can change a value is resolved, unless another machine
+            evaluates and its settings are not known yet.
+        model: dense model of the run.
         tokenizer: tokenizer of the model.
-        data: sequences by name.
-        space: what is searched.
-        limits: exact limits of each budget.
-        databases: the folder that holds level databases.
+        data: sequences of each data set by name.
+        space: space of the profiles that are searched.
+        limits: budgets, each with its exact limits by kind of cost.
+        databases: folder that holds the level databases.
         numerics: libraries and hardware that decide the last bits of a value; empty before they are known.
-        host: share of this machine's free memory that `auto` may take.
-        device: share of a GPU's.
+        host: share of this machine's free main memory that `auto` may take, from 0 to 1.
+        device: share of each GPU's free memory that `auto` may take, from 0 to 1.
     """
 
     config: RunConfig
@@ -78,19 +79,19 @@ class Assembly:
 
     @property
     def kind(self) -> str:
-        """The cost kind that is the front's axis."""
+        """The kind of cost that is the front's axis."""
         return next(iter(self.limits[0][1]))
 
     @property
     def archive_fidelity(self) -> Fidelity:
-        """The fixed calibration prefix on which the archive compares profiles."""
+        """The first calibration sequences, on which the archive compares profiles."""
         length = self.config.data.length
         pool = len(self.data["calibration"].tokens)
         return Fidelity(0, 0, min(-(-self.config.archive_tokens // length), pool), length)
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
-        """What decides the values of a level, whatever other levels are built."""
+        """Everything that decides the weights of a level, independent of which other levels are built."""
         return {
             "model": self.checkpoint.fingerprint,
             "calibration": self.data["calibration"].fingerprint,
@@ -101,25 +102,25 @@ class Assembly:
 
     @property
     def _foreign(self) -> dict[str, Any]:
-        """Whose quantiser makes llama.cpp's types, if there are any."""
+        """The version of the llama.cpp quantizer, if the space has levels of its types."""
         labels = {label for found in self.labels.values() for label in found}
         foreign = any(parse_label(label).blocks for label in labels)
         return {"llama-cpp-python": ggml_quantizer.version()} if foreign else {}
 
     @cached_property
     def database(self) -> LevelDatabase:
-        """The level database of this model, calibration, builder and set of labels; perhaps not filled yet."""
+        """The level database for this recipe and these labels, which may not be filled yet."""
         recipe = self.recipe | {"labels": self.labels}
         return LevelDatabase(self.databases / digest(recipe), recipe)
 
     @cached_property
     def labels(self) -> dict[str, tuple[str, ...]]:
-        """Labels to build, by layer."""
+        """The labels of the levels to build, by path of the layer."""
         return labels_to_build(self.space)
 
     @property
     def level_bytes(self) -> int:
-        """Bytes of all levels once they are built."""
+        """The number of bytes that all levels take once they are built."""
         linears = (*self.structure.linears, *self.structure.ends.linears)
         shapes = {linear.path: (linear.out_features, linear.in_features) for linear in linears}
         return sum(
@@ -130,7 +131,7 @@ class Assembly:
 
     @cached_property
     def runner(self) -> GradientRunner:
-        """Runs the dense model block by block, forwards and backwards."""
+        """The runner of the dense model, which computes it block by block, forwards and backwards."""
         evaluation = self.config.evaluation
         return GradientRunner(
             self.model,
@@ -151,7 +152,11 @@ class Assembly:
         return replace(pace, compiled=bool(evaluation.compile), rows=min(pace.rows, most))
 
     def build(self, progress: Callable[[str], None]) -> None:
-        """Fill the level database; `progress` is called with each finished part."""
+        """Fill the level database.
+
+        Args:
+            progress: function that is called with the name of each finished part.
+        """
         build_database(
             self.database,
             self.labels,
@@ -163,13 +168,18 @@ class Assembly:
 
     @property
     def builder_tokens(self) -> np.ndarray:
-        """The calibration sequences that levels are built from, in whole micro-batches."""
+        """The token ids of the calibration sequences that levels are built from, (N, T), in whole micro-batches."""
         size, tokens = self.runner.micro_batch, self.data["calibration"].tokens
         wanted = min(-(-self.config.builder.tokens // self.config.data.length), len(tokens))
         return tokens[: max(wanted // size, 1) * size]
 
     def evaluator(self, refitted: LevelDatabase | None = None) -> PopulationEvaluator:
-        """Evaluates profiles in this process; with `refitted` the one profile whose levels those are."""
+        """Return an evaluator that evaluates profiles in this process.
+
+        Args:
+            refitted: refitted levels of one profile, or None for the level database of the run. With refitted levels
+                the evaluator can evaluate that profile only.
+        """
         host = self._host_memory
         return PopulationEvaluator(
             self.space,
@@ -185,7 +195,7 @@ class Assembly:
 
     @cached_property
     def memory(self) -> MemoryPlan:
-        """What stays on the device and what streams, from what is free now."""
+        """The plan of what stays on the device and what is streamed, made from the memory that is free at first use."""
         evaluation, runner = self.config.evaluation, self.runner
         on_gpu = runner.device.type == "cuda"
         used = max(map(torch.cuda.memory_allocated, runner.devices)) if on_gpu else 0
@@ -193,7 +203,7 @@ class Assembly:
         logits = 20 * int(evaluation.chunk) * self.structure.ends.head.out_features
         state = runner.hidden * runner.dtype.itemsize
         working = max(rows, self.pace.rows) * self._row_bytes + logits
-        if self.pace.replayed:  # every block's matrices have a place of their own, which its recordings read
+        if self.pace.replayed:  # a recording reads matrices at fixed addresses, so no two blocks share memory
             weights = sum(linear.in_features * linear.out_features for linear in self.structure.linears)
             working += weights * runner.dtype.itemsize
         return share_out(
@@ -209,14 +219,14 @@ class Assembly:
 
     @property
     def _row_bytes(self) -> int:
-        """Bytes of one position's activations while a block runs, at most."""
+        """An upper bound on the bytes of one position's activations while a block runs."""
         hidden = self.structure.ends.embedding.in_features
         widest = max((linear.out_features for linear in self.structure.linears), default=0)
         return (8 * hidden + 6 * widest) * DTYPES[self.config.evaluation.dtype].itemsize
 
     @cached_property
     def _device_memory(self) -> int:
-        """Bytes that may be used on each device, what is there already included."""
+        """The number of bytes that may be used on each device, including what PyTorch has allocated already."""
         if (given := self.config.evaluation.memory) != "auto":
             return parse_bytes(given)
         devices = devices_of(self.config.evaluation)
@@ -241,18 +251,18 @@ def assemble(
     host: float = 1.0,
     device: float = 1.0,
 ) -> Assembly:
-    """Open the model, read and pack the data unless they are given, lay out the space and check the budgets.
+    """Open the model, read and pack the data, build the space and check the budgets.
 
     Args:
-        config: of the run.
-        databases: of the levels.
-        data: sequences by name.
-        here: whether this machine evaluates; otherwise `auto` stays, and numerics are unknown.
-        host: share of this machine's free memory that `auto` may take.
-        device: share of a GPU's.
+        config: configuration of the run.
+        databases: folder that holds the level databases.
+        data: sequences of each data set by name, or None to read and pack the text that the configuration names.
+        here: whether this machine evaluates; otherwise every `auto` stays, and the numerics are not known.
+        host: share of this machine's free main memory that `auto` may take, from 0 to 1.
+        device: share of each GPU's free memory that `auto` may take, from 0 to 1.
 
     Raises:
-        ValueError: anything about model, data, levels or budgets that cannot work, before any heavy work.
+        ValueError: model, data, levels or budgets cannot be used; this is found before any heavy work.
     """
     model = DenseModel.open(config.model, trust_remote_code=config.trust_remote_code)
     if model.dtype not in DTYPES.values():

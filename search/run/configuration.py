@@ -1,4 +1,4 @@
-"""The configuration of one run: YAML in, validated models out."""
+"""The configuration of one run, read from YAML and validated."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,13 +21,13 @@ from .method_registry import SearchConfig
 
 
 class StopConfig(BaseModel):
-    """When a search ends early.
+    """Limits that end a search early.
 
     Attributes:
         max_tokens: most calibration tokens of all evaluations together, the teacher's included; never exceeded.
-        max_time: most seconds of searching.
-        looks: looks at validation in a row that find no gain beyond chance (`search/study/looks.py`); None: never end
-            for it.
+        max_time: seconds of search after which no step is begun.
+        looks: number of looks at validation text in a row without a gain beyond chance (`search/study/looks.py`) after
+            which the search ends; None for no such limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,23 +37,24 @@ class StopConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """Everything that decides a run.
+    """The settings of a run.
 
     Attributes:
         model: folder of a Hugging Face model, or its name on the Hub.
         trust_remote_code: whether to run Python code that comes with the model.
-        name: name of the run, and of its folder under `runs/`.
+        name: name of the run and of its folder under `runs/`.
         seed: root of all random numbers.
         data: calibration, validation and held-out text.
-        space: what may vary: the levels, and the layers that take them.
-        builder: how the levels' weights are made.
+        space: levels of the search, and the layers that may have them.
+        builder: settings for building the weights of the levels.
         evaluation: numerics, device and memory of the evaluations.
-        workers: where evaluations run; `ray` stands for its defaults.
-        fitness: the figure that is minimised.
-        budgets: the points of the front, one or a list; the first figure of each is the front's axis.
-        archive_tokens: calibration tokens of the fixed prefix on which profiles are compared.
-        search: the search method, or several that run in turn, each from the best that those before it found.
-        start_from: folder of a finished run of the same model whose front is measured first and started from.
+        workers: processes that evaluations run in; a bare kind such as `ray` means that kind with default settings.
+        fitness: fitness function that the search minimises.
+        budgets: budgets of the points of the front, one or a list; the first figure of each is the front's axis.
+        archive_tokens: number of calibration tokens on which the archive compares profiles, always the same ones.
+        search: search method, or several that run in turn, each of which starts from the best profiles so far.
+        start_from: folder of a finished run of the same model; its front is measured first, and the search starts from
+            that front.
         stop: limits that end the search early.
     """
 
@@ -94,15 +95,19 @@ class RunConfig(BaseModel):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a configuration and apply `key.inner=value` overrides (values are YAML, places in lists numbers).
+    """Read a configuration and apply overrides.
 
-    A relative path (model, text, latency table) that exists beside the configuration but not in the working
-    directory is taken from there. The `config.yaml` of a run folder is a configuration too.
+    A relative path (of model, text or latency table) that does not exist in the working directory, but does in the
+    folder of the configuration, refers to that folder. The `config.yaml` of a run folder is a configuration too.
+
+    Args:
+        path: path of the YAML file.
+        overrides: texts `key.inner=value`, where the value is YAML and an item of a list is named by its number.
 
     Raises:
-        ValueError: the file is no YAML mapping, a key is unknown (answered with the nearest match), or a
+        ValueError: the file is not a YAML mapping, a key is unknown (the message suggests the nearest known key), or a
             value is not allowed.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no file at `path`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}; ready ones are in configs/")
@@ -125,7 +130,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> RunConfig:
-    """Validate a mapping; errors begin with `where`."""
+    """Validate a mapping and return the configuration.
+
+    Args:
+        content: content of a configuration file.
+        where: name of the source, with which error messages begin.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value is not allowed.
+    """
     try:
         return RunConfig.model_validate(dict(content))
     except ValidationError as error:
@@ -133,7 +146,13 @@ def parse_config(content: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def _name_workers(content: dict[str, Any], given: object, before: object) -> None:
-    """Write a bare kind of workers out, so that later overrides find a mapping; one of that kind stays as it was."""
+    """Replace `workers: KIND` by a mapping, so that later overrides can set keys in it.
+
+    Args:
+        content: content of a configuration file, which is changed.
+        given: present value of `workers`.
+        before: value before the last override; a mapping of the same kind is kept with its settings.
+    """
     if isinstance(given, str):
         same = isinstance(before, Mapping) and before.get("kind") == given
         content["workers"] = before if same else {"kind": given}
@@ -162,7 +181,7 @@ def _index(items: list[Any], part: str, key: str) -> int:
 
 
 def _resolve(content: Mapping[str, Any], keys: Sequence[str], folder: Path) -> None:
-    """Replace the path at `keys` by the one beside the configuration, if only that exists."""
+    """Replace the path at `keys` by the same path in `folder`, if it exists there and not in the working directory."""
     *parents, last = keys
     place: Any = content
     for key in parents:

@@ -1,4 +1,4 @@
-"""What a run aims at: every budget with the baselines it is compared with."""
+"""The goals of a run, which are its budgets with the baselines that each is compared with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,12 @@ from .assembly import Assembly
 
 @dataclass(frozen=True)
 class Baseline:
-    """A profile that every budget is compared with."""
+    """A profile that the winner of a budget is compared with.
+
+    Attributes:
+        method: name of the baseline, `uniform` or `dp-nmse`.
+        profile: profile of the baseline for the budget.
+    """
 
     method: str
     profile: Profile
@@ -20,7 +25,13 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Goal:
-    """One budget: its limits and baselines; the first baseline is `uniform`."""
+    """One budget with its baselines.
+
+    Attributes:
+        budget: budget in the units of the configuration.
+        limits: exact limits of the budget by kind of cost.
+        baselines: baselines for the budget; the first one is `uniform`.
+    """
 
     budget: BudgetConfig
     limits: Limits
@@ -28,7 +39,11 @@ class Goal:
 
 
 def make_goals(assembly: Assembly) -> list[Goal]:
-    """Every budget with its baselines, uniform and DP on layer errors."""
+    """Return every budget with its baselines.
+
+    The baselines are the uniform profile and the profile that dynamic programming finds from the output errors of the
+    layers. The level database must be filled.
+    """
     known = unit_errors(assembly.space, assembly.database.errors())
     allocator = Allocator(assembly.space, layer_errors(assembly.space, known))
     goals = []
@@ -42,7 +57,14 @@ def make_goals(assembly: Assembly) -> list[Goal]:
 
 
 def unit_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Unit name to label to the sum of its layers' relative output errors."""
+    """Return the sum of the relative output errors of a unit's layers, by unit name and label.
+
+    The labels `dense`, `keep` and `drop` have no entry.
+
+    Args:
+        space: space of the units.
+        errors: relative output error of every layer and level, by path of the layer and label.
+    """
     return {
         unit.name: {
             label: sum(errors[module][label] for module in unit.modules)

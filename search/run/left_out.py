@@ -1,11 +1,14 @@
-"""Levels that some layers do not take, because their blocks or patterns do not divide the inputs."""
+"""Levels that some layers do not have, because the number of inputs is no multiple of the level's block or pattern."""
 
 from ...spaces.levels.labels import parse_label
 from .assembly import Assembly
 
 
 def left_out(assembly: Assembly) -> list[str]:
-    """One line for each number of layers and multiple; none where every layer takes every level."""
+    """Return lines for the user that say which levels are left out for how many layers.
+
+    Levels that need the same multiple share a line. There are no lines if every layer has every level.
+    """
     linears = (*assembly.structure.linears, *assembly.structure.ends.linears)
     inputs = {linear.path: linear.in_features for linear in linears}
     found: dict[tuple[int, int], list[str]] = {}

@@ -1,4 +1,4 @@
-"""What a configuration means on this machine: devices, numerics, memory, and every `auto`."""
+"""The machine that a run uses, with its devices, numerics and memory, and the values that `auto` takes on it."""
 
 import os
 import platform
@@ -21,7 +21,17 @@ _LOGITS = 512 << 20
 
 
 def resolve(config: RunConfig, model: DenseModel) -> RunConfig:
-    """Replace every `auto` that decides a value by what it means on this machine."""
+    """Return the configuration with every `auto` replaced that can change the value of an evaluation.
+
+    Only the memory limits may still be `auto` then.
+
+    Args:
+        config: configuration of the run.
+        model: dense model of the run.
+
+    Raises:
+        ValueError: the device is not available, or a micro-batch has more tokens than the calibration text.
+    """
     evaluation = config.evaluation
     device = evaluation.device
     if device == "auto":
@@ -62,18 +72,18 @@ def resolve(config: RunConfig, model: DenseModel) -> RunConfig:
 
 
 def cores() -> int:
-    """The number of CPU cores that this process may use; on systems that do not tell, all cores of the machine."""
+    """Return the number of CPU cores that this process may use, or of all cores where the system does not tell."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def devices_of(evaluation: EvaluationConfig) -> list[torch.device]:
-    """The devices that a resolved configuration names."""
+    """Return the devices that a resolved configuration names."""
     return [torch.device(name) for name in evaluation.device.split(",")]
 
 
 def block_weights(structure: Structure) -> int:
-    """Weights of the largest block's linear layers."""
+    """Return the largest number of linear weights that any block has."""
     return max(
         sum(linear.in_features * linear.out_features for linear in block.linears)
         for block in structure.blocks
@@ -81,7 +91,10 @@ def block_weights(structure: Structure) -> int:
 
 
 def numerics(evaluation: EvaluationConfig) -> dict[str, Any]:
-    """Libraries and hardware that decide the last bits of a value."""
+    """Return the versions, hardware and settings that decide the last bits of a value, by name.
+
+    `evaluation` must be resolved.
+    """
     cuda = evaluation.device.startswith("cuda")
     names = sorted({torch.cuda.get_device_name(device) for device in devices_of(evaluation) if cuda})
     return {
@@ -96,7 +109,7 @@ def numerics(evaluation: EvaluationConfig) -> dict[str, Any]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free on the device."""
+    """Return the number of free bytes on a GPU, or of main memory for any other device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)

@@ -1,4 +1,4 @@
-"""Validation errors of the configuration as one clear line: fact, value, remedy."""
+"""Messages for errors in a configuration, one line each, with the fault, the value and a remedy where one is known."""
 
 import types
 import typing
@@ -10,7 +10,14 @@ from ...spaces.nearest import nearest
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first validation error in one line; unknown keys are answered with the nearest match."""
+    """Return a message of one line for the first validation error.
+
+    For an unknown key the message suggests the nearest known key.
+
+    Args:
+        error: error that pydantic raised.
+        model: configuration model that was validated.
+    """
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     where = ".".join(_keys(path, model))
@@ -31,7 +38,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _keys(path: list[str], model: type[BaseModel]) -> list[str]:
-    """`path` without what only tells the alternatives of a union apart: no key of a file has that name."""
+    """Return `path` without the tags of union alternatives that pydantic inserts, which are no keys of the file."""
     behind = [i > 0 and (path[i - 1].isdigit() or path[i - 1] == "workers") for i in range(len(path))]
     return [part for i, part in enumerate(path) if not (behind[i] and _is_tag(part, model))]
 
@@ -42,7 +49,7 @@ def _is_tag(part: str, model: type[BaseModel]) -> bool:
 
 
 def _fields(model: type[BaseModel], path: list[str]) -> set[str]:
-    """Names of the keys that exist at `path`."""
+    """Return the names of the keys that a configuration may have at `path`."""
     candidates: list[Any] = [model]
     for part in path:
         found: list[Any] = []
@@ -60,7 +67,7 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Configuration models inside an annotation (unions, sequences, annotated types)."""
+    """Return the configuration models inside a type annotation (unions, sequences, annotated types)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if isinstance(annotation, types.GenericAlias | types.UnionType) or typing.get_origin(annotation):

@@ -1,4 +1,4 @@
-"""The registry of search methods: a new one is imported here and takes its place in `SearchConfig`."""
+"""The registry of search methods. A new method is imported here and added to `SearchConfig`."""
 
 from typing import Annotated, get_args
 
@@ -16,9 +16,9 @@ SearchConfig = Annotated[
     FrontierConfig | DPConfig | EvolutionConfig | OptunaConfig | GreedyConfig | RandomConfig,
     Field(discriminator="method"),
 ]
-"""Settings of any method, told apart by the key `method`."""
+"""Settings of any method; the key `method` says which."""
 
 METHODS: dict[str, type[MethodConfig]] = {
     kind.model_fields["method"].default: kind for kind in get_args(get_args(SearchConfig)[0])
 }
-"""Name of a method to its settings, in the order in which they are listed to users."""
+"""Name of each method to the class of its settings, in the order in which methods are listed to users."""

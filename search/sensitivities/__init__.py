@@ -1,1 +1,1 @@
-"""Scores of levels, and what they are worth as predictions."""
+"""Scores that predict the error of each level, their comparison with measurements, and profiles allocated by them."""

@@ -1,4 +1,4 @@
-"""What scores are worth: how they rank levels and units, what they predict, and the cheapest profile they promise."""
+"""Comparison of scores with measurements: rank correlations, predicted fitness, and cheapest predicted profiles."""
 
 import math
 import statistics
@@ -13,18 +13,22 @@ from ..allocation.allocation import Errors, allocate, allocate_limits
 from ..allocation.sensitivity import Sensitivity
 
 _ERROR = "error"
-"""Name of the cost kind that errors become where what is minimised is a cost."""
+"""Name of the cost kind that stands for the summed error while another cost is minimised."""
 
 
 def rank_correlations(measured: Sensitivity, score: Sensitivity) -> tuple[float | None, float | None]:
-    """Spearman's rank correlation of a score with measured changes.
+    """Compute Spearman's rank correlations of a score with measured changes of fitness.
 
-    Both are taken relative to the level that the unit has in the measurement's base; that level itself is left
-    out, and so is what was not measured.
+    Both are taken relative to the level that the unit has in the base of the measurement. This level and levels that
+    were not measured are left out.
+
+    Args:
+        measured: measured changes of fitness of the levels.
+        score: score of the same units and levels.
 
     Returns:
-        Over all levels of all units, and over units (the mean of each unit's levels); None where fewer than
-        three can be compared or all are equal.
+        The correlation over all levels of all units, and that over units, each by the mean of its levels. A correlation
+        is None if fewer than three values can be compared or all values of one side are equal.
     """
     units: list[tuple[list[float], list[float]]] = []
     for name, base in measured.base.items():
@@ -45,7 +49,10 @@ def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def predicted(space: Space, measured: Sensitivity, profile: Profile) -> float:
-    """The base's fitness and the changes of all units that count, as if they added up; may be infinite."""
+    """Return the predicted fitness of a profile: the base's fitness plus the measured changes of all active units.
+
+    The fitness is infinite if a level of the profile was not measured.
+    """
     errors = measured.errors(space)
     active = [u for u in range(len(space.units)) if space.active(profile, u)]
     return measured.fitness + sum(errors[u][profile[u]] for u in active)
@@ -54,20 +61,20 @@ def predicted(space: Space, measured: Sensitivity, profile: Profile) -> float:
 def cheapest_within(
     space: Space, measured: Sensitivity, kind: str, bound: float, limits: Limits | None = None
 ) -> tuple[Profile, int, float]:
-    """The cheapest profile whose predicted fitness is at most `bound`, as L-GreCo asks.
+    """Find the cheapest profile whose predicted fitness is at most `bound`.
 
     Args:
-        space: of the profile.
-        measured: what predictions are made from.
-        kind: kind of cost that is made small.
-        bound: of the predicted fitness.
-        limits: on other costs; minimum counts are such.
+        space: space of the profile.
+        measured: measurements that the fitness is predicted from.
+        kind: kind of cost that is minimised.
+        bound: largest predicted fitness allowed.
+        limits: limits on other costs, such as minimum counts.
 
     Returns:
-        The profile, its cost of `kind`, its predicted fitness.
+        The profile, its cost of `kind` and its predicted fitness.
 
     Raises:
-        ValueError: even the best profile within `limits` is predicted to be worse.
+        ValueError: even the best profile within `limits` has a predicted fitness above `bound`.
 
     References:
         L-GreCo (arXiv 2210.17357): least size under a bound on the summed error.
@@ -94,7 +101,11 @@ def _refuse_below(bound: float, best: float) -> None:
 
 
 def _cheapest(space: Space, errors: Errors, kind: str, bound: float, limits: Limits) -> Profile | None:
-    """By integer programming, with errors as one more cost: in billionths of the largest, rounded up."""
+    """Find the cheapest profile by integer programming, with the summed error at most `bound` as one more limit.
+
+    Errors become integer costs, rounded up. Their unit is 2^-30, about a billionth, of the largest error or of the
+    bound, whichever is larger. None is returned if no profile was found.
+    """
     largest = max(abs(error) for row in errors for error in row if error < math.inf)
     quantum = max(largest, abs(bound), 1e-300) / 2**30
     units, costs = [], []

@@ -1,6 +1,6 @@
-"""Scores of levels and their files: one `SCORE.json` per score, with the fingerprints of what decides it.
+"""Scores of levels and their files, one `SCORE.json` per score with the settings that the score depends on.
 
-A score lies in the `sensitivities` folder of the run that made it; runs beside that one take it from there.
+A score is saved in the folder `sensitivities` of the run that made it. Runs in the same parent folder reuse it.
 """
 
 import time
@@ -20,15 +20,17 @@ from .proxies import READS_TEXT, REVISION, proxy_errors
 
 @dataclass(frozen=True)
 class Scored:
-    """One score and what it cost.
+    """One score of all levels, with the tokens and the time that making it took.
 
     Attributes:
         score: name of the score.
-        sensitivity: the score of every level of every unit.
-        tokens: calibration tokens times the profiles that ran on them; the teacher is one.
-        seconds: time that measuring it took.
-        reused: whether all of it was measured before.
-        levels, units: Spearman's rank correlation with measured changes of fitness; None where unknown.
+        sensitivity: score of every level of every unit.
+        tokens: number of calibration tokens times the number of models that ran on them, the teacher included; 0 for a
+            score that reads no text.
+        seconds: time that making the score took, in seconds.
+        reused: whether the score was read from a file or all its values were known before.
+        levels: Spearman's rank correlation with measured changes of fitness over all levels; None where unknown.
+        units: Spearman's rank correlation with measured changes of fitness over units; None where unknown.
     """
 
     score: str
@@ -47,17 +49,17 @@ def stored_proxy(
     tokens: int,
     listen: Listener = lambda event: None,
 ) -> Scored:
-    """A score of `proxies.py`: that in `folder` or beside it if it fits, else made now and saved.
+    """Return a score of `proxies.py` from a file of this run or a neighbouring one, or else make and save it.
 
     Args:
         name: name of the score.
-        assembly: a run whose levels are built.
-        folder: folder of the run's scores; made if it is missing.
-        tokens: about how many calibration tokens; whole micro-batches are taken.
-        listen: told when it is made.
+        assembly: assembled run whose levels are built.
+        folder: folder of the run's scores, which is created if it is missing.
+        tokens: approximate number of calibration tokens; whole micro-batches are used.
+        listen: listener that is told when the score is made.
 
     Raises:
-        ValueError: the score has no value for some unit, or the folder's own file is damaged.
+        ValueError: the score has no value for some level, or the file in `folder` is damaged.
     """
     text = _text(assembly, tokens)
     settings = score_settings(name, assembly)
@@ -77,7 +79,7 @@ def stored_proxy(
 
 
 def _text(assembly: Assembly, tokens: int) -> np.ndarray:
-    """Whole micro-batches of calibration sequences (N, T), about as many tokens."""
+    """Return the first calibration sequences (N, T), about `tokens` tokens in whole micro-batches, at least one."""
     rows = assembly.data["calibration"].tokens
     size = assembly.runner.micro_batch
     wanted = min(-(-tokens // assembly.config.data.length), len(rows))
@@ -85,7 +87,10 @@ def _text(assembly: Assembly, tokens: int) -> np.ndarray:
 
 
 def score_settings(name: str, assembly: Assembly) -> dict[str, Any]:
-    """What decides any score, as JSON values; those that read text or have a base add these."""
+    """Return all that any score depends on, as JSON values.
+
+    Callers add the text for scores that read text, and the base for the measured score.
+    """
     units = [[unit.name, unit.modules, list(unit.index)] for unit in assembly.space.units]
     return {
         "score": name,
@@ -97,10 +102,13 @@ def score_settings(name: str, assembly: Assembly) -> dict[str, Any]:
 
 
 def stored_score(folder: Path, settings: Mapping[str, Any]) -> Scored | None:
-    """The score made with these settings, from its file in `folder`, else from a run beside and then copied.
+    """Return the saved score that was made with these settings, or None.
+
+    The score is looked for in `folder`, and then in the folders of runs in the same parent folder. A score found there
+    is copied into `folder`. Damaged files of other runs are skipped.
 
     Raises:
-        ValueError: the file in `folder` is damaged; damaged ones beside are passed over.
+        ValueError: the file in `folder` is damaged.
     """
     own = folder / f"{settings['score']}.json"
     if (found := _read(own, settings)) is not None:
@@ -117,7 +125,7 @@ def stored_score(folder: Path, settings: Mapping[str, Any]) -> Scored | None:
 
 
 def store_score(folder: Path, settings: Mapping[str, Any], scored: Scored) -> None:
-    """Write the file that `stored_score` reads."""
+    """Write a score and its settings to the file that `stored_score` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "format_version": FORMAT_VERSION,
@@ -130,10 +138,10 @@ def store_score(folder: Path, settings: Mapping[str, Any], scored: Scored) -> No
 
 
 def _read(file: Path, settings: Mapping[str, Any]) -> Scored | None:
-    """The score in a file if it was made with the same settings.
+    """Return the score in a file, or None if there is no file or its settings differ.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file of the score is damaged.
     """
     if not file.exists():
         return None

@@ -1,4 +1,4 @@
-"""The measured score: what changing one unit at a time does to fitness, with a journal of its own."""
+"""The measured score `kl`: the change of fitness when one unit at a time moves to another level."""
 
 import time
 from collections.abc import Sequence
@@ -21,18 +21,27 @@ from .level_scores import Scored, score_settings, store_score, stored_score
 MEASURED = "kl"
 
 Base = Literal["best", "uniform"] | Profile
-"""What the other units are at while one is measured: the dearest level, uniform at the first budget, or a profile."""
+"""Levels of the other units while one unit is measured.
+
+`best` is the most expensive level of every unit, `uniform` the uniform profile of the first budget; a profile is also
+allowed.
+"""
 
 
 class Probing:
-    """Evaluates profiles outside any search; a context that closes the journal.
+    """Evaluation of profiles outside a search, as a context that closes its journal at the end.
 
-    The journal is linked where runs over the same levels look for values, and theirs are used.
+    The journal is shared with other runs over the same levels: they use its values, and it uses theirs.
 
     Args:
-        assembly: a run whose levels are built.
-        folder: of the scores.
-        listen: told of progress.
+        assembly: assembled run whose levels are built.
+        folder: folder of the run's scores, which is created if it is missing.
+        listen: listener that is told of progress.
+
+    Attributes:
+        evaluator: evaluator of the assembled run.
+        journal: journal of all values measured here, in `folder`.
+        answers: source of fitness values, from the journals or else the evaluator.
     """
 
     def __init__(self, assembly: Assembly, folder: Path, listen: Listener) -> None:
@@ -54,7 +63,12 @@ class Probing:
         self.journal.close()
 
     def score(self, tokens: int, base: Base) -> Scored:
-        """The measured score, from its file or that of a run beside this one if these fit, else measured and saved."""
+        """Return the measured score from a file of this run or a neighbouring one, or else measure and save it.
+
+        Args:
+            tokens: number of calibration tokens of each measurement.
+            base: levels of the other units while one is measured.
+        """
         profile = self._base(base)
         settings = score_settings(MEASURED, self.assembly) | {
             "text": self.assembly.data["calibration"].fingerprint,
@@ -69,9 +83,12 @@ class Probing:
         return found
 
     def fitness(self, profiles: Sequence[Profile], fidelity: Fidelity, stage: str) -> list[float]:
-        """Of each profile at one fidelity; infinite where it failed. Tokens measured are told of under `stage`."""
+        """Return the fitness of each profile at one fidelity, infinite where the evaluation failed.
+
+        The listener is told of the tokens measured, under the name `stage`.
+        """
         trials = [Trial(i, profile, fidelity) for i, profile in enumerate(profiles)]
-        # What journals answer takes no time: counted, it would make a rate that nothing goes at.
+        # Values from journals take no time. Counting their tokens would show a rate that no measurement reaches.
         total = sum(trial.fidelity.tokens for trial in self.answers.missing(trials))
         if total:
             self.listen(Event(stage, 0, total))

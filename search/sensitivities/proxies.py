@@ -1,18 +1,19 @@
-"""Scores of the field that need no evaluation of a profile: what each level of each unit is predicted to cost.
+"""Scores from the literature that predict the error of each level of each unit without evaluating a profile.
 
 | score | error of a level |
 | --- | --- |
 | `fisher` | second-order estimate of the divergence around the dense model, in nats (`evaluators/slopes/slopes.py`) |
 | `nmse` | relative error of the layer's output, from the level database |
-| `owl` | the block's outlier ratio, relative to the mean block's, times `nmse` |
-| `influence` | the block's influence as in ShortGPT, relative to the mean block's, times `nmse` |
-| `lamp` | LAMP scores of the weights removed, with the rounding of the others |
-| `magnitude` | energy of the change relative to the weight's |
+| `owl` | `nmse` times the outlier ratio of the block, relative to the mean of all blocks |
+| `influence` | `nmse` times the influence of the block as in ShortGPT, relative to the mean of all blocks |
+| `lamp` | sum of the LAMP scores of the weights removed, and of the rounding of the others |
+| `magnitude` | squared norm of the change of the weight, relative to that of the weight |
 
-OWL and ShortGPT score blocks and know no levels: OWL gives a block with more outliers more weights, ShortGPT keeps a
-block of more influence. Both are importances, so an importance multiplies what the level does to its layer. A unit
-of several layers has the sum of their errors. A dropped branch counts as relative error 1 of each of its layers, with
-two exceptions: `fisher` measures it, and `influence` takes the branch's own influence.
+OWL and ShortGPT score blocks and do not distinguish levels. OWL keeps more weights in a block with more outliers, and
+ShortGPT keeps blocks of more influence. Both ratios say how important a block is, so here they multiply the error of
+the level. A unit of several layers has the sum of their errors. A dropped branch counts as relative error 1 of each of
+its layers, except that `fisher` computes its error like that of any level, and `influence` takes the branch's own
+influence.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,11 +34,11 @@ from ..run.assembly import Assembly
 from ..run.goals import unit_errors
 
 UnitErrors = dict[str, dict[str, float]]
-"""Unit name to label to error; what the dense model has is left out."""
+"""Map from unit name to label to error, without the levels of the dense model."""
 
 
 def fisher(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Second-order estimate of the divergence in nats per token: the slopes around the dense model."""
+    """Compute the second-order estimate of the divergence of each level from the dense model, in nats per token."""
     size = assembly.runner.micro_batch
     tokens = torch.split(torch.from_numpy(tokens_NT.astype(np.int64)), size)
     batches = [Batch(tokens_BT, size, (assembly.config.seed, i)) for i, tokens_BT in enumerate(tokens)]
@@ -47,19 +48,19 @@ def fisher(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
 
 
 def nmse(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Relative output errors of the level database."""
+    """Return the relative output errors of the level database, summed over the layers of each unit."""
     del tokens_NT
     return unit_errors(assembly.space, assembly.database.errors())
 
 
 def owl(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Layer errors weighted by the outlier ratios of the blocks."""
+    """Compute the layer errors weighted by the outlier ratios of the blocks."""
     importance = _relative(outlier_ratios(assembly.runner, tokens_NT))
     return _weighted(assembly, importance, lambda unit: _weight(unit, importance) * max(len(unit.modules), 1))
 
 
 def influence(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Layer errors weighted by the influence of the blocks."""
+    """Compute the layer errors weighted by the influence of the blocks."""
     found = influences(assembly.runner, tokens_NT)
     blocks = [block["block"] for block in found]
     mean = sum(blocks) / len(blocks)
@@ -67,19 +68,19 @@ def influence(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
 
 
 def lamp(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """LAMP scores of the weights removed."""
+    """Compute the LAMP scores of the weights removed, and of the rounding of the others."""
     del tokens_NT
     return _by_weight(assembly, lamp_error)
 
 
 def magnitude(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Relative energy of the change."""
+    """Compute the squared change of the weights relative to the weights."""
     del tokens_NT
     return _by_weight(assembly, lambda weight_OI, level_OI, label: magnitude_error(weight_OI, level_OI))
 
 
 Proxy = Callable[[Assembly, np.ndarray], UnitErrors]
-"""(assembly, calibration tokens (N, T)) to errors; N is a multiple of the micro-batch."""
+"""A function of an assembled run and calibration tokens (N, T) to errors; N is a multiple of the micro-batch."""
 
 PROXIES: Mapping[str, Proxy] = {
     "fisher": fisher,
@@ -90,17 +91,22 @@ PROXIES: Mapping[str, Proxy] = {
     "magnitude": magnitude,
 }
 REVISION = 3
-"""Raised whenever the same model, levels and text give other scores."""
+"""Revision of the scores, raised whenever the same model, levels and text give other scores."""
 
 READS_TEXT = frozenset({"fisher", "owl", "influence"})
-"""The proxies whose errors depend on the tokens."""
+"""Names of the scores that depend on the calibration tokens."""
 
 
 def proxy_errors(name: str, assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """One score of every level of every unit; the levels must be built.
+    """Compute one score of every level of every unit.
+
+    Args:
+        name: name of the score, a key of `PROXIES`.
+        assembly: assembled run whose levels are built.
+        tokens_NT: calibration tokens; N is a multiple of the micro-batch.
 
     Raises:
-        ValueError: the score has no value for some unit.
+        ValueError: the score has no value for some level.
     """
     found = PROXIES[name](assembly, tokens_NT)
     rows = layer_errors(assembly.space, found)
@@ -111,7 +117,7 @@ def proxy_errors(name: str, assembly: Assembly, tokens_NT: np.ndarray) -> UnitEr
 
 
 def _weight(unit: Unit, importance: Sequence[float]) -> float:
-    """The importance of a unit's block; that of the mean block for embeddings and head."""
+    """Return the importance of a unit's block, or the mean importance 1 for embeddings and head."""
     return importance[unit.block] if unit.block >= 0 else 1.0
 
 
@@ -132,7 +138,7 @@ def _weighted(
 
 
 def _by_weight(assembly: Assembly, error: Callable[[Tensor, Tensor, str], float]) -> UnitErrors:
-    """Errors of every layer's levels from weights, summed over the layers of each unit."""
+    """Compute the errors of all levels from weights alone, summed over the layers of each unit."""
     device, structure = assembly.runner.device, assembly.structure
     linears = {linear.path: linear for linear in (*structure.linears, *structure.ends.linears)}
     errors: UnitErrors = {}

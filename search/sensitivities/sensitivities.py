@@ -1,7 +1,8 @@
-"""All scores of one configuration: measured or taken from where they were, saved, compared, allocated.
+"""The comparison of all scores of one configuration, and of the profiles that minimise each score.
 
-`RUN/sensitivities/` holds one `SCORE.json` per score with the fingerprints of what decides it, `journal.jsonl` with
-every evaluation (which searches over the same levels use as well), and `profiles/BUDGET_SCORE.yaml`.
+The folder `RUN/sensitivities/` holds one `SCORE.json` per score with the settings that the score depends on. Its
+`journal.jsonl` holds every evaluation; searches over the same levels use these values too. The profiles are in
+`profiles/BUDGET_SCORE.yaml`.
 """
 
 from collections.abc import Sequence
@@ -34,13 +35,13 @@ class Allocation:
 
     Attributes:
         budget: name of the budget.
-        score: what was allocated by; `uniform` for the uniform profile.
-        profile: indices of levels.
-        cost: of the front's axis.
-        predicted: its fitness as the measured sensitivities add up; None without them.
-        gap: how much lower at most the summed score could be, in the score's unit; None where it is proved the least
-            and where nothing is known of it (`Allocator.gap`).
-        fitness: as evaluated on the archive's calibration prefix; None if it was not.
+        score: name of the score that was minimised, or `uniform` for the uniform profile.
+        profile: level index of every unit.
+        cost: cost of the profile, of the kind on the front's axis.
+        predicted: predicted fitness of the profile, the sum of measured changes; None without the measured score.
+        gap: largest amount by which the summed score of another profile could be lower, in the unit of the score; None
+            where the profile is proved to be the best, and where no bound is known (`Allocator.gap`).
+        fitness: fitness on the archive's calibration prefix; None if the profile was not evaluated.
     """
 
     budget: str
@@ -54,13 +55,13 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it.
+    """All scores of a configuration with the profiles allocated by them.
 
     Attributes:
-        assembly: what it was made with.
-        scored: one row per score.
-        allocations: per budget one per score, after uniform.
-        within: the cheapest profile within the bound on fitness that was asked for.
+        assembly: assembled run that the scores were made with.
+        scored: scores with their rank correlations, in the order asked for.
+        allocations: allocations of the first budget, then of the next; in each first uniform, then one per score.
+        within: cheapest profile within the bound on predicted fitness; None if no bound was given.
     """
 
     assembly: Assembly
@@ -70,19 +71,19 @@ class Comparison:
 
     @property
     def cost_unit(self) -> str:
-        """What `in_units` gives."""
+        """The name of the unit of the costs that `in_units` returns."""
         return COST_UNITS[self.assembly.kind]
 
     def in_units(self, cost: int) -> float:
-        """A cost of the front's axis in the unit of its budgets."""
+        """Return a cost of the front's axis in the unit that budgets are given in."""
         return in_units(self.assembly.kind, cost, self.assembly.space)
 
 
 def check_scores(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without repetition.
+    """Return the names of scores without repetition.
 
     Raises:
-        ValueError: one of them is no score, or there is none.
+        ValueError: a name is not that of a score, or no name is given.
     """
     if not names:
         raise ValueError(f"no score is named; known: {', '.join(SCORES)}")
@@ -104,24 +105,26 @@ def sensitivities(
     databases: Path | None = None,
     listen: Listener = lambda event: None,
 ) -> Comparison:
-    """Build the levels if need be, score them, save the scores in the run folder `path` and allocate by each.
+    """Score all levels, allocate a profile by each score under each budget, and save both in the run folder.
+
+    Levels that are missing are built first.
 
     Args:
-        config: model, text, levels, budgets.
-        path: run folder; those beside it are looked through for scores that fit.
-        scores: names of the scores.
-        tokens: of calibration text, for each measurement.
-        base: what the other units are at while one is measured: the dearest level, uniform at the first budget, or
-            a profile.
-        check: evaluate the allocated profiles on the archive's calibration prefix.
-        bound: of the predicted fitness for which the cheapest profile is wanted, within the limits that budgets have
-            beside the axis.
-        databases: where level databases are; beside the run folder by default.
-        listen: told of progress.
+        config: configuration of the run, with model, text, levels and budgets.
+        path: run folder; runs in the same parent folder are searched for scores that can be reused.
+        scores: names of the scores to make.
+        tokens: number of calibration tokens of each measurement.
+        base: levels of the other units while one unit is measured: the most expensive level of each (`best`), the
+            uniform profile of the first budget (`uniform`), or a given profile.
+        check: whether the allocated profiles are evaluated on the archive's calibration prefix.
+        bound: largest predicted fitness for which the cheapest profile is wanted; this profile keeps all limits of the
+            budgets except that on the front's axis.
+        databases: folder of the level databases; by default `databases` in the parent folder of the run.
+        listen: listener that is told of progress.
 
     Raises:
-        ValueError: the configuration, a score or the bound cannot work.
-        FileExistsError: the folder holds something else than a run.
+        ValueError: the configuration, the name of a score or the bound is invalid.
+        FileExistsError: the folder holds something other than a run.
         BlockingIOError: another process works on this run.
     """
     RunFolder(path).check()
@@ -136,7 +139,7 @@ def sensitivities(
         build_levels(assembly, len(assembly.structure.blocks), listen)
         folder = path / "sensitivities"
         with Probing(assembly, folder, listen) as probing:
-            # The measured one last: its evaluator keeps what it can on the device.
+            # The measured score comes last, because its evaluator keeps as much as it can on the device.
             scored = {
                 name: stored_proxy(name, assembly, folder, tokens, listen)
                 for name in scores
@@ -167,7 +170,13 @@ def _correlated(row: Scored, measured: Sensitivity) -> Scored:
 def allocations_by(
     assembly: Assembly, table: Sequence[Scored], measured: Sensitivity | None
 ) -> list[Allocation]:
-    """Uniform and what each score of the table leads to, for every budget."""
+    """Return for every budget the uniform profile and the profile of smallest sum of each score.
+
+    Args:
+        assembly: assembled run with the space and the budgets.
+        table: scores to allocate by.
+        measured: measured score that predicts the fitness of the profiles, or None.
+    """
     space, kind = assembly.space, assembly.kind
     allocators = {row.score: Allocator(space, row.sensitivity.errors(space)) for row in table}
     found = []
@@ -181,10 +190,10 @@ def allocations_by(
 
 
 def _beside(assembly: Assembly) -> Limits:
-    """The limits on costs beside the axis, which a bound on fitness must keep too.
+    """Return the limits on costs other than that of the front's axis, which the profile within a bound keeps too.
 
     Raises:
-        ValueError: they are not the same in every budget.
+        ValueError: these limits are not the same in every budget.
     """
     first, *others = (
         {kind: limit for kind, limit in limits.items() if kind != assembly.kind}
@@ -200,7 +209,7 @@ def _beside(assembly: Assembly) -> Limits:
 
 
 def _evaluated(allocations: Sequence[Allocation], probing: Probing) -> list[Allocation]:
-    """The same with their fitness on the archive's calibration prefix."""
+    """Return the allocations with their fitness, evaluated on the archive's calibration prefix."""
     profiles = [allocation.profile for allocation in allocations]
     found = probing.fitness(profiles, probing.assembly.archive_fidelity, "check the allocations")
     return [replace(a, fitness=fitness) for a, fitness in zip(allocations, found, strict=True)]

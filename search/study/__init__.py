@@ -1,1 +1,1 @@
-"""The study: the loop of asking and telling, the archive, the final choice."""
+"""The loop of a search, its archive, its looks at validation text, and the final choice of profiles."""

@@ -1,4 +1,4 @@
-"""Answers to trials: what is known comes from the journals, the rest from the workers."""
+"""Answers to trials, taken from the journals where values are known and from the workers where they are not."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -8,21 +8,22 @@ from ...spaces.space import Profile, Space
 from ...workers.pool import WorkerPool
 
 _COUNTED = "calibration"
-"""The data set whose tokens are told of while they are measured."""
+"""Name of the data set whose tokens are reported while they are measured."""
 
 
 class Answers:
-    """Evaluates trials and keeps every value.
+    """Evaluates trials and keeps every value in the journal.
 
     Args:
-        pool: workers that evaluate what is not known.
-        journal: keeps every value of this run; known values are never evaluated again.
-        space: gives profiles their keys.
+        pool: workers that measure the values that are not known.
+        journal: journal of this run; values that the journal holds are never measured again.
+        space: space of the profiles.
         data: fingerprint of each data set by name.
-        library: values that other runs measured under the same fingerprint; what is used is copied into the journal.
+        library: journal with values that other runs measured under the same fingerprint. Values that are used are
+            copied into the journal of this run.
 
     Attributes:
-        on_answer: told of the calibration tokens measured so far by the present call.
+        on_answer: called with the number of calibration tokens that the present call of `evaluate` has measured so far.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Answers:
         self._last_keys: dict[tuple[Profile, str], str] = {}
 
     def evaluate(self, trials: Sequence[Trial]) -> list[Evaluation]:
-        """Return evaluations in the order of `trials`."""
+        """Return one evaluation per trial, in the order of `trials`."""
         failed: dict[str, str] = {}
         fresh: dict[tuple[str, Fidelity], Evaluation] = {}
         measured = 0
@@ -61,22 +62,33 @@ class Answers:
         return [self._answer(trial, keys[trial.profile], failed, fresh) for trial in trials]
 
     def slopes(self, trials: Sequence[Trial]) -> list[Evaluation]:
-        """Answer trials that ask for slopes, which the journal does not keep."""
+        """Return the answers to trials that ask for slopes, in their order. The journal does not keep slopes."""
         parts: dict[int, list[Evaluation]] = {trial.number: [] for trial in trials}
         for part in self.pool.run(trials):
             parts[part.trial.number].append(part)
         return [joined_slopes(trial, parts[trial.number]) for trial in trials]
 
     def missing(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return what the workers must measure: no position of a model twice, whichever trials ask for it."""
+        """Return the trials that the workers must measure.
+
+        No position of a model occurs twice in them, even if several trials ask for it.
+        """
         return self._missing(trials, self._by_profile(trials))
 
     def key(self, profile: Profile, data: str) -> str:
-        """The journal's key: the model that `profile` builds and the sequences it is measured on."""
+        """Return the journal's key of a model and a data set.
+
+        Args:
+            profile: profile that builds the model.
+            data: name of the data set.
+        """
         return key_of_values(self.space, profile, self._data[data])
 
     def keys(self, trials: Iterable[Trial]) -> list[str]:
-        """The key of each trial; the keys of the last call are kept, because a step needs them again."""
+        """Return the journal's key of each trial.
+
+        The keys of the last call are kept in memory, because a step needs them again.
+        """
         wanted = [(trial.profile, trial.fidelity.data) for trial in trials]
         self._last_keys = {
             place: self._last_keys.get(place) or self.key(*place) for place in dict.fromkeys(wanted)
@@ -117,7 +129,11 @@ class Answers:
         return found
 
     def _borrow(self, library: Journal, key: str, trial: Trial, gaps: Iterable[Fidelity]) -> bool:
-        """Copy what other runs measured into this run's journal, so that it holds all that was used."""
+        """Copy values that other runs measured into this run's journal, so that it holds all values that are used.
+
+        Returns:
+            Whether the library had any value at the positions of `gaps`.
+        """
         borrowed = False
         for gap in gaps:
             pairs = enumerate(library.known(key, gap), gap.start)

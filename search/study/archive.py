@@ -1,4 +1,4 @@
-"""The Pareto archive: everything measured at one fidelity, and what of it is not dominated."""
+"""The Pareto archive, which keeps all models measured at one fidelity and finds those that are not dominated."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,15 @@ from ...spaces.space import Limits, Profile, Space
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model of the archive; `profile` is canonical, `cost` is of the archive's kind, `costs` of every kind."""
+    """One model of the archive.
+
+    Attributes:
+        profile: canonical profile of the model.
+        cost: cost of the archive's kind.
+        fitness: fitness at the archive's fidelity.
+        evaluation: evaluation that gave the fitness.
+        costs: cost of every kind, by name of the kind.
+    """
 
     profile: Profile
     cost: int
@@ -19,20 +27,24 @@ class Entry:
     costs: Mapping[str, int]
 
     def fits(self, limits: Limits) -> bool:
-        """Whether no limit is exceeded."""
+        """Tell whether the costs are within all limits."""
         return all(self.costs[kind] <= limit for kind, limit in limits.items())
 
 
 class ParetoArchive:
-    """Evaluations at one fidelity, ranked by one kind of cost and fitness, both minimised.
+    """Evaluations at one fidelity, ranked by one kind of cost and by fitness, both minimised.
 
-    Values at other fidelities and errors are left out, so that nothing here owes its place to a short, lucky
-    look. Iteration is the front in order of cost. What it holds does not depend on the order of `add`.
+    Evaluations at other fidelities are left out, so that no model enters the front by a lucky value on little text.
+    Evaluations with an error are left out as well. Iteration goes over the front in order of cost. The front does not
+    depend on the order in which evaluations are added.
 
     Args:
-        space: that gives costs and canonical profiles.
+        space: space of the profiles.
         kind: kind of cost that is the front's axis.
-        fidelity: the fixed calibration prefix.
+        fidelity: calibration sequences on which all models are compared.
+
+    Raises:
+        ValueError: the space has no such kind of cost.
     """
 
     def __init__(self, space: Space, kind: str, fidelity: Fidelity) -> None:
@@ -45,7 +57,11 @@ class ParetoArchive:
         self._front: list[Entry] | None = None
 
     def add(self, evaluations: Iterable[Evaluation]) -> int:
-        """Keep those at this fidelity without error, one per model; how many were new."""
+        """Add evaluations at the archive's fidelity that have a finite fitness, one per model.
+
+        Returns:
+            The number of models that the archive did not hold before.
+        """
         before = len(self._entries)
         for evaluation in evaluations:
             if evaluation.trial.fidelity != self.fidelity or evaluation.error is not None:
@@ -60,25 +76,28 @@ class ParetoArchive:
         return len(self._entries) - before
 
     def newest(self, count: int) -> list[Entry]:
-        """The entries added last."""
+        """Return the last `count` entries that were added, the newest first."""
         return list(islice(reversed(self._entries.values()), count))
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """Everything, in order of addition."""
+        """All entries, in order of addition."""
         return tuple(self._entries.values())
 
     def __len__(self) -> int:
-        """Entries on the front."""
+        """Return the number of entries on the front."""
         return len(self.front)
 
     def __iter__(self) -> Iterator[Entry]:
-        """The front in order of cost."""
+        """Iterate over the front in order of cost."""
         return iter(self.front)
 
     @property
     def front(self) -> tuple[Entry, ...]:
-        """Entries that no other equals or beats in both cost and fitness; of equals the first profile."""
+        """The entries that are not dominated, in order of cost.
+
+        Of entries with equal cost and fitness, the one whose profile sorts first is kept.
+        """
         if self._front is None:
             self._front = []
             for entry in sorted(self._entries.values(), key=lambda e: (e.cost, e.fitness, e.profile)):
@@ -87,17 +106,20 @@ class ParetoArchive:
         return tuple(self._front)
 
     def ranked(self, limits: Limits) -> list[Entry]:
-        """Entries within all limits, best fitness first, then cheapest, then in order of profile."""
+        """Return the entries within all limits, sorted by fitness, then by cost, then by profile."""
         fitting = [entry for entry in self._entries.values() if entry.fits(limits)]
         return sorted(fitting, key=lambda e: (e.fitness, e.cost, e.profile))
 
     def best(self, limits: int | Limits) -> Entry | None:
-        """The entry of lowest fitness within the limits (a number limits the archive's kind), if any."""
+        """Return the entry of lowest fitness within the limits, or None if no entry is within them.
+
+        A single number is a limit on the archive's kind of cost.
+        """
         ranked = self.ranked({self.kind: limits} if isinstance(limits, int) else limits)
         return ranked[0] if ranked else None
 
     def hypervolume(self, reference: tuple[float, float]) -> float:
-        """Area that the front dominates within `reference` (cost, fitness).
+        """Return the area between the front and the point `reference` (cost, fitness).
 
         References:
             Zitzler and Thiele (1998), "Multiobjective optimization using evolutionary algorithms".

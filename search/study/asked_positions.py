@@ -1,25 +1,33 @@
-"""Which positions of the text were asked of which model, so that tokens are counted once."""
+"""Count of the tokens of a search, in which no token of a model counts twice."""
 
 from collections.abc import Iterable
 
 from ...evaluators.trial import Fidelity, Trial
 
 _Positions = dict[tuple[str, int], set[int]]
-"""Key of a model (or name of the data, for the teacher) and seed to positions."""
+"""Key of a model (for the teacher, name of the data set) and seed of the order, to positions in that order."""
 
 
 class AskedPositions:
-    """Counts tokens: every position of a model once, every position of the text once for the teacher."""
+    """Counts the tokens of the trials of a search.
+
+    Every position of an order of sequences counts once for each model, and once for the teacher. Two seeds are two
+    orders, so a sequence that occurs in both counts twice.
+    """
 
     def __init__(self) -> None:
         self._models: _Positions = {}
         self._teacher: _Positions = {}
 
     def note(self, key: str, fidelity: Fidelity) -> int:
-        """Note that a model was asked at a fidelity.
+        """Count a model's evaluation at a fidelity.
+
+        Args:
+            key: journal's key of the model and the data set.
+            fidelity: sequences that the model is evaluated on.
 
         Returns:
-            The tokens that are new for the model.
+            The number of tokens that had not been counted for the model before.
         """
         positions = range(fidelity.start, fidelity.stop)
         here = self._models.setdefault((key, fidelity.seed), set())
@@ -29,7 +37,15 @@ class AskedPositions:
         return fidelity.length * (len(here) - before)
 
     def new_tokens(self, trials: Iterable[Trial], keys: Iterable[str]) -> tuple[int, int]:
-        """Count the tokens of profiles and of the teacher that trials would add; nothing is noted."""
+        """Return how many tokens trials would add, without counting them.
+
+        Args:
+            trials: trials that are not counted yet.
+            keys: journal's key of the model and the data set for each trial.
+
+        Returns:
+            The number of new tokens of models, and that of the teacher.
+        """
         models: _Positions = {}
         teacher: _Positions = {}
         tokens = teacher_tokens = 0

@@ -1,11 +1,11 @@
-"""Looks at validation: whether what a search still gains on calibration text holds on other text.
+"""Looks at validation text, which test whether the gains of a search on calibration text hold on other text.
 
-A search fits its calibration text. At first that is what one wants; after some tokens only the calibration value
-falls. So now and then the best profile of every budget is measured on the validation sequences, which decide nothing
-else before the final choice. When looks in a row find nothing better than the last profiles that were, the search
-spends its tokens on fitting, and may end.
+A search fits its profiles to the calibration text. After some tokens the fitness improves there but no longer on other
+text. Therefore the best profile of every budget is measured from time to time on the validation sequences, which decide
+nothing else before the final choice. If several looks in a row find no improvement on validation text, the search only
+fits the calibration text, and may end.
 
-Shapes: S validation sequences, D documents.
+Shapes: D documents.
 """
 
 import math
@@ -23,10 +23,10 @@ from .archive import Entry
 from .selection import FEWEST_DOCUMENTS, LEVEL, Floats, document_means, sign_flip
 
 GROWTH = 0.5
-"""Tokens of search between looks, as a share of those before."""
+"""Fewest tokens of search between two looks, as a fraction of the tokens before the first of them."""
 
 SHARE = 0.25
-"""Most validation tokens of a look, as a share of the search's tokens since the look before."""
+"""Most validation tokens of a look, as a fraction of the tokens of search since the look before."""
 
 Measure = Callable[[Sequence[Trial]], list[Evaluation]]
 
@@ -36,11 +36,11 @@ class Look:
     """The best profile of one budget at one look.
 
     Attributes:
-        tokens: that had guided the search.
+        tokens: tokens that had guided the search by then, the teacher's included.
         budget: name of the budget.
-        model: key of what the profile builds.
-        calibration: fitness on the archive's prefix.
-        validation: fitness on all validation sequences; None where the model failed there.
+        model: key of the model that the profile builds.
+        calibration: fitness at the archive's fidelity.
+        validation: fitness on all validation sequences; None if the model has no finite fitness there.
     """
 
     tokens: int
@@ -51,23 +51,27 @@ class Look:
 
 
 class Looks:
-    """Takes looks between the steps of a search and says when to end it.
+    """Takes looks between the steps of a search and says when the search should end.
 
-    A look is taken once the search's tokens have grown by half, and by four times what the look costs, since the
-    last one, and a budget has a new best profile. So the number of looks is logarithmic in tokens, they add at most
-    a quarter to the tokens of the search, and the clock plays no part.
+    A look is taken when a budget has a new best profile and the tokens of the search have grown since the last look by
+    half, and by four times the tokens of the new look. So the number of looks is logarithmic in the tokens, the looks
+    add at most a quarter to the tokens of the search, and nothing depends on the clock.
 
-    The profiles of a look are compared with those of the last look that was an improvement, by one paired sign-flip
-    test over documents at 5 %: a document's gain is its relative gain averaged over budgets, because budgets share
-    sequences and tokens, and with one test each, one of many would always seem to improve. Gains too small to show
-    at one look add up, since what is compared with stays. With fewer than 20 documents nothing is concluded.
+    The profiles of a look are compared with those of the last look that was an improvement, in one paired sign-flip
+    test over documents at 5 %. The gain of a document is its relative gain averaged over budgets. There is only one
+    test because budgets share sequences and tokens, and with one test per budget, one of many would always seem to
+    improve. Gains that are too small to show at one look add up, because the profiles compared with stay the same.
+    With fewer than 20 documents there is no test.
 
     Args:
-        space: gives models their keys.
-        budgets: limits by name.
+        space: space of the profiles.
+        budgets: limits of each budget by name.
         validation: sequences of validation text.
-        seed: of the test.
-        patience: looks in a row without improvement after which the search should end; None: it never should.
+        seed: seed of the test's random numbers.
+        patience: number of looks in a row without improvement after which the search should end; None for never.
+
+    Attributes:
+        taken: looks at each budget so far, in order of tokens.
     """
 
     def __init__(
@@ -93,15 +97,15 @@ class Looks:
 
     @property
     def over(self) -> bool:
-        """Whether validation has not followed for as many looks as there is patience."""
+        """Whether `patience` looks in a row have found no improvement."""
         return self.patience is not None and self._stale >= self.patience
 
     def restart(self) -> None:
-        """Have new patience, because another method or budget has its turn."""
+        """Start counting looks without improvement from zero, because another method or budget has its turn."""
         self._stale = 0
 
     def note(self, entries: Iterable[Entry]) -> None:
-        """Take in what was added to the archive."""
+        """Update the best profile of every budget with entries that were added to the archive."""
         for entry in entries:
             for name, limits in self._budgets.items():
                 best = self._best.get(name)
@@ -110,13 +114,18 @@ class Looks:
                     self._changed.add(name)
 
     def due(self, tokens: int) -> bool:
-        """Whether a look should be taken after so many tokens of search."""
+        """Tell whether a look should be taken after `tokens` tokens of search."""
         last = self.taken[-1].tokens if self.taken else 0
         cost = len(self._changed) * self._fidelity.tokens
         return bool(self._changed) and tokens - last >= max(GROWTH * last, cost / SHARE)
 
     def take(self, tokens: int, measure: Measure) -> None:
-        """Measure the best profile of every budget and compare."""
+        """Measure the best profile of every budget and test whether these profiles are an improvement.
+
+        Args:
+            tokens: number of tokens of search so far.
+            measure: function that evaluates trials.
+        """
         now = {name: entry.profile for name, entry in self._best.items()}
         found = self._measure([*now.values(), *self._reference.values()], measure)
         self.taken += self._rows(tokens, found)
@@ -132,7 +141,14 @@ class Looks:
             self._stale += 1
 
     def finish(self, tokens: int, measure: Measure) -> list[Look]:
-        """All looks, and one more at the end of the search, which leaves no trace if the search goes on later."""
+        """Return all looks, with a last one at the end of the search.
+
+        The last look is not stored, so a search that is continued later is as if it had never been taken.
+
+        Args:
+            tokens: number of tokens of search so far.
+            measure: function that evaluates trials.
+        """
         last = self.taken[-1].tokens if self.taken else -1
         if not self._best or tokens == last:
             return self.taken
@@ -140,7 +156,7 @@ class Looks:
         return self.taken + self._rows(tokens, self._measure(profiles, measure))
 
     def _measure(self, profiles: Sequence[Profile], measure: Measure) -> dict[Profile, Evaluation]:
-        """What has a finite fitness on the validation sequences."""
+        """Evaluate profiles on the validation sequences and return those with a finite fitness."""
         trials = [Trial(i, profile, self._fidelity) for i, profile in enumerate(dict.fromkeys(profiles))]
         return {e.trial.profile: e for e in measure(trials) if e.error is None and e.fitness < math.inf}
 
@@ -158,7 +174,10 @@ class Looks:
         ]
 
     def _gains(self, now: Mapping[str, Profile], found: Mapping[Profile, Evaluation]) -> Floats | None:
-        """Relative gain of each document over the reference (D,), averaged over budgets; None without any."""
+        """Return the gain of each document over the reference profiles, (D,).
+
+        Gains are relative to the reference and averaged over budgets. The result is None if no budget has a gain.
+        """
         gains = []
         for name, profile in self._reference.items():
             if profile in found and now[name] in found:
@@ -168,7 +187,7 @@ class Looks:
         return np.mean(gains, axis=0) if gains else None
 
     def state_dict(self) -> dict[str, Any]:
-        """What was looked at, as JSON values; the values of sequences stand in the journal."""
+        """Return the state as JSON values, without the values of sequences, which are in the journal."""
         return {
             "taken": [asdict(look) for look in self.taken],
             "changed": sorted(self._changed),
@@ -177,7 +196,7 @@ class Looks:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken, after `note` of the archive's entries."""
+        """Restore the state that `state_dict` returned; `note` must have had the archive's entries before."""
         self.taken = [Look(**look) for look in state["taken"]]
         self._changed = set(state["changed"])
         self._reference = {name: tuple(profile) for name, profile in state["reference"].items()}
@@ -185,15 +204,18 @@ class Looks:
 
 
 def _rank(entry: Entry) -> tuple[float, int, Profile]:
-    """The order in which the archive ranks entries."""
+    """Return the key by which the archive ranks entries."""
     return entry.fitness, entry.cost, entry.profile
 
 
 def look_rows(looks: Iterable[Look], uniform: Mapping[str, Look]) -> list[LookRow]:
-    """Looks beside the values of each budget's uniform profile.
+    """Return looks with their fitness relative to that of each budget's uniform profile.
 
-    Texts differ in difficulty, so what can be compared is a value's share of the uniform profile's on the same text;
-    `gap` is how much less of it is left on calibration than on validation.
+    Texts differ in difficulty, so only the ratio to the uniform profile's fitness on the same text can be compared.
+
+    Args:
+        looks: looks at validation text.
+        uniform: uniform profile of each budget, measured like a look, by name of the budget.
     """
     rows = []
     for look in looks:

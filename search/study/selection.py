@@ -1,4 +1,4 @@
-"""The final choice: which finalist, if any, is significantly better than uniform on validation documents."""
+"""The final choice, which tests on validation documents whether a finalist is better than the uniform profile."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,12 @@ FLIPS = 9_999
 
 @dataclass(frozen=True)
 class Finalist:
-    """A profile with its validation values, one per sequence."""
+    """A profile that takes part in the final choice.
+
+    Attributes:
+        profile: profile of the model.
+        values: fitness of each validation sequence.
+    """
 
     profile: Profile
     values: Sequence[float]
@@ -28,12 +33,12 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Contest:
-    """One budget: the uniform profile against at most four finalists fixed by calibration values.
+    """The comparison, for one budget, of finalists chosen on calibration text with the uniform profile.
 
     Attributes:
-        uniform: the profile to beat.
-        finalists: best calibration value first.
-        documents: the document of each validation sequence.
+        uniform: uniform profile of the budget, with its validation values.
+        finalists: at most four finalists, the one of lowest calibration fitness first.
+        documents: number of the document that each validation sequence comes from.
     """
 
     uniform: Finalist
@@ -43,11 +48,12 @@ class Contest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One paired test: how much lower a finalist is than uniform, and how surprising that would be by chance.
+    """The result of one paired test of a finalist against the uniform profile.
 
     Attributes:
         profile: profile of the finalist.
-        gain: mean over documents of uniform minus finalist; above 0 is better than uniform.
+        gain: mean over documents of the uniform profile's fitness minus the finalist's; positive if the finalist is
+            better.
         p: one-sided p-value of the test.
         adjusted: p-value after Holm's correction over all finalists of all budgets.
     """
@@ -63,9 +69,10 @@ class Choice:
     """The winner of one budget.
 
     Attributes:
-        profile: the significant finalist of lowest validation mean, or uniform.
-        significant: whether it beats uniform; None with fewer than 20 documents, where nothing is claimed.
-        verdicts: one per finalist.
+        profile: profile of the significant finalist with the largest gain, or the uniform profile if there is none.
+        significant: whether a finalist is significantly better than the uniform profile; None with fewer than 20
+            documents, which are too few for a claim.
+        verdicts: test results, one per finalist.
     """
 
     profile: Profile
@@ -76,7 +83,16 @@ class Choice:
 def finalists(
     archive: ParetoArchive, limits: Limits, uniform: Profile, most: int = FINALISTS
 ) -> list[Profile]:
-    """The profiles of best calibration value within the limits that are better there than `uniform`."""
+    """Return the profiles of lowest calibration fitness within the limits.
+
+    Profiles that the archive does not rank above `uniform` are left out.
+
+    Args:
+        archive: archive of the search.
+        limits: limits of the budget.
+        uniform: uniform profile of the budget.
+        most: largest number of profiles to return.
+    """
     key = archive.space.canonical(uniform)
     ranked = archive.ranked(limits)
     place = next((i for i, entry in enumerate(ranked) if entry.profile == key), len(ranked))
@@ -84,16 +100,27 @@ def finalists(
 
 
 def document_means(values: Sequence[float], documents: Sequence[int]) -> Floats:
-    """Mean value of the sequences of each document, in order of document number."""
+    """Return the mean over the sequences of each document, (D,) for D documents in order of their numbers.
+
+    Args:
+        values: value of each sequence.
+        documents: number of the document that each sequence comes from.
+    """
     _, place = np.unique(np.asarray(documents), return_inverse=True)
     sums = np.bincount(place, weights=np.asarray(values, float))
     return np.asarray(sums / np.bincount(place), np.float64)
 
 
 def sign_flip(gains: Floats, seed: int) -> float:
-    """One-sided p-value of a mean above 0 when, by chance alone, the sign of each gain were a coin flip.
+    """Return the one-sided p-value of the mean gain in a paired sign-flip test.
 
-    All 2^n sign vectors for at most 16 documents, otherwise 9,999 random ones with one added to both counts.
+    Under the null hypothesis each gain is equally likely to have either sign. The p-value is the share of sign vectors
+    that give at least the observed sum. For up to 16 documents these are all 2^n sign vectors. For more documents they
+    are 9,999 random ones, and one is added to both counts.
+
+    Args:
+        gains: gain of each document, (D,).
+        seed: seed of the random sign vectors.
 
     References:
         Phipson and Smyth (2010), "Permutation P-values should never be zero".
@@ -110,7 +137,10 @@ def sign_flip(gains: Floats, seed: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number; reject those at most the level wanted.
+    """Return p-values with Holm's correction for the number of tests, in the order of `p_values`.
+
+    Rejecting the hypotheses whose adjusted p-value is at most a level bounds the probability of any false rejection by
+    that level.
 
     References:
         Holm (1979), "A simple sequentially rejective multiple test procedure".
@@ -124,10 +154,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def choose(contests: Sequence[Contest], seed: int) -> list[Choice]:
-    """The winner of each budget; uniform where no finalist is significantly better at 5 % for the whole run.
+    """Return the choice for each budget.
+
+    The uniform profile wins where no finalist is significantly better. The significance level of 5 % holds for all
+    finalists of all budgets together.
+
+    Args:
+        contests: comparison of each budget.
+        seed: seed of the random sign vectors of the tests.
 
     Raises:
-        ValueError: values and documents differ in number, or a value is not finite.
+        ValueError: there are not as many values as documents, or a value is not finite.
     """
     gains: list[tuple[int, Finalist, Floats]] = []
     for number, contest in enumerate(contests):

@@ -1,4 +1,4 @@
-"""The loop: ask the searcher, get answers, tell, keep."""
+"""The loop of a search, which asks the searcher for trials, evaluates them and tells the searcher the answers."""
 
 import math
 import time
@@ -16,21 +16,23 @@ from .asked_positions import AskedPositions
 from .looks import Looks
 
 Limit = Literal["max_tokens", "max_time", "looks"]
-"""What may end a search before it has nothing more to ask."""
+"""Name of the limit that ended a search before the searcher had nothing more to ask."""
 
 
 @dataclass
 class Progress:
-    """How far a study is.
+    """Progress of a study.
 
     Attributes:
         steps: number of asks that were answered.
-        evaluations: profiles evaluated at some fidelity, without those asked twice.
-        tokens: calibration tokens asked of profiles, every position of a profile once, and those of slopes.
-        slope_tokens: those of slopes: tokens times the forward passes that they cost.
-        teacher_tokens: calibration tokens that the teacher had to see.
-        seconds: spent in steps and looks, over all sessions of the run.
-        curve: (tokens, best fitness within the budget so far) after each improvement, by budget.
+        evaluations: number of trials that needed at least one position not yet counted for their model; trials for
+            slopes do not count.
+        tokens: calibration tokens that guided the search, without the teacher's. Every position of a model counts
+            once, and slopes count as `slope_tokens`.
+        slope_tokens: calibration tokens of slopes, times the number of forward passes that slopes cost.
+        teacher_tokens: calibration tokens that went through the teacher.
+        seconds: seconds spent in steps and looks, over all sessions of the run.
+        curve: pairs of `total_tokens` and best fitness so far, one after each improvement, by name of the budget.
     """
 
     steps: int = 0
@@ -43,27 +45,28 @@ class Progress:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens that guided the search, the teacher's included."""
+        """The tokens that guided the search, the teacher's included."""
         return self.tokens + self.teacher_tokens
 
 
 class Study:
-    """One search.
+    """One search, which may be interrupted after any step and resumed.
 
     Args:
-        searcher: proposes the trials.
-        answers: evaluates the trials and keeps their values.
-        archive: keeps what was evaluated on its fixed prefix.
-        budgets: limits by name, for the progress curve.
-        teacher: whether the fitness needs a teacher; only then do its tokens count.
-        max_tokens: most tokens of the search; a step that would exceed them is not begun.
-        max_time: seconds after which no step is begun.
-        looks: looks at validation text, taken between steps; no step is begun when validation no longer follows.
+        searcher: searcher that proposes the trials.
+        answers: object that evaluates trials and keeps their values.
+        archive: archive of the models that were evaluated at its fidelity.
+        budgets: limits of each budget by name, for the progress curve.
+        teacher: whether the fitness needs a teacher, whose tokens count in this case.
+        max_tokens: most tokens of the search, the teacher's included; a step that would exceed them is not begun.
+        max_time: number of seconds after which no step is begun.
+        looks: looks at validation text, taken between steps. No step is begun once they say that the search should
+            end and the last searcher of a series has its turn.
 
     Attributes:
-        progress: how far the search is.
+        progress: counts of steps, evaluations, tokens and seconds so far.
         finished: whether the searcher has nothing more to ask, or a limit was reached.
-        stopped: the limit that ended the search, or None.
+        stopped: name of the limit that ended the search, or None.
     """
 
     def __init__(
@@ -93,12 +96,16 @@ class Study:
         self._positions = AskedPositions()
 
     def run(self, on_step: Callable[["Study"], None] = lambda study: None) -> None:
-        """Step until the searcher has nothing more to ask or a limit is reached; `on_step` is called after each."""
+        """Do steps until the searcher has nothing more to ask or a limit is reached.
+
+        Args:
+            on_step: function that is called with this study after each step.
+        """
         while not self.finished and self.step():
             on_step(self)
 
     def step(self) -> bool:
-        """Do one ask, its answers and one tell; return False when there was nothing to do."""
+        """Ask the searcher for trials, evaluate them and tell the searcher; return False if there was nothing to do."""
         began = time.perf_counter()
         asked = self._ask()
         trials = [trial for trial in asked if not trial.slopes]
@@ -125,7 +132,7 @@ class Study:
         return True
 
     def _keep(self, evaluations: Sequence[Evaluation]) -> None:
-        """Take evaluations into archive, curve and looks."""
+        """Update archive, curve and looks with evaluations, and take a look if one is due."""
         newest = self.archive.newest(self.archive.add(evaluations))
         self.progress.steps += 1
         self._note_curve(newest)
@@ -135,7 +142,10 @@ class Study:
                 self.looks.take(self.progress.total_tokens, self.answers.evaluate)
 
     def _ask(self) -> list[Trial]:
-        """The searcher's next trials; the looks have new patience when these come from the next one of a series."""
+        """Return the searcher's next trials.
+
+        If they come from the next searcher of a series, the looks count from zero again.
+        """
         leg = self.searcher.leg
         asked = self.searcher.ask()
         if self.looks is not None and self.searcher.leg != leg:
@@ -143,7 +153,7 @@ class Study:
         return asked
 
     def _reached(self, new_tokens: int) -> Limit | None:
-        """The limit that forbids a step of so many tokens."""
+        """Return the limit that forbids a step of `new_tokens` tokens, or None."""
         if self.looks is not None and self.looks.over and self.searcher.final:
             return "looks"
         if self.max_time is not None and self.progress.seconds >= self.max_time:
@@ -159,7 +169,7 @@ class Study:
                 curve.append([self.progress.total_tokens, best])
 
     def state_dict(self) -> dict[str, Any]:
-        """Searcher, progress and the archive's profiles; their values stand in the journal."""
+        """Return the state of the study as JSON values, without the values of profiles, which are in the journal."""
         return {
             "searcher": self.searcher.state_dict(),
             "progress": asdict(self.progress),
@@ -170,13 +180,18 @@ class Study:
         }
 
     def resume(self, state: Mapping[str, Any]) -> bool:
-        """Continue where `state_dict` was taken; what the journal got after that is known but not yet told.
+        """Restore the state that `state_dict` returned.
 
-        Whether the search is finished is asked anew, because limits may have been raised since.
+        Values that the journal received later are known, but the searcher has not been told of them. Whether the search
+        is finished is decided again, because limits may have been raised in the meantime.
+
+        Args:
+            state: state of the study, as the checkpoint holds it.
 
         Returns:
-            False, with nothing changed, if the journal has lost a value that the state builds on. The study
-            then runs from its beginning to the same result: what the journal still has is not measured again.
+            True, or False if the journal has lost a value that the state depends on. In this case nothing is changed.
+            The study then starts from its beginning and comes to the same result. Values that the journal still holds
+            are not measured again.
         """
         fidelity, journal = self.archive.fidelity, self.answers.journal
         archive = [
