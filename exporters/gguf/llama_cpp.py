@@ -39,9 +39,17 @@ class LlamaCpp:
                 "llama.cpp runs through llama-cpp-python; install paretopress[gguf], which compiles it",
                 name="llama_cpp",
             ) from error
+        threads = torch.get_num_threads()  # llama.cpp itself counts cores that this process may not use
         try:
             self._model: Any = Llama(
-                str(path), n_ctx=length, n_batch=length, n_ubatch=length, logits_all=True, verbose=False
+                str(path),
+                n_ctx=length,
+                n_batch=length,
+                n_ubatch=length,
+                n_threads=threads,
+                n_threads_batch=threads,
+                logits_all=True,
+                verbose=False,
             )
         except ValueError as error:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The best profiles that additive errors predict, under any limits."""
+"""Allocation under any limits: the profiles of smallest summed error."""
 
 from ...spaces.space import Limits, Profile, Space
 from .allocation import Errors, PredictedFront, allocate, allocate_limits
@@ -6,14 +6,14 @@ from .moves import dress
 
 
 class Allocator:
-    """Profiles of smallest summed error.
+    """Finds the profiles of smallest summed error within limits.
 
-    The front of a cost kind serves all of its limits and is made once.
+    The front of one kind of cost serves all limits on this kind, and is computed once.
 
     Args:
-        space: of the profiles.
-        errors: per unit and level; infinite for a level that must not be chosen.
-        max_states: of each front (`allocate`).
+        space: space of the profiles.
+        errors: error of every level of every unit; infinite for a level that must not be chosen.
+        max_states: about the number of different costs that a front tells apart (see `allocate`).
     """
 
     def __init__(self, space: Space, errors: Errors, max_states: int = 2**18) -> None:
@@ -23,7 +23,7 @@ class Allocator:
         self._fronts: dict[str, PredictedFront] = {}
 
     def best(self, limits: Limits) -> Profile:
-        """The best profile; units under a dropped branch as in uniform.
+        """Return the best profile within the limits; units of a dropped branch have the levels of the uniform profile.
 
         Raises:
             ValueError: no profile is within the limits.
@@ -36,9 +36,10 @@ class Allocator:
         return dress(self._space, profile, self._space.uniform(limits))
 
     def gap(self, limits: Limits) -> float | None:
-        """How much lower at most the summed error of another profile could be.
+        """Return an upper bound of how much smaller the summed error of another profile than `best` could be.
 
-        None where `best` is proved the least, and under several limits, where integer programming allocates.
+        It is None where `best` is proved to have the smallest error. It is also None under several limits, where
+        integer programming allocates.
         """
         if len(limits) > 1:
             return None
@@ -47,7 +48,7 @@ class Allocator:
         return None if front.exact else front.gap(limit)
 
     def front(self, kind: str) -> PredictedFront:
-        """Everything that one limit on this kind of cost could lead to."""
+        """Return the predicted front of one kind of cost."""
         if kind not in self._fronts:
             self._fronts[kind] = allocate(self._space, self._errors, kind, self._max_states)
         return self._fronts[kind]

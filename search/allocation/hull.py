@@ -1,8 +1,8 @@
-"""Lower convex hulls of fronts: what no choice can be better than, at any cost.
+"""Lower convex hulls of fronts, which bound the error of all choices from below at any cost.
 
-For a multiplier m >= 0 the smallest error + m * cost of a sum of fronts is the sum of each front's own smallest. So the
-hull of a sum is made of the pieces of its parts' hulls, steepest first, and its value at a cost is the Lagrangian bound
-on the error of everything that costs at most as much.
+For a multiplier m >= 0, the smallest value of error + m * cost over a sum of fronts is the sum of each front's smallest
+value. So the hull of a sum consists of the pieces of its parts' hulls, steepest first. Its value at a cost is the
+Lagrangian bound: no choice that costs at most as much has a smaller error.
 
 References:
     Everett (1963), "Generalized Lagrange multiplier method for solving problems of optimum allocation of resources".
@@ -20,11 +20,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Hull:
-    """A convex, falling chain of points.
+    """The lower convex hull of a front, as a chain of points.
 
     Attributes:
-        cost: shape (points,), rising.
-        error: shape (points,), falling ever more slowly.
+        cost: cost of each point, (points,), rising.
+        error: error of each point, (points,), falling ever more slowly.
     """
 
     cost: Floats
@@ -32,7 +32,7 @@ class Hull:
 
     @classmethod
     def of(cls, points: Iterable[tuple[float, float]]) -> "Hull":
-        """The lower hull of (cost, error) points, of which at least one is given."""
+        """Build the lower hull of at least one (cost, error) point."""
         chain: list[tuple[float, float]] = []
         for cost, error in sorted(points):
             if chain and error >= chain[-1][1]:
@@ -44,13 +44,13 @@ class Hull:
         return cls(cost_N, error_N)
 
     def at(self, cost: npt.ArrayLike) -> Floats:
-        """The least error at each cost, infinite below the cheapest point."""
+        """Return the hull's error at each cost; infinite below the cheapest point, the last error above the dearest."""
         return np.asarray(
             np.interp(np.asarray(cost, np.float64), self.cost, self.error, left=np.inf), np.float64
         )
 
     def plus(self, other: "Hull") -> tuple["Hull", Floats]:
-        """The hull of the sum, and how much of its cost falls to this one at each of its points."""
+        """Return the hull of the sum of two fronts, and this front's part of the cost at each of its points."""
         cost_S = np.concatenate([np.diff(self.cost), np.diff(other.cost)])
         error_S = np.concatenate([np.diff(self.error), np.diff(other.error)])
         order_S = np.argsort(error_S / cost_S, kind="stable")
@@ -61,10 +61,11 @@ class Hull:
 
 
 def _above(first: tuple[float, float], middle: tuple[float, float], last: tuple[float, float]) -> bool:
-    """Whether the middle point lies on or above the line through the others."""
+    """Return whether the middle point lies on or above the line through the others."""
     fall = (first[1] - middle[1]) * (last[0] - middle[0])
     return fall <= (middle[1] - last[1]) * (middle[0] - first[0])
 
 
 def _running(start: float, steps: Floats) -> Floats:
+    """Return the values that begin at `start` and change by one step after the other."""
     return np.concatenate([[start], start + np.cumsum(steps)])

@@ -1,6 +1,7 @@
-"""Moves of one unit to another level: what each costs, in tables over all of them.
+"""Changes of cost of all moves of one unit to another level, as tables over all units and levels.
 
-Array names carry their axes: K cost kinds, U units, L levels (short ladders padded).
+Array names end in their axes: K kinds of cost, U units, L levels of a unit. Units with fewer levels than others are
+padded.
 """
 
 import math
@@ -20,13 +21,15 @@ _NO_LIMIT = np.iinfo(np.int64).max // 4
 
 @dataclass(frozen=True)
 class Open:
-    """Which moves are open from each level to each, and what they change where no unit has a parent; 0 if not open.
+    """The open moves of every unit from each level to each other level, and how they change the cost.
+
+    Changes are those of the moved unit only. The units of a branch that is dropped or kept again are not counted.
 
     Attributes:
-        open_ULL: of each unit, from a level and to a level.
-        delta_KULL: change of cost.
-        up_ULL: whether it goes up.
-        least_K: of each kind the least that a move up changes; no bound where a unit has a parent.
+        open_ULL: whether the move from a level to a level is open.
+        delta_KULL: change of cost of each open move; 0 for a move that is not open.
+        up_ULL: whether a move is open and goes up.
+        least_K: smallest change of each cost among the moves up; a value below any change if some unit has a parent.
     """
 
     open_ULL: Bools
@@ -36,9 +39,14 @@ class Open:
 
 
 class Moves:
-    """Exact costs of all single-unit moves of a profile at once, O(units x levels) in numpy.
+    """Computes the exact cost changes of all single-unit moves of a profile at once.
 
-    With several limits a move goes up or down by the sum of its cost changes, each relative to its limit.
+    The time is O(units x levels) in numpy. With several limits, a move goes up if the sum of its cost changes, each
+    relative to its limit, is above 0. Without limits, only the first kind of cost counts.
+
+    Args:
+        space: space of the profiles.
+        limits: limits of the profiles; they may be empty.
     """
 
     def __init__(self, space: Space, limits: Limits) -> None:
@@ -68,17 +76,17 @@ class Moves:
         self.most_lowerings = 2 * int(self.exists_UL.sum()) + 1
 
     def active(self, levels_U: Ints) -> Bools:
-        """Which units count: those whose parent, if any, is not dropped."""
+        """Return which units (U,) count: those without a dropped parent."""
         active_U: Bools = self.parent_U < 0
         return active_U if self.flat else active_U | ~self.dropped(levels_U)[self.parent_U]
 
     def dropped(self, levels_U: Ints) -> Bools:
-        """Which units are at a level `drop`."""
+        """Return which units (U,) are at the level `drop`."""
         dropped_U: Bools = self.drop_UL[self._units_U, levels_U]
         return dropped_U
 
     def total(self, levels_U: Ints) -> Ints:
-        """Cost in each kind, shape (K,)."""
+        """Return the cost of a profile in each kind, (K,), with the space's fixed cost."""
         counted_KU = self.cost_KUL[:, self._units_U, levels_U]
         if not self.flat:
             counted_KU = counted_KU * self.active(levels_U)
@@ -86,11 +94,14 @@ class Moves:
         return total
 
     def fits(self, levels_U: Ints) -> bool:
-        """Whether no limit is exceeded."""
+        """Return whether a profile keeps within all limits."""
         return bool((self.total(levels_U) <= self.limit_K).all())
 
     def deltas(self, levels_U: Ints) -> Ints:
-        """Change of cost, shape (K, U, L), of moving one unit to each of its levels; 0 for irrelevant units."""
+        """Return the change of cost, (K, U, L), of moving one unit to each of its levels.
+
+        It is 0 for the units of a dropped branch.
+        """
         here_KU = self.cost_KUL[:, self._units_U, levels_U]
         delta_KUL: Ints = self.cost_KUL - here_KU[:, :, None]
         if self.flat:
@@ -105,18 +116,18 @@ class Moves:
         return found
 
     def direction(self, delta_KUL: Ints) -> npt.NDArray[np.float64]:
-        """Sum over the first axis of cost changes relative to the limits: above 0 is up."""
+        """Return the sum over kinds of cost changes, each relative to its limit; a move with a sum above 0 goes up."""
         parts = [weight * delta for weight, delta in zip(self._weights, delta_KUL, strict=True)]
         return reduce(np.add, parts)
 
     @cached_property
     def near(self) -> Open:
-        """Single steps."""
+        """Moves to neighbouring levels."""
         return self._open(self.step_ULL)
 
     @cached_property
     def far(self) -> Open:
-        """Moves to any level."""
+        """Moves to all levels of the unit."""
         return self._open(np.broadcast_to(self.exists_UL[:, None], self.step_ULL.shape))
 
     def _open(self, open_ULL: Bools) -> Open:
@@ -127,7 +138,10 @@ class Moves:
 
     @cached_property
     def dearest(self) -> Profile:
-        """Every unit at its dearest level in order of the kinds limited, then all others; nothing dropped."""
+        """The profile with every unit at its dearest level and no branch dropped.
+
+        Levels are compared by the limited kinds of cost first, then by the others.
+        """
         kinds = [*self.kinds, *self.space.kinds]
         return tuple(
             max(
@@ -143,17 +157,17 @@ class Moves:
 
 
 def as_profile(levels_U: Ints) -> Profile:
-    """The profile as a tuple of plain integers."""
+    """Return an array of levels (U,) as a profile, a tuple of Python integers."""
     return tuple(levels_U.tolist())
 
 
 def dress(space: Space, profile: Profile, absent: Profile) -> Profile:
-    """`profile` with the levels of `absent` in the units that a drop makes irrelevant."""
+    """Return `profile` with the levels of `absent` in all units of dropped branches."""
     return tuple(p if space.active(profile, i) else absent[i] for i, p in enumerate(profile))
 
 
 def layer_type(space: Space, unit: int) -> str:
-    """What units of one sort share: the last parts of their modules' paths, or the branch for a droppable."""
+    """Return the type of a unit's layers: the last parts of its modules' paths, or the branch if it can be dropped."""
     found = space.units[unit]
     if found.droppable or not found.modules:
         return found.branch or found.name
@@ -161,5 +175,5 @@ def layer_type(space: Space, unit: int) -> str:
 
 
 def relative_cost(cost: int, reference: int) -> float:
-    """log2 of a ratio of costs, finite for zeros."""
+    """Return log2 of the ratio of two costs; 1 is added to both, so that it is finite for a cost of 0."""
     return math.log2((cost + 1) / (reference + 1))

@@ -1,4 +1,4 @@
-"""Sensitivities: how much the fitness changes when one unit at a time leaves a reference profile."""
+"""Sensitivities: how much the fitness changes when one unit at a time leaves a base profile."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,16 @@ from ..asking.turns import read_fitness, write_fitness
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One measurement: `unit` at `level`, the rest as in `base`; profiles are long and made when asked for.
+    """A base profile with one unit moved to another level, whose fitness is to be measured.
+
+    The profile is long, so it is built only when it is needed.
 
     Attributes:
-        unit: that leaves the base.
-        level: it goes to.
-        base: what it leaves.
-        kept: the unit's branch and the level that keeps it, where the base drops it. The probe is then compared
-            with the base so changed, which is a probe too.
+        unit: index of the unit that leaves the base.
+        level: index of the level that the unit moves to.
+        base: profile that the unit leaves.
+        kept: None, or for a unit of a branch that the base drops, the index of the branch and of a level that keeps it.
+            The probe is then compared with the base with this branch kept, which is another probe.
     """
 
     unit: int
@@ -27,16 +29,16 @@ class Probe:
 
     @property
     def profile(self) -> Profile:
-        """What is measured."""
+        """The profile to measure."""
         anchor = self.base if self.kept is None else moved(self.base, *self.kept)
         return moved(anchor, self.unit, self.level)
 
 
 def probes(space: Space, base: Profile, *, near: bool = False) -> list[Probe]:
-    """Every unit moved to each other level, the rest as in `base`; `near`: only to neighbouring levels.
+    """Return the probes of every unit at each of its other levels, or at neighbouring levels only if `near`.
 
-    The units under a dropped branch are probed with that branch kept, which is then what they are compared with;
-    they are left out where the branch cannot be kept.
+    The units of a dropped branch are probed with the branch kept, and compared with the base with the branch kept.
+    They are left out if the branch cannot be kept.
     """
     found = []
     for u, unit in enumerate(space.units):
@@ -52,7 +54,10 @@ def probes(space: Space, base: Profile, *, near: bool = False) -> list[Probe]:
 
 
 def kept_level(space: Space, base: Profile, branch: int, *, near: bool) -> int | None:
-    """The level at which a dropped branch is kept, or None where no step leads there."""
+    """Return a level at which a dropped branch is kept, `keep` if possible, or None if there is none.
+
+    With `near`, only the neighbours of the branch's level in `base` are considered.
+    """
     unit = space.units[branch]
     reach = unit.levels[base[branch]].neighbours if near else range(len(unit.levels))
     kept = [n for n in reach if unit.levels[n].label != "drop"]
@@ -60,20 +65,20 @@ def kept_level(space: Space, base: Profile, branch: int, *, near: bool) -> int |
 
 
 def moved(profile: Profile, unit: int, level: int) -> Profile:
-    """`profile` with one unit at another level."""
+    """Return `profile` with one unit at another level."""
     return (*profile[:unit], level, *profile[unit + 1 :])
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One-at-a-time measurements around a base profile.
+    """Measured changes of single units around a base profile.
 
     Attributes:
-        base: unit name to label, of all units.
-        tokens: calibration tokens of each measurement.
-        fitness: of the base.
-        deltas: unit name to label to change of fitness; the base's own level has 0, infinity means that the
-            measurement failed, and a level that is missing was not measured.
+        base: unit name to the label of the unit's level in the base, for all units.
+        tokens: number of calibration tokens of each measurement.
+        fitness: fitness of the base profile.
+        deltas: unit name to label to change of fitness. The base's own level has the change 0. An infinite change is a
+            failed measurement. A level that was not measured is missing.
     """
 
     base: Mapping[str, str]
@@ -90,7 +95,15 @@ class Sensitivity:
         base_fitness: float,
         measured: Sequence[tuple[Probe, float]],
     ) -> "Sensitivity":
-        """From the probes of `probes(space, base)` with their fitness."""
+        """Build the sensitivities from measured probes.
+
+        Args:
+            space: space of the profiles.
+            base: profile that the probes leave.
+            tokens: number of calibration tokens of each measurement.
+            base_fitness: fitness of the base.
+            measured: probes that `probes` returned for the base, each with its fitness.
+        """
         labels = space.labels(base)
         deltas = {unit.name: {labels[u]: 0.0} for u, unit in enumerate(space.units)}
         known = {(probe.unit, probe.level): fitness for probe, fitness in measured}
@@ -102,7 +115,10 @@ class Sensitivity:
         return cls(dict(zip(deltas, labels, strict=True)), tokens, base_fitness, deltas)
 
     def errors(self, space: Space) -> list[list[float]]:
-        """Per unit and level, for `dp.allocate`: infinite where not measured, worse than all where it failed.
+        """Return the error of every level of every unit, for `allocate`.
+
+        A level that was not measured has an infinite error. A level whose measurement failed has a larger error than
+        all others.
 
         Raises:
             ValueError: a unit of the space was not measured.
@@ -120,7 +136,7 @@ class Sensitivity:
         ]
 
     def to_json(self) -> dict[str, object]:
-        """JSON values; infinities become None."""
+        """Return the sensitivities as JSON values, with None for infinity."""
         deltas = {
             name: {label: write_fitness(d) for label, d in row.items()} for name, row in self.deltas.items()
         }
@@ -128,10 +144,10 @@ class Sensitivity:
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> "Sensitivity":
-        """The reverse of `to_json`.
+        """Build the sensitivities from what `to_json` returned.
 
         Raises:
-            ValueError: a field is missing or of the wrong kind.
+            ValueError: a field is missing or has the wrong type.
         """
         match record:
             case {"base": dict(base), "tokens": int(tokens), "fitness": fitness, "deltas": dict(deltas)}:

@@ -1,1 +1,1 @@
-"""The protocol of searchers (ask and tell), and what every searcher shares."""
+"""The interface of searchers, which ask trials and are told their evaluations, and code that all searchers share."""

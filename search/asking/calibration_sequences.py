@@ -1,4 +1,4 @@
-"""What a searcher may spend: the calibration calibration it draws fidelities from."""
+"""The calibration sequences that searchers draw fidelities from, and the work that a search asks for."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ class CalibrationSequences:
     """The calibration sequences of a run.
 
     Attributes:
-        sequences: how many there are.
-        length: tokens of each.
-        archive: the fixed prefix on which the archive ranks profiles.
+        sequences: number of calibration sequences.
+        length: number of tokens of each sequence.
+        archive: fixed prefix of the sequences, on which the archive ranks profiles.
     """
 
     sequences: int
@@ -31,47 +31,57 @@ class CalibrationSequences:
             )
 
     def count(self, tokens: int) -> int:
-        """Whole sequences that hold at least `tokens` tokens, at most the calibration."""
+        """Return the number of whole sequences that hold at least `tokens` tokens, at most all sequences."""
         return min(max(-(-tokens // self.length), 1), self.sequences)
 
     def prefix(self, tokens: int) -> Fidelity:
-        """The first `tokens` tokens: whole sequences, rounded up, or the beginning of one."""
+        """Return the first `tokens` tokens, rounded up to whole sequences, or the beginning of one sequence."""
         return Fidelity(0, 0, self.count(tokens), self._cut(tokens))
 
     def window(self, tokens: int, turn: int, widest: int) -> Fidelity:
-        """`tokens` tokens from the start of a window of `widest` tokens; `turn` moves the window on.
+        """Return `tokens` tokens from the start of a window of sequences.
 
-        Windows do not overlap; after the last whole one the first comes again.
+        Windows do not overlap. After the last whole window the first one comes again.
+
+        Args:
+            tokens: number of tokens, rounded up to whole sequences unless it is less than one sequence.
+            turn: number of the window, counted from the first sequence.
+            widest: number of tokens of a window, rounded up to whole sequences.
         """
         width = self.count(widest)
         start = turn % (self.sequences // width) * width
         return Fidelity(0, start, start + min(self.count(tokens), width), self._cut(tokens))
 
     def fresh(self, tokens: int, seed: int) -> Fidelity:
-        """`tokens` tokens drawn anew by `seed`, which must not be 0."""
+        """Return `tokens` tokens of sequences that are drawn at random with `seed`, which must not be 0."""
         return Fidelity(seed, 0, self.count(tokens), self._cut(tokens))
 
     def _cut(self, tokens: int) -> int:
-        """Tokens of each sequence: a sequence is cut short only where less than one is asked for."""
+        """Return the tokens used of each sequence: all, or `tokens` (at least 2) if this is less than one sequence."""
         return min(max(tokens, 2), self.length)
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Most trials a search will ask, and the tokens of all their profiles."""
+    """An upper bound of the work that a search asks for.
+
+    Attributes:
+        trials: largest number of trials.
+        tokens: largest number of tokens that go through the model in all these trials.
+    """
 
     trials: int = 0
     tokens: int = 0
 
     def add(self, trials: int, fidelity: Fidelity) -> "Workload":
-        """This and `trials` more at one fidelity."""
+        """Return the work with `trials` more trials at one fidelity."""
         return Workload(self.trials + trials, self.tokens + trials * fidelity.tokens)
 
     def plus(self, other: "Workload") -> "Workload":
-        """This and another."""
+        """Return the sum of this and other work."""
         return Workload(self.trials + other.trials, self.tokens + other.tokens)
 
 
 def slope_tokens(space: Space, fidelity: Fidelity) -> int:
-    """What slopes count as: tokens times the forward passes that they cost, one more for the dense model."""
+    """Return the tokens that slopes count as: tokens times forward passes, with one more pass for the dense model."""
     return (passes(space) + 1) * fidelity.tokens

@@ -1,4 +1,4 @@
-"""Profiles that are measured whatever the method: the baselines of every budget."""
+"""A searcher that only measures given profiles, such as the baselines of every budget."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from ...spaces.space import Profile
 
 
 class FixedSearcher:
-    """Asks given profiles once, at the archive's fidelity.
+    """Asks given profiles once, all at one fidelity.
 
     Args:
         profiles: profiles to measure, in order.
@@ -28,14 +28,14 @@ class FixedSearcher:
         return [] if self.done else list(self.trials)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Finish; the archive keeps the values."""
+        """Note that the answers came; the archive keeps their values."""
         del evaluations
         self.done = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the answers came."""
+        """Return whether the answers came, as JSON values."""
         return {"done": self.done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Restore what `state_dict` returned."""
         self.done = bool(state["done"])

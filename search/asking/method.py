@@ -1,4 +1,4 @@
-"""What a search method is: settings that a configuration holds, and the searcher that they build."""
+"""The interface of search methods: settings from the configuration that build a searcher for a task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,23 @@ from .series import Scored, starts_within
 from .turns import Turns
 
 Errors = Mapping[str, Mapping[str, float]]
-"""Unit name to label to layer error."""
+"""Layer errors, as unit name to label to error."""
 
 STARTS = 4
-"""Profiles of earlier methods that a later one starts from, for each budget."""
+"""Largest number of profiles of earlier methods that a later method starts from, for each budget."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a searcher is to do.
+    """The task of a searcher.
 
     Attributes:
-        space: the profiles to search.
-        budgets: the limits of every budget that the searcher serves; one unless its method serves all.
+        space: space of the profiles to search.
+        budgets: limits of every budget that the searcher serves; one budget unless its method serves all.
         calibration: calibration sequences to draw on.
-        seed: root of the searcher's random numbers.
+        seed: seed of the searcher's random numbers.
         errors: layer errors of every unit at every level.
-        scored: profiles that were measured before on the archive's text, with their fitness, best first.
+        scored: profiles that were measured before at the archive's fidelity, with their fitness, best first.
     """
 
     space: Space

@@ -1,4 +1,4 @@
-"""Who proposes: the protocol that every search method follows."""
+"""The interface that the searchers of all search methods follow."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,8 +9,8 @@ from ...evaluators.trial import Evaluation, Trial
 class Searcher(Protocol):
     """Proposes trials and learns from their evaluations.
 
-    `ask` is called again only after `tell` has had the evaluations of its trials, in their order. The state
-    between the two is part of `state_dict`, so that a restored searcher asks the same trials again.
+    After `ask`, `tell` must be given the evaluations of the trials in their order before `ask` is called again. The
+    state between the two calls is part of `state_dict`, so that a restored searcher asks the same trials again.
 
     Attributes:
         leg: number of the method whose turn it is, in a series of methods.
@@ -26,13 +26,13 @@ class Searcher(Protocol):
         """Whether the last method's turn has come."""
 
     def ask(self) -> list[Trial]:
-        """The next trials; an empty list when finished."""
+        """Return the next trials, or an empty list when the search is finished."""
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Learn the answers to the last `ask`, in its order."""
+        """Take in the evaluations of the trials of the last `ask`, in their order."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides what comes next, as JSON values."""
+        """Return the whole state of the search as JSON values."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Restore a state that `state_dict` returned, so that the search continues exactly from there."""

@@ -1,4 +1,4 @@
-"""Searchers one after another: one per budget, or one method refining another's result."""
+"""Searchers that run one after another: one for each budget, or one method that refines the result of another."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ from .turns import read_fitness, write_fitness
 
 Scored = tuple[Profile, float]
 Leg = Callable[[Sequence[Scored]], Searcher]
-"""Builds the next searcher from what was measured at the archive's fidelity so far, best first."""
+"""Function that builds a searcher from the profiles measured so far at the archive's fidelity, the best first."""
 
 
 def starts_within(space: Space, limits: Limits, scored: Sequence[Scored], count: int) -> list[Profile]:
-    """The first `count` different models of `scored` that are within the limits."""
+    """Return the first `count` profiles of `scored` that are within the limits and build different models."""
     fitting: dict[Profile, Profile] = {}
     for profile, _ in scored:
         if space.fits(profile, limits):
@@ -25,11 +25,13 @@ def starts_within(space: Space, limits: Limits, scored: Sequence[Scored], count:
 
 
 class SeriesSearcher:
-    """Runs searchers in turn and renumbers their trials; each leg sees the results of those before it.
+    """Runs searchers one after another and numbers their trials as those of one search.
+
+    Each searcher is built with the results of all searchers before it. A searcher in this series is called a leg.
 
     Args:
-        legs: builders of the searchers, called when their turn comes.
-        archive: the fidelity at which results are passed on.
+        legs: builders of the searchers; each is called when its searcher's turn comes.
+        archive: fidelity of the results that are passed on to later searchers.
     """
 
     def __init__(self, legs: Sequence[Leg], archive: Fidelity) -> None:
@@ -51,11 +53,11 @@ class SeriesSearcher:
 
     @property
     def leg(self) -> int:
-        """Number of the searcher whose turn it is."""
+        """Index of the searcher whose turn it is."""
         return self._leg
 
     def ask(self) -> list[Trial]:
-        """The next trials; empty when the last searcher has finished."""
+        """Return the next trials, or an empty list when the last searcher is finished."""
         trials = self._searcher.ask()
         while not trials and self._leg + 1 < len(self._legs):
             self._leg, self._offset = self._leg + 1, self._asked
@@ -67,14 +69,14 @@ class SeriesSearcher:
         return numbered
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Pass the answers on to the searcher that asked."""
+        """Pass the evaluations on to the searcher that asked, and keep those at the archive's fidelity."""
         for e in evaluations:
             if e.trial.fidelity == self._archive and e.error is None and e.fitness < math.inf:
                 self._scored.append((e.trial.profile, e.fitness))
         self._searcher.tell([replace(e, trial=_renumbered(e.trial, -self._offset)) for e in evaluations])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides what comes next, as JSON values."""
+        """Return the whole state of the series and of its present searcher as JSON values."""
         return {
             "leg": self._leg,
             "offset": self._offset,
@@ -85,7 +87,7 @@ class SeriesSearcher:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Restore a state that `state_dict` returned, so that the search continues exactly from there."""
         self._leg, self._offset, self._asked = state["leg"], state["offset"], state["asked"]
         self._scored, self._given = _read(state["scored"]), _read(state["given"])
         self._searcher = self._legs[self._leg](self._given)

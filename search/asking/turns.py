@@ -1,7 +1,7 @@
-"""The turn-taking that every searcher shares: numbered trials, resumable asks, incumbents on the archive.
+"""The base class of searchers: it numbers trials, repeats unanswered ones and has incumbents measured for the archive.
 
-A method says what to ask next and what it learns from the answers; this class numbers the trials, repeats an
-unanswered ask after a restart, and sees to it that every incumbent is also measured at the archive's fidelity.
+A search method says what to ask next and what it learns from the answers. The base class numbers the trials and asks
+unanswered trials again after a restart. It also has every incumbent measured at the archive's fidelity.
 """
 
 import math
@@ -16,11 +16,11 @@ from ...spaces.space import Limits, Profile, Space
 from .calibration_sequences import CalibrationSequences, Workload
 
 Request = tuple[Profile, Fidelity] | tuple[Profile, Fidelity, bool]
-"""What to evaluate; with True at the end its slopes."""
+"""A profile to evaluate and the fidelity; a third item of True asks for the slopes around the profile instead."""
 
 
 def starting_profiles(space: Space, limits: Limits, start: Sequence[Profile]) -> list[Profile]:
-    """The uniform profile and those of `start`, each model once.
+    """Return the uniform profile and those of `start`, without profiles that build the same model.
 
     Raises:
         ValueError: a profile of `start` exceeds the limits, or no profile meets them.
@@ -40,10 +40,16 @@ def starting_profiles(space: Space, limits: Limits, start: Sequence[Profile]) ->
 
 
 class Turns(ABC):
-    """A searcher whose method is given by `_next`, `_learn`, `_save` and `_load`.
+    """Base class of searchers; a search method implements `_next`, `_learn`, `_save`, `_load` and `workload`.
+
+    Args:
+        space: space of the profiles.
+        calibration: calibration sequences to draw on.
+        rng_seed: seed of the random numbers.
+        starts: profiles that the search begins with.
 
     Attributes:
-        archived: canonical profile to fitness, of everything measured at the archive's fidelity.
+        archived: canonical profile to fitness, for all profiles measured at the archive's fidelity.
         starts: profiles that the search begins with; the uniform profile is the first.
     """
 
@@ -65,36 +71,48 @@ class Turns(ABC):
 
     @abstractmethod
     def _next(self) -> list[Request]:
-        """What to ask next; empty when finished, and then empty for good."""
+        """Return the next requests; none when the search is finished, and then at every later call too."""
 
     @abstractmethod
     def _learn(self, profiles: list[Profile], fitness: list[float], /) -> None:
-        """Take in the answers to the last non-empty `_next`; errors are infinite."""
+        """Take in the answers to the requests of the last `_next` that returned any.
+
+        Args:
+            profiles: profiles that were requested.
+            fitness: fitness of each profile; infinite if its evaluation failed.
+        """
 
     def _learn_slopes(self, slopes: Sequence[Slopes | None], /) -> None:
-        """Take in the answers if `_next` asked for slopes of all; None where that failed."""
+        """Take in the answers if all requests of the last `_next` asked for slopes.
+
+        Args:
+            slopes: slopes around each requested profile; None if they could not be measured.
+        """
         raise NotImplementedError(f"{type(self).__name__} asks for no slopes")
 
     @abstractmethod
     def _save(self) -> dict[str, Any]:
-        """The method's own state as JSON values."""
+        """Return the search method's own state as JSON values."""
 
     @abstractmethod
     def _load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `_save` gave."""
+        """Restore the state that `_save` returned."""
 
     @abstractmethod
     def workload(self) -> Workload:
-        """Most trials and tokens that this search will ask, known values not subtracted."""
+        """Return an upper bound of the trials and tokens of the whole search, including those with known values."""
 
     @property
     def best(self) -> Profile | None:
-        """The profile of lowest fitness at the archive's fidelity, ties to the earlier; None before any."""
+        """The profile of lowest finite fitness at the archive's fidelity, or None; of equal ones the earliest."""
         finite = {p: f for p, f in self.archived.items() if f < math.inf}
         return min(finite, key=finite.__getitem__) if finite else None
 
     def ask(self) -> list[Trial]:
-        """The next trials, the same ones until they are told; empty when finished."""
+        """Return the next trials, or an empty list when the search is finished.
+
+        The same trials are returned until their evaluations are told.
+        """
         if self._pending is None:
             own = self._next()
             requests = own + self._due(own)
@@ -105,10 +123,10 @@ class Turns(ABC):
         return list(self._pending or [])
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Learn the answers to the last `ask`, in its order.
+        """Take in the evaluations of the trials of the last `ask`, in their order.
 
         Raises:
-            ValueError: these are not the answers to the last `ask`.
+            ValueError: the evaluations are not those of the trials of the last `ask`.
         """
         wanted = [trial.number for trial in self._pending or []]
         told = [evaluation.trial.number for evaluation in evaluations]
@@ -130,6 +148,7 @@ class Turns(ABC):
         self._owed.append(profile)
 
     def _due(self, own: list[Request]) -> list[Request]:
+        """Return the requests for promoted profiles that are neither archived nor among the method's requests."""
         known = set(self.archived)
         known |= {
             self.space.canonical(p) for p, at, *slopes in own if at == self.calibration.archive and not slopes
@@ -138,7 +157,7 @@ class Turns(ABC):
         return [(p, self.calibration.archive) for key, p in due.items() if key not in known]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides what comes next, as JSON values."""
+        """Return the whole state of the search as JSON values."""
         pending = None if self._pending is None else [_write_trial(trial) for trial in self._pending]
         return {
             "asked": self._asked,
@@ -152,7 +171,7 @@ class Turns(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state_dict` was taken."""
+        """Restore a state that `state_dict` returned, so that the search continues exactly from there."""
         self._asked = state["asked"]
         self._pending = None if state["pending"] is None else [_read_trial(t) for t in state["pending"]]
         self._own = state["own"]
@@ -164,17 +183,17 @@ class Turns(ABC):
 
 
 def write_fitness(value: float) -> float | None:
-    """A fitness as JSON: None for infinity, which JSON lacks."""
+    """Return a fitness as a JSON value: None for infinity, which JSON lacks."""
     return value if value < math.inf else None
 
 
 def read_fitness(value: float | None) -> float:
-    """The reverse of `write_fitness`."""
+    """Return the fitness that `write_fitness` turned into a JSON value."""
     return math.inf if value is None else value
 
 
 def read_profiles(rows: Iterable[Iterable[int]]) -> list[Profile]:
-    """Profiles from JSON lists."""
+    """Return profiles that were stored as lists of levels."""
     return [tuple(row) for row in rows]
 
 

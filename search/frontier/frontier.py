@@ -6,15 +6,15 @@ Slopes around the dense model give every budget a first profile. Then follow rou
    changes when one unit of the base moves to another level.
 2. Exact allocation finds the profile of smallest summed change within the budget. It does so several times: with the
    second-order term scaled up or down, and with single steps from the base only. These profiles are the proposals.
-3. Proposals and base are compared on the beginning of the archive's prefix. The best proposal is measured on the archive's prefix if it is better
-   than the base, and is kept if it is better there too.
+3. Proposals and base are compared on the beginning of the archive's prefix. The best proposal is measured on the whole
+   prefix if it is better than the base, and is kept if it is better there too.
 4. A round without improvement draws many exchanges of levels and measures those of smallest predicted change. It then
    proposes the best of them and combinations of them.
 5. If that fails as well, the budget's next round takes twice the tokens.
 
-Some searches measure changes one at a time instead of taking slopes: those in spaces of branches only, and those whose
-slopes around the dense model are not finite. They measure around the dearest profile first, then around each budget's
-best profile. All measurements are merged into one table of errors for the allocation, with most weight on those around
+Changes are measured one at a time instead of taken from slopes if the settings say so, if all units are branches, or
+if slopes around the dense model are not finite. They are measured around the dearest profile first, then around each
+budget's best profile. All measurements are merged into one table of errors for the allocation, with most weight on those around
 bases of similar fitness (`merging.py`).
 """
 

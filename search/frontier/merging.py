@@ -163,7 +163,7 @@ class _System:
         return signs_UL * inside_U[:, None]
 
     def solve(self) -> Floats:
-        """Return the errors (U, L) relative to the anchor, NaN for a level that no chain of measurements links to it."""
+        """Return the errors (U, L) relative to the anchor; NaN for a level without a chain of measurements to it."""
         reached_UL = self._reached()
         left_ULL, right_UL = self._left_ULL.copy(), np.where(reached_UL, self._right_UL, 0.0)
         fixed_UL = ~reached_UL
