@@ -1,1 +1,1 @@
-"""What leaves: models in serving formats, profiles, the report."""
+"""Export and evaluation of search results: models in serving formats, recipes, and the report."""

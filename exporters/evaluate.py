@@ -1,6 +1,6 @@
-"""What a profile or a model folder is worth: divergence and perplexity, and scores on tasks beside the dense model's.
+"""Evaluation of a profile or an exported model: divergence, perplexity, and scores on tasks beside the dense model's.
 
-A profile is scored without an export of it being written.
+No export has to be written to evaluate a profile.
 """
 
 import math
@@ -30,13 +30,18 @@ from .profiled_checkpoint import ProfiledCheckpoint
 
 @dataclass(frozen=True)
 class Compared:
-    """A score, and the dense model's where it was asked for."""
+    """A score of a model on a task, beside the dense model's score.
+
+    Attributes:
+        score: score of the evaluated model.
+        dense: score of the dense model on the same task and metric; None if it was not computed.
+    """
 
     score: Score
     dense: Score | None
 
     def record(self) -> dict[str, Any]:
-        """The same as JSON values; a figure that is not finite is None."""
+        """Return both scores as JSON values; a value that is not finite becomes None."""
         found = asdict(self.score) | {"value": finite(self.score.value)}
         if self.dense is not None:
             found |= {"dense": finite(self.dense.value), "dense_error": self.dense.error}
@@ -46,19 +51,22 @@ class Compared:
 def evaluate_target(
     config: RunConfig, target: Path, run: Path, data: str, tasks: Sequence[str] = (), *, dense: bool = True
 ) -> tuple[Figures, list[Compared]]:
-    """Figures on one data set and scores on tasks.
+    """Evaluate a profile or a model on one set of text and on tasks.
 
     Args:
-        config: names the dense model, the text and the levels.
-        target: a model folder, a GGUF file or a profile file.
-        run: the run's folder; the level databases lie beside it.
-        data: calibration, validation or heldout.
-        tasks: task files of lm-eval, or names of tasks that it has.
-        dense: score the dense model too.
+        config: configuration of the run, which names the dense model, the text and the levels.
+        target: path of a model folder, a GGUF file, a folder with a GGUF file, or a profile file.
+        run: folder of the run; the level databases lie beside it.
+        data: name of the set of text: `calibration`, `validation` or `heldout`.
+        tasks: paths of lm-eval task files, or names of tasks that lm-eval has.
+        dense: whether to score the dense model on the tasks too.
+
+    Returns:
+        The figures on the text, such as divergence and perplexity, and the scores on the tasks (empty without tasks).
 
     Raises:
-        ModuleNotFoundError: tasks are given, and lm-eval is not installed.
-        ValueError: target, configuration, data and tasks do not go together, or a whole model does not fit.
+        ModuleNotFoundError: tasks are given but lm-eval is not installed, or a GGUF file but not llama-cpp-python.
+        ValueError: target, configuration, data and tasks do not fit together, or a whole model exceeds the memory.
     """
     databases, trust = run.parent / "databases", config.trust_remote_code
     if (file := _gguf(target)) is not None:
@@ -81,7 +89,7 @@ def evaluate_target(
 
 
 def _gguf(target: Path) -> Path | None:
-    """The GGUF file that a target is or holds."""
+    """Return the GGUF file that a target is or holds, or None if there is none."""
     file = target / FILE if target.is_dir() else target
     return file if file.suffix == ".gguf" and file.exists() else None
 
@@ -89,7 +97,17 @@ def _gguf(target: Path) -> Path | None:
 def profile_checkpoint(
     config: RunConfig, units: Mapping[str, str], databases: Path, run: Path | None = None
 ) -> ProfiledCheckpoint:
-    """The model of a profile, as an export of it would be read."""
+    """Open the model of a profile as if an export of the profile were read.
+
+    Args:
+        config: configuration of the run, which names the dense model and the levels.
+        units: unit name to label, as a profile file gives them.
+        databases: folder of the level databases.
+        run: folder of the run, for refitted levels that were kept; None uses the original levels.
+
+    Raises:
+        ValueError: a level is not in the database, or the profile belongs to another space.
+    """
     assembly, profile, refitted = open_profile(config, units, databases, run)
     compression = Compression(
         assembly.structure,
@@ -103,10 +121,16 @@ def profile_checkpoint(
 def compare_scores(
     config: RunConfig, model: Checkpoint, harness: Harness, *, dense: bool = True
 ) -> list[Compared]:
-    """What a model scores, and the configuration's; one of them is in memory at a time.
+    """Score a model on tasks, and the configuration's dense model too; only one of them is in memory at a time.
+
+    Args:
+        config: configuration of the run, which names the dense model and the device.
+        model: checkpoint of the model to score.
+        harness: tasks with their documents.
+        dense: whether to score the dense model too.
 
     Raises:
-        ValueError: the configuration names several devices, or a model does not fit on the one.
+        ValueError: the configuration names several devices, or a model does not fit in the memory of the device.
     """
     source = DenseModel.open(config.model, trust_remote_code=config.trust_remote_code)
     evaluation = resolve(config, source).evaluation
@@ -117,10 +141,10 @@ def compare_scores(
 
 
 def only_device(evaluation: EvaluationConfig) -> torch.device:
-    """Where a whole model goes.
+    """Return the device for a whole model.
 
     Raises:
-        ValueError: there are several.
+        ValueError: the configuration names several devices.
     """
     device, *more = devices_of(evaluation)
     if more:
@@ -133,6 +157,7 @@ def only_device(evaluation: EvaluationConfig) -> torch.device:
 def _scores(
     config: RunConfig, model: DenseModel, evaluation: EvaluationConfig, harness: Harness
 ) -> list[Score]:
+    """Load a whole model and score it on tasks, or refuse a model that does not fit in the free memory."""
     device = only_device(evaluation)
     dtype = DTYPES[evaluation.dtype]
     needed = model.parameters * dtype.itemsize
@@ -149,7 +174,7 @@ def _scores(
 
 
 def _free(device: torch.device) -> int:
-    """Bytes that a model may take: what is free, and what this process no longer uses."""
+    """Return the bytes that a model may take: the free memory and what PyTorch has reserved but does not use."""
     kept = (
         torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         if device.type == "cuda"
@@ -159,5 +184,5 @@ def _free(device: torch.device) -> int:
 
 
 def finite(value: float) -> float | None:
-    """A figure as JSON has it: None where it is not finite."""
+    """Return the value, or None if the value is not finite, since JSON has no such numbers."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""From a run to a folder in some format: choose the winner, settle fused layers, write."""
+"""Export of a profile of a run to a folder in any format: choice of the winner, treatment of fused layers, writing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,33 +28,35 @@ def export_run(
 ) -> list[str]:
     """Export a point of a run's front, or a profile file with the run's levels.
 
-    A profile whose refit was kept is written with the refitted levels. Exactly one of budget, point, size and
-    profile says which.
+    A profile whose refit was kept is written with the refitted levels. Exactly one of `budget`, `point`, `size` and
+    `profile` must be given.
 
     Args:
         run: folder of the run; its level database lies beside it, in `databases/`.
-        output: folder that the export becomes.
-        budget: name of the point's budget or its last word (`bits 3.25` or `3.25`).
-        point: number of the point instead, from 1, in order of cost.
-        size: most bytes of the model instead, embeddings and head included (`4.2GB`, `900MiB`); the best point within
-            them is taken.
-        profile: profile file to export instead of a point.
-        form: name of the format, as `paretopress export --help` lists them.
-        fused: what becomes of layers that engines fuse and that differ: `refuse` (if None), `raise` or `keep`.
+        output: path of the folder that the export is written to.
+        budget: name of the point's budget, or the last word of the name (`bits 3.25` or `3.25`).
+        point: number of the point, from 1, in order of cost.
+        size: most bytes of the model, embeddings and head included (`4.2GB`, `900MiB`); of the points within this
+            size, the one with the best calibration fitness is taken.
+        profile: path of a profile file to export instead of a point.
+        form: name of the format; `paretopress export --help` lists the names.
+        fused: treatment of layers that engines fuse but whose schemes differ: `refuse`, `raise` or `keep`; None means
+            `refuse`.
         overwrite: whether to replace an earlier export at `output`.
-        measure: where the run has held-out figures of these weights and the format holds a model, measure what was
-            written too and refuse it if they differ; two passes over the held-out text.
-        say: called with a line for what takes long.
+        measure: whether to measure the written model on the held-out text and refuse it if its figures differ from
+            those of the run. This takes two passes over the text, and is possible if the run has held-out figures of
+            the same weights and the format holds a model.
+        say: function that gets a line of text before a step that takes long.
 
     Returns:
-        Lines that say what was written.
+        Lines of text that say what was written.
 
     Raises:
-        ValueError: not exactly one choice is given, the front has no such point, the profile is of another model, or
-            the format cannot hold it.
-        FileNotFoundError: the run has no front, or its levels are gone.
-        FileExistsError: the output may not be written, as `check_output` says.
-        OSError: what was written and read back is not what was meant, or not what was measured.
+        ValueError: not exactly one choice is given, the front has no such point, the profile belongs to another model,
+            or the format cannot hold the profile.
+        FileNotFoundError: the run has no front, or its levels no longer exist.
+        FileExistsError: `check_output` refuses the output folder.
+        OSError: the written files differ from what should have been written, or their figures from those of the run.
     """
     if form not in FORMATS:
         raise ValueError(f"format {form!r} is unknown; {nearest(form, FORMATS)}")
@@ -85,7 +87,7 @@ def export_run(
 
 
 def _raise(winners: Winners, winner: Winner, groups: list[tuple[str, ...]]) -> tuple[Winner, list[str]]:
-    """The winner with fused layers at one scheme, and lines that say so."""
+    """Return the winner with the fused layers of each group at one scheme, and lines about the change for the user."""
     found = winners.with_levels(winner.model, raised(winner, groups))
     before, after = winner.assignment, found.assignment
     changed = sum(before.get(path) != after.get(path) for path in {**before, **after})

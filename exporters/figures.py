@@ -1,25 +1,25 @@
-"""Numbers as the report writes them."""
+"""Numbers as text, for the report and for messages."""
 
 _SIZES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits, or a dash."""
+    """Format a number with `digits` significant digits, or None as a dash."""
     return "–" if value is None else f"{value:.{digits}g}"
 
 
 def whole(value: float) -> str:
-    """A whole number with its thousands apart."""
+    """Format a number rounded to a whole one, with a narrow space between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
 def cost_figure(value: float) -> str:
-    """A cost: whole numbers whole, others to six digits."""
+    """Format a cost: whole numbers from 10,000 on with all digits, other numbers with six significant digits."""
     return whole(value) if float(value).is_integer() and abs(value) >= 10_000 else f"{value:.6g}"
 
 
 def size(value: float | None) -> str:
-    """Bytes with a unit of powers of 1000."""
+    """Format a number of bytes with a unit that is a power of 1000, or None as a dash."""
     if value is None:
         return "–"
     return next(
@@ -28,7 +28,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, two units at most."""
+    """Format a number of seconds in hours, minutes and seconds, with at most two units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -37,5 +37,5 @@ def duration(seconds: float) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A signed change, or a dash."""
+    """Format a fraction as a percentage with its sign, or None as a dash."""
     return "–" if value is None else f"{100 * value:+.1f} %".replace("-", "−")

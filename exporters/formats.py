@@ -1,4 +1,7 @@
-"""The formats that winners leave in. What writes them is imported when it is used: the command line lists them."""
+"""The export formats, by name.
+
+The code of a format is imported only when it is used, so that the command line can list the formats quickly.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +13,19 @@ if TYPE_CHECKING:
     from .artifact.winner import Winner
 
 Writer = Callable[["Winner", Path, bool], list[str]]
-"""Writes a winner into a folder, perhaps over an earlier export; gives lines for a person."""
+"""A function of winner, output folder and whether to overwrite; it writes the export and returns lines for the user."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way to leave.
+    """One export format.
 
     Attributes:
-        name: what users call it.
-        writes: one line that says what it holds and who reads it.
-        place: the file here and the function that writes it.
-        fused: whether engines that read it fuse layers, which then need one scheme.
-        package: what pip installs if something is missing.
+        name: name of the format, as users write it.
+        writes: one line about the content of the files and their readers.
+        place: module below this package and name of the function in it that writes the format.
+        fused: whether engines that read the format fuse layers, which then need one scheme.
+        package: requirement for pip that installs what the format needs; empty for the missing package itself.
     """
 
     name: str
@@ -33,10 +36,10 @@ class Format:
 
     @property
     def write(self) -> Writer:
-        """What writes it.
+        """The function that writes the format; its module is imported here.
 
         Raises:
-            ModuleNotFoundError: a package is missing.
+            ModuleNotFoundError: a package that the format needs is not installed.
         """
         file, function = self.place
         try:
@@ -85,4 +88,4 @@ _ALL = (
     ),
 )
 FORMATS = {form.name: form for form in _ALL}
-"""Name to format."""
+"""Every export format, by its name."""

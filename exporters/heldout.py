@@ -1,4 +1,4 @@
-"""Held-out figures of a model that was just written, beside those that its run has of it."""
+"""Comparison of the held-out figures of a model that was just written with those that its run measured."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,28 +15,31 @@ from .gguf.llama_cpp import measure_file
 
 RELATIVE = 0.01
 ABSOLUTE = 0.001
-"""How far figures may lie apart, in nats per token: other kernels round otherwise, another model is further off."""
+"""Largest allowed difference of figures: a fraction of the run's figure plus an absolute part in nats per token.
+
+Kernels that round differently stay within it; another model does not.
+"""
 
 LLAMA_RELATIVE = 0.05
 LLAMA_ABSOLUTE = 0.02
-"""The same for llama.cpp, which rounds activations to 8 bits."""
+"""The same tolerances for llama.cpp, which rounds activations to 8 bits."""
 
 
 def heldout_check(
     config: RunConfig, measured: Mapping[str, float], say: Callable[[str], None]
 ) -> Callable[[DenseModel | Path], Mapping[str, Any]]:
-    """What measures a written model and refuses one that its run knows otherwise.
+    """Make the check that measures a written model and refuses it if its figures differ from those of the run.
 
-    It takes two passes over the held-out text, one of the dense model.
+    The check takes two passes over the held-out text, one of them with the dense model.
 
     Args:
-        config: the run's configuration, which names text and numerics.
-        measured: the run's held-out figures of this model, `kl` and `perplexity`; empty if it has none.
-        say: is told before measuring, since it may take long.
+        config: configuration of the run, which names text and numerics.
+        measured: held-out figures of the model in the run, `kl` and `perplexity`; empty if there are none.
+        say: function that gets a line of text before the measurement, which may take long.
 
     Returns:
-        What takes the written model, or a GGUF file for llama.cpp, and gives the record's entry; it raises OSError if the
-        figures differ.
+        A function that takes the written model, or a GGUF file for llama.cpp, and returns the entry for the record. The
+        function raises OSError if the figures differ, and ValueError if they cannot be measured.
     """
 
     def check(written: DenseModel | Path) -> Mapping[str, Any]:
@@ -63,10 +66,16 @@ def compare_figures(
     relative: float = RELATIVE,
     absolute: float = ABSOLUTE,
 ) -> None:
-    """Compare figures of what was written with those of a run, perplexity by its logarithm.
+    """Compare the figures of a written model with those of its run; perplexities are compared by their logarithms.
+
+    Args:
+        found: figures of the written model, by name.
+        known: figures in the run, by name; all of them are compared.
+        relative: allowed difference as a fraction of the run's figure.
+        absolute: allowed difference in nats per token, which is added to the relative one.
 
     Raises:
-        OSError: they differ by more than `relative` and `absolute` nats per token together.
+        OSError: a figure differs by more than both allowances together.
     """
     for name, value in known.items():
         mine, theirs = _nats(name, found[name]), _nats(name, value)
@@ -78,20 +87,22 @@ def compare_figures(
 
 
 def _comparable(settings: RunConfig, measured: Mapping[str, float]) -> dict[str, float]:
-    """Figures without that of a fitness which is no exact divergence."""
+    """Return the run's figures, without the divergence if the run's fitness is not the exact divergence `kl`."""
     return {name: value for name, value in measured.items() if name != "kl" or settings.fitness.name == "kl"}
 
 
 def _nats(name: str, value: float) -> float:
+    """Convert a figure to nats per token."""
     return math.log(value) if name == "perplexity" else value
 
 
 def _here(config: RunConfig) -> RunConfig:
-    """The configuration with this machine's own evaluation where it lacks the GPU of the machine that searched."""
+    """Return the configuration, with the default evaluation settings if it names a GPU and this machine has none."""
     if "cuda" in str(config.evaluation.device) and not torch.cuda.is_available():
         return config.model_copy(update={"evaluation": EvaluationConfig()})
     return config
 
 
 def _unmeasured(error: Exception) -> ValueError:
+    """Return the error that refuses a model whose figures cannot be measured."""
     return ValueError(f"what was written cannot be measured, so nothing was exported: {error}")

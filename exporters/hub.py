@@ -1,4 +1,4 @@
-"""Exports leave for the Hugging Face Hub, when the user says so: private unless they say otherwise."""
+"""Upload of exports to the Hugging Face Hub, on the user's request, to private repositories by default."""
 
 import re
 import shlex
@@ -8,36 +8,37 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 _UNREACHABLE: type[Exception] = HfHubHTTPError.__bases__[0]
-"""What its HTTP client raises; which client that is depends on the release."""
+"""Base class of the HTTP client's errors; the client depends on the release of `huggingface_hub`."""
 
 
 def check_repository(name: str) -> None:
-    """Refuse what is no name of a repository, before work is done for it.
+    """Refuse a text that is no name of a repository, before an export is made for it.
 
     Raises:
-        ValueError: it is not OWNER/NAME.
+        ValueError: the name is not of the form OWNER/NAME.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise ValueError(f"{name!r} is no repository of the Hub; write OWNER/NAME")
 
 
 def push(folder: Path, repository: str, *, public: bool = False) -> str:
-    """Upload a folder into a repository, which is made if there is none.
+    """Upload a folder to a repository, which is created if it does not exist.
 
-    The Hub, the token and whether there is a network are as `huggingface_hub` finds them (`HF_ENDPOINT`, `HF_TOKEN`,
+    The address of the Hub, the token and the offline mode are those of `huggingface_hub` (`HF_ENDPOINT`, `HF_TOKEN`,
     `hf auth login`, `HF_HUB_OFFLINE`).
 
     Args:
-        folder: the export, which stays as it is whatever happens.
+        folder: folder of the export, which is never changed.
         repository: name of the repository, OWNER/NAME.
-        public: make a public repository; without it one that is public already is refused.
+        public: whether the repository may be public; if not, a new repository is private, and one that is public
+            already is refused.
 
     Returns:
-        A line that says where it is.
+        A line with the address of the repository.
 
     Raises:
-        OSError: nobody is logged in, the Hub cannot be reached or refuses; the message has the command that tries it
-            again.
+        OSError: nobody is logged in, the Hub cannot be reached or refuses the upload, or the repository is public
+            without `public`. The message has the command that repeats the upload.
     """
     if get_token() is None:
         raise _failed(folder, repository, public, "nobody is logged in (`hf auth login`, or HF_TOKEN)")
@@ -60,5 +61,6 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
 
 
 def _failed(folder: Path, repository: str, public: bool, fact: str) -> OSError:
+    """Return the error for a failed upload, with the command that repeats the upload."""
     command = ["hf", "upload", repository, str(folder), ".", *([] if public else ["--private"])]
     return OSError(f"not pushed, {fact}; {folder} is complete, push it later: {shlex.join(command)}")

@@ -1,4 +1,4 @@
-"""A checkpoint that reads as the model of an assignment: what an export of it would hold, with nothing written."""
+"""A checkpoint that is read as the compressed model of an assignment, without an export on the disk."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,15 @@ from .artifact.compression import Compression
 
 
 class ProfiledCheckpoint(Checkpoint):
-    """The source's names, types and blocks, with the weights of `compression`.
+    """A checkpoint with the names, types and blocks of its source and with the weights of the assigned levels.
 
-    Dropped branches have zeros in their linear layers and biases, whole dropped blocks too: they add exactly nothing
-    to what passes, and generating with a cache, which counts on every block, works as it is.
+    Dropped branches have zeros in the weights and biases of their linear layers, in dropped blocks too. So they add
+    exactly zero to the residual stream, and generation works, whose cache needs an entry for every block.
 
     Args:
-        source: the dense model.
-        compression: its levels and dropped branches.
-        trust_remote_code: allow Python code that comes with the checkpoint.
+        source: checkpoint of the dense model.
+        compression: levels and dropped branches of the model.
+        trust_remote_code: whether to run Python code that comes with the checkpoint.
     """
 
     def __init__(self, source: Checkpoint, compression: Compression, trust_remote_code: bool = False) -> None:
@@ -31,7 +31,7 @@ class ProfiledCheckpoint(Checkpoint):
         }
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor by the model's name, in the stored type and layout."""
+        """Return a tensor of the compressed model by its name, in the stored type and layout."""
         layer, _, leaf = name.rpartition(".")
         original = super().tensor(name)
         if layer in self._silent:

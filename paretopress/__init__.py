@@ -1,6 +1,6 @@
 """Search-based compression of language models: from a pretrained model to its Pareto front.
 
-Everything is loaded when it is first used, so that `import paretopress` costs nothing.
+Public names are imported when they are first used, so that `import paretopress` loads none of its subpackages.
 """
 
 from importlib import import_module
@@ -25,7 +25,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """The public name, imported from its room."""
+    """Import a public name from the module that defines it, and return it."""
     if name not in _PLACES:
         raise AttributeError(f"module 'paretopress' has no attribute {name!r}")
     return getattr(import_module(f".{_PLACES[name]}", __name__), name)

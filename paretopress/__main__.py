@@ -1,4 +1,4 @@
-"""`python -m paretopress`."""
+"""Entry point of `python -m paretopress`."""
 
 from .cli import main
 

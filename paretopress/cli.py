@@ -1,4 +1,4 @@
-"""The command line as a program: what ends it, and with which exit code."""
+"""The command line as a program: how errors and interruptions end it, and with which exit code."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ from .commands import app
 
 
 def main() -> None:
-    """Run the command line: bad input ends with one line and exit code 2, an interruption with 130."""
+    """Run the command line; bad input ends it with one line and exit code 2, an interruption with exit code 130."""
     console.settle_output()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -38,7 +38,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _usage(error: Exception) -> int:
-    """Answer what typer raises (its classes are click's, or a copy of them); anything else is a bug."""
+    """Return the exit code for an exception of typer, and print its message; raise any other exception again.
+
+    The exception classes are click's or typer's own copy of them, so usage errors are told by `format_message`.
+    """
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, typer.Abort):

@@ -275,7 +275,7 @@ app.command("import")(import_)
 
 
 def _check_export(settings: "RunConfig") -> None:
-    """Refuse, before any work, a search for llama.cpp over a model that no GGUF file is written of."""
+    """Refuse, before any work, a search with the format `gguf` over a model that cannot be exported as a GGUF file."""
     if settings.space.format != "gguf":
         return
     from .exporters.gguf.gguf_families import architecture
@@ -285,6 +285,7 @@ def _check_export(settings: "RunConfig") -> None:
 
 
 def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
+    """Run a search, then print its front, the hints, the path of the report and the next command."""
     from .exporters.report.report import write_report
     from .search.jobs.hints import hints
     from .search.jobs.job import run as run_job
@@ -301,7 +302,11 @@ def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
 
 @contextmanager
 def _resumable(kept: str) -> Iterator[None]:
-    """Say after Ctrl-C or SIGTERM what is `kept` and how to go on; it is on disk at any moment."""
+    """After Ctrl-C or SIGTERM, print what is kept on disk and the command that continues.
+
+    Args:
+        kept: text that says what is kept; nothing is saved here, because results are on disk at any moment.
+    """
     command = [argument for argument in sys.argv[1:] if argument != "--fresh"]
     with _kept(f"{kept}. To go on: {shlex.join(['paretopress', *command])}"):
         yield
@@ -309,6 +314,7 @@ def _resumable(kept: str) -> Iterator[None]:
 
 @contextmanager
 def _kept(text: str) -> Iterator[None]:
+    """After Ctrl-C or SIGTERM, print `text`."""
     try:
         yield
     except KeyboardInterrupt:
@@ -317,22 +323,25 @@ def _kept(text: str) -> Iterator[None]:
 
 
 def _next(*command: str | Path) -> None:
+    """Print the command that a user may want to run next."""
     console.say(f"next: {shlex.join(['paretopress', *map(str, command)])}")
 
 
 def _next_export(run: Path, budget: str) -> None:
+    """Print the command that exports the point of a budget."""
     from .search.folder.runfolder import file_name
 
     _next("export", run, "--budget", budget, "--output", f"{run.resolve().name}-{file_name(budget)}")
 
 
 def _next_search(config: Path, overrides: list[str] | None, run: Path | None) -> None:
-    """The search of the configuration and run folder that a command was given."""
+    """Print the search command with the same configuration, overrides and run folder."""
     given = [part for value in overrides or [] for part in ("--set", value)]
     _next("search", config, *given, *(("--run", run) if run else ()))
 
 
 def _print_plan(settings: "RunConfig", folder: Path) -> None:
+    """Print the plan of a search and its cost."""
     from .search.jobs.plan import plan
 
     for line in plan(settings, folder):

@@ -1,4 +1,4 @@
-"""The commands by which profiles leave and enter: export, import."""
+"""The commands `export`, which writes a model or recipe, and `import`, which reads a configuration of EvoPress."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,8 @@
-"""What travels to another machine: the package, a configuration and the small files that it names.
+"""Parcels, which are sent to another machine: the package, a configuration and the small files that it names.
 
-A parcel is a folder with `NAME.yaml` and `inputs/`; the configuration names what travels as `inputs/...`. Where it
-arrives, the inputs are kept beside the run, because a job's working directory does not last.
+A parcel is a folder with the configuration `NAME.yaml` and the folder `inputs/`. In that configuration the files that
+are sent have paths of the form `inputs/...`. On the other machine the inputs are copied into the run folder, because
+the working directory of a job is deleted after the job.
 """
 
 import glob
@@ -21,17 +22,18 @@ _HUB = "hf:"
 _SETS = ("data", "data.calibration", "data.validation", "data.heldout")
 _SOURCES = tuple(f"{name}.source.source" for name in _SETS)
 _PLACES = ("model", "space.latency", "start_from", *_SOURCES)
-"""Keys of a configuration that may name files."""
+"""Dotted keys of a configuration whose values may name files."""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What was packed.
+    """Summary of what a parcel contains and what it leaves out.
 
     Attributes:
-        travels: names of files and folders, as the configuration gives them.
-        bytes: size of all files that travel.
-        stays: what has to be found where the parcel arrives, with the reason.
+        travels: names of the files and folders that are sent, as the configuration gives them.
+        bytes: total size of the files that are sent, in bytes.
+        stays: keys and values of the configuration that the other machine must find by itself; a file that is too
+            large has its size after it.
     """
 
     travels: list[str]
@@ -41,13 +43,14 @@ class Parcel:
 
 @dataclass(frozen=True)
 class _Named:
-    """Files that a configuration names.
+    """The files that one key of a configuration names.
 
     Attributes:
         place: dotted key of the configuration.
-        value: the key's value.
-        files: where each file is, and where it goes below `inputs/PLACE/`; none: nothing here can travel.
-        arrives: what stands there instead.
+        value: value of that key.
+        files: maps each file on this machine to its path below `inputs/PLACE/` in the parcel; empty if the value names
+            no file on this machine, such as the name of a model on the Hugging Face Hub.
+        arrives: value of the key in the parcel's configuration, if the files are sent.
     """
 
     place: str
@@ -57,19 +60,21 @@ class _Named:
 
     @property
     def bytes(self) -> int:
+        """The total size of the files in bytes."""
         return sum(path.stat().st_size for path in self.files)
 
 
 def pack(config: "RunConfig", folder: Path, limit: int) -> Parcel:
-    """Write a configuration, and the files that it names as far as they fit, to a folder.
+    """Write a configuration and the files that it names to a folder, as many files as the limit allows.
 
     Args:
-        config: whose relative paths are those of this process; `ray` is where it evaluates unless it says otherwise.
-        folder: an empty folder for the files.
-        limit: bytes of files; the smallest go first.
+        config: configuration to send; its relative paths start at the working directory of this process. Its workers
+            become those of Ray unless it names others.
+        folder: empty folder that receives the parcel.
+        limit: largest total size of the files in bytes; the smallest are sent first.
 
     Raises:
-        ValueError: a relative path of nothing that is here.
+        ValueError: a relative path in the configuration names no file on this machine.
     """
     content = config.model_dump(mode="json")
     if "workers" not in config.model_fields_set:
@@ -100,14 +105,16 @@ def pack(config: "RunConfig", folder: Path, limit: int) -> Parcel:
 
 
 def unpack(config: Path, run: Path) -> dict[str, Any]:
-    """Keep a parcel's inputs beside a run, in a folder named by their content: what an earlier one brought stays.
+    """Copy the inputs of a parcel into the run folder.
+
+    The copies are in a folder that is named by a digest of their content, so the inputs of earlier parcels stay.
 
     Args:
-        config: configuration file that came with the parcel.
-        run: the run's folder, which nobody else writes to.
+        config: configuration file of the parcel.
+        run: folder of the run, to which no other process writes.
 
     Returns:
-        The configuration's content, naming what is kept.
+        Content of the configuration, with the paths of the copied inputs.
     """
     content: dict[str, Any] = read_yaml(config)
     sent = config.parent / _INPUTS
@@ -125,13 +132,17 @@ def unpack(config: Path, run: Path) -> dict[str, Any]:
 
 
 def copy_package(folder: Path) -> Path:
-    """This package as a folder of its own, also where its rooms are links; the folder."""
+    """Copy this package into `folder`, following symbolic links to its subpackages, and return the path of the copy."""
     here = Path(__file__).parent
     return shutil.copytree(here, folder / here.name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
 
 
 def _named(content: dict[str, Any]) -> Iterator[_Named]:
-    """What the configuration names and this installation does not bring along."""
+    """Yield what the keys in `_PLACES` name, except the text of the standard library, which every machine has.
+
+    Raises:
+        ValueError: a relative path names no file on this machine.
+    """
     for place in _PLACES:
         value = _get(content, place)
         if value in ("", "stdlib"):
@@ -147,7 +158,7 @@ def _named(content: dict[str, Any]) -> Iterator[_Named]:
         elif found.is_file() or place not in _SOURCES:
             files = {found: name} if found.is_file() else {}
         else:
-            # Their order counts, not their names.
+            # A source reads its files in the order of their names, so the new names are numbers that keep the order.
             files = {file: f"{n:06}{file.suffix}" for n, file in enumerate(_matching(found))}
             arrives = f"{_INPUTS}/{place}/*"
         if not files and not (hub or found.is_absolute() or place == "model"):
@@ -158,22 +169,23 @@ def _named(content: dict[str, Any]) -> Iterator[_Named]:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """Files in the order in which a source reads them."""
+    """Return the files that match a pattern, in the order in which a text source reads them."""
     return [Path(name) for name in sorted(glob.glob(str(pattern), recursive=True)) if Path(name).is_file()]
 
 
 def _absolute(value: str) -> str:
+    """Return a value with its path made absolute; a prefix `hf:` stays."""
     hub, path = _split(value)
     return f"{hub}{Path(path).expanduser().absolute()}"
 
 
 def _split(value: str) -> tuple[str, str]:
-    """The mark of a dataset, and the path."""
+    """Return the prefix `hf:` of a Hugging Face dataset, empty for other values, and the rest of the value."""
     return (_HUB, value.removeprefix(_HUB)) if value.startswith(_HUB) else ("", value)
 
 
 def _get(content: dict[str, Any], place: str) -> str:
-    """What stands at a key; empty where nothing does."""
+    """Return the text at a dotted key; empty if there is none."""
     found: Any = content
     for key in place.split("."):
         found = found.get(key) if isinstance(found, dict) else None
@@ -181,6 +193,7 @@ def _get(content: dict[str, Any], place: str) -> str:
 
 
 def _put(content: dict[str, Any], place: str, value: str) -> None:
+    """Set the value at a dotted key."""
     *parents, last = place.split(".")
     for key in parents:
         content = content[key]

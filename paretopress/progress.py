@@ -1,4 +1,4 @@
-"""What the terminal shows of a job's progress: bars with rates and time left, or a few lines for logs."""
+"""Display of a job's progress: bars with rates and remaining time on a terminal, a few lines in logs."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _SILENCE = 10.0
 
 @contextmanager
 def progress() -> Iterator[Listener]:
-    """A listener for a job's events: bars with time left on a terminal, a few lines per stage elsewhere."""
+    """Yield a listener that displays a job's events, as bars on a terminal and as a few lines per stage elsewhere."""
     if console.console.is_terminal:
         with _bars() as listener:
             yield listener
@@ -26,18 +26,18 @@ def progress() -> Iterator[Listener]:
 
 
 class _Rate(ProgressColumn):
-    """How fast a task goes, in its own unit."""
+    """Column with the rate of a task, in the unit of its stage per second."""
 
     def render(self, task: Task) -> Text:
-        """Units per second, or nothing while that is unknown."""
+        """Return the rate as text; empty while it is unknown."""
         return Text(_rate(task.fields["rate"], _UNITS.get(task.description, "")))
 
 
 class _Left(ProgressColumn):
-    """How long a task may still take."""
+    """Column with the remaining time of a task."""
 
     def render(self, task: Task) -> Text:
-        """Minutes and seconds from the rate at the last event, or nothing while that is unknown."""
+        """Return the remaining minutes and seconds at the rate of the last event; empty while the rate is unknown."""
         rate, told = task.fields["rate"], task.fields["told"]
         if task.finished or task.total is None or not rate:
             return Text("")
@@ -46,13 +46,17 @@ class _Left(ProgressColumn):
 
 
 class _Rates:
-    """Progress per second of each stage, counted from its first event: what came before is no part of it."""
+    """Progress per second of each stage.
+
+    Progress and time are counted from the first event of the stage, because what an earlier process did took no time
+    in this one.
+    """
 
     def __init__(self) -> None:
         self.began: dict[str, tuple[float, float]] = {}
 
     def of(self, event: Event) -> float:
-        """The rate at this event; 0 while it is unknown."""
+        """Return the rate of the event's stage, in its unit per second; 0 while it is unknown."""
         now = time.monotonic()
         first, began = self.began.setdefault(event.stage, (event.done, now))
         return (event.done - first) / (now - began) if now > began else 0.0
@@ -60,6 +64,7 @@ class _Rates:
 
 @contextmanager
 def _bars() -> Iterator[Listener]:
+    """Yield a listener that displays one bar per stage; the bars of earlier stages are shown as complete."""
     rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
         TextColumn("{task.description}"),
@@ -91,11 +96,15 @@ def _bars() -> Iterator[Listener]:
 
 
 def _rate(rate: float, unit: str) -> str:
+    """Return a rate with its unit as text; empty if the rate is 0 or the unit is not known."""
     return f"{rate:,.{0 if rate >= 10 else 1}f} {unit}/s" if rate and unit else ""
 
 
 class Lines:
-    """Plain lines for logs: when a stage begins, every ten seconds, and when it ends."""
+    """Listener that prints plain lines for logs: when a stage begins, every ten seconds, and when it ends.
+
+    Events of the stage `workers` are printed without a delay.
+    """
 
     def __init__(self) -> None:
         self._stage = ""
@@ -104,7 +113,7 @@ class Lines:
         self._rates = _Rates()
 
     def __call__(self, event: Event) -> None:
-        """Print the event, or not."""
+        """Print the event unless it follows the last printed one too soon or its stage has ended."""
         now, rate = time.monotonic(), self._rates.of(event)
         ends = event.total is not None and event.done >= event.total
         soon = now - self._last < _SILENCE and not ends and event.stage != "workers"
@@ -116,7 +125,7 @@ class Lines:
 
 
 def _amounts(event: Event, rate: float) -> list[str]:
-    """How much is done, how fast it goes and how long it may take, as far as that is known."""
+    """Return texts with the amount done, the rate and the remaining time of a stage, as far as they are known."""
     if event.stage not in _UNITS:
         return []
     total = "" if event.total is None else f" of {event.total:,.0f}"

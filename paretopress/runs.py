@@ -1,4 +1,4 @@
-"""The runs that commands name: their configurations, folders and fronts."""
+"""Access of the commands to runs: configurations, run folders and fronts."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ RUNS = Path("runs")
 
 
 def settle(config: Path, overrides: list[str] | None, run: Path | None) -> tuple["RunConfig", Path]:
-    """The configuration that a file and overrides give, and its run folder."""
+    """Return the configuration of a file with the overrides applied, and the run folder: `run` or the default."""
     from .search.run.configuration import load_config
 
     settings = load_config(config, overrides or [])
@@ -24,11 +24,11 @@ def settle(config: Path, overrides: list[str] | None, run: Path | None) -> tuple
 
 
 def existing(run: Path) -> Path:
-    """The folder of a run, if there is one.
+    """Return the run folder `run` after a check that it exists and does not hold anything else.
 
     Raises:
-        FileNotFoundError: there is none; the message lists the runs here.
-        FileExistsError: the folder holds something else.
+        FileNotFoundError: there is no such folder; the message lists the runs in the default place.
+        FileExistsError: the folder does not belong to a run.
     """
     from .search.folder.runfolder import RunFolder
 
@@ -40,10 +40,10 @@ def existing(run: Path) -> Path:
 
 
 def holder(target: Path) -> Path:
-    """The run folder that holds a profile.
+    """Return the run folder that contains a profile file.
 
     Raises:
-        ValueError: the file lies in none.
+        ValueError: the target is a folder, or a file that is not in a run folder.
     """
     run = target.resolve().parent.parent
     if target.is_dir() or not (run / "config.yaml").is_file():
@@ -52,10 +52,11 @@ def holder(target: Path) -> Path:
 
 
 def front_of(run: Path) -> "Front":
-    """The front that a run ended with.
+    """Return the front of a finished run.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has none yet.
+        FileNotFoundError: there is no such run, or it has no front yet.
+        FileExistsError: the folder does not belong to a run.
     """
     from .search.folder.runfolder import RunFolder
 
@@ -66,7 +67,10 @@ def front_of(run: Path) -> "Front":
 
 
 def occupant(run: Path) -> str:
-    """Who works on a run, and when an answer came last; nobody is empty."""
+    """Return a text that names the process that works on a run and the time since its last evaluation.
+
+    The text is empty if no process works on the run. A process on another host is assumed to be alive.
+    """
     try:
         holder = json.loads((run / ".lock").read_text())
     except (FileNotFoundError, ValueError):

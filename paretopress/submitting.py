@@ -1,4 +1,4 @@
-"""Searches as jobs of a Ray cluster: sending them off, following them, and what they do there."""
+"""Searches as jobs of a Ray cluster: how they are submitted, followed, and started on the cluster."""
 
 import secrets
 import shlex
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .workers.cluster.ray_jobs import Jobs
 
 RUNS = "~/paretopress/runs"
-"""Where a job keeps its runs unless told otherwise: not in its working directory, which Ray deletes."""
+"""Default folder of the runs on the cluster. The working directory of a job would not do, because Ray deletes it."""
 
 
 def submit(
@@ -24,20 +24,20 @@ def submit(
     """Run a search as a job of a cluster, and follow its log.
 
     Args:
-        settings: what to search; relative paths are those of this process.
-        address: of the cluster's dashboard.
-        run: the run's folder on the head node.
-        fresh: forget what that holds.
-        wait: until the job ends.
+        settings: configuration of the search; its relative paths start at the working directory of this process.
+        address: address of the cluster's dashboard.
+        run: path of the run folder on the head node; by default a folder in `RUNS`.
+        fresh: whether the search discards what the run folder holds.
+        wait: whether to follow the log until the job ends.
 
     Returns:
-        The search's exit code; 0 if nobody waits.
+        Exit code of the search; 0 if `wait` is not set.
 
     Raises:
-        ValueError: the run's folder is no path of another machine, or the configuration names what is nowhere.
+        ValueError: the run folder is a relative path, or a relative path in the configuration names no file.
         ModuleNotFoundError: Ray is not installed.
-        ConnectionError: no cluster that takes jobs is there, or it went away.
-        PermissionError: the cluster wants a token.
+        ConnectionError: no cluster that accepts jobs answers at the address, or the connection was lost.
+        PermissionError: the cluster requires a token.
     """
     folder = _elsewhere(run or f"{RUNS}/{settings.name}")
     jobs = _connect(address)
@@ -48,7 +48,14 @@ def submit(
 
 
 def arrive(config: Path, run: Path) -> tuple["RunConfig", Path]:
-    """In the job: the configuration that was sent, its inputs kept beside the run, and the run's folder.
+    """Copy the inputs that were sent with a job into its run folder; this runs in the job, on the cluster.
+
+    Args:
+        config: configuration file of the parcel.
+        run: path of the run folder on the cluster.
+
+    Returns:
+        Configuration that names the copied inputs, and the run folder.
 
     Raises:
         BlockingIOError: another process works on this run.
@@ -58,13 +65,18 @@ def arrive(config: Path, run: Path) -> tuple["RunConfig", Path]:
     folder = run.expanduser()
     with RunFolder(folder):
         content = unpack(config, folder)
-    # Loads PyTorch, which a job that is refused need not wait for.
+    # Imported last because it loads PyTorch, for which a job that is refused need not wait.
     from .search.run.configuration import parse_config
 
     return parse_config(content, str(config)), folder
 
 
 def _connect(address: str) -> "Jobs":
+    """Return a connection to the dashboard of a cluster.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+    """
     try:
         from .workers.cluster.ray_jobs import Jobs
     except ModuleNotFoundError as error:
@@ -74,10 +86,10 @@ def _connect(address: str) -> "Jobs":
 
 
 def _elsewhere(run: str) -> str:
-    """A folder of the head node.
+    """Return the path of a run folder on the head node unchanged.
 
     Raises:
-        ValueError: a path that means something only here.
+        ValueError: the path is relative, so that it has no meaning on another machine.
     """
     if not run.startswith(("/", "~/")):
         raise ValueError(
@@ -87,7 +99,7 @@ def _elsewhere(run: str) -> str:
 
 
 def _send(jobs: "Jobs", job: str, settings: "RunConfig", run: str, fresh: bool, scratch: Path) -> None:
-    """Say what will happen, and start it."""
+    """Pack the files of a search, print what is sent and where the run will be, and submit the job."""
     from .workers.cluster.ray_jobs import PARCEL
 
     files = scratch / "files"
@@ -113,6 +125,7 @@ def _send(jobs: "Jobs", job: str, settings: "RunConfig", run: str, fresh: bool, 
 
 
 def _follow(jobs: "Jobs", job: str) -> int:
+    """Print the log of a job until the job ends, and return its exit code; an interruption leaves the job running."""
     try:
         ending = jobs.follow(job, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
@@ -124,6 +137,7 @@ def _follow(jobs: "Jobs", job: str) -> int:
 
 
 def _leave(jobs: "Jobs", job: str, state: str) -> int:
+    """Print the state of a job and the commands that follow and stop it, and return the exit code 0."""
     where = ["--address", jobs.address]
     console.note(
         f"job {job}: {state}. To follow it: {shlex.join(['ray', 'job', 'logs', job, '--follow', *where])}; "

@@ -1,4 +1,4 @@
-"""Fronts, scores and allocations as tables that fit 80 columns; figures are never cut."""
+"""Tables of fronts, scores, allocations and tasks that fit 80 columns without truncated figures."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def front_table(front: "Front") -> Table:
-    """Baselines and front of a run, in order of budget, with the held-out figures of each."""
+    """Build the table of a run's front and baselines, in order of budget, with their held-out figures."""
     dense = front.dense
     table = _table(
         "→ what the search found, in order the points 1, 2, ... of `export --point`; KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
@@ -50,7 +50,13 @@ def front_table(front: "Front") -> Table:
 
 
 def _figures(front: "Front", point: "Point", measured: "Point | Refit") -> list[str]:
-    """The cells of a row: cost and size of a point, and what was measured of it or of its refit."""
+    """Return the cells of a row, from the cost on.
+
+    Args:
+        front: front to which the point belongs.
+        point: point whose cost and size are shown.
+        measured: the same point or its refit, whose held-out figures are shown.
+    """
     interval = measured.heldout_interval
     if measured.heldout_kl is None or interval is None:
         heldout = ["not finite", "", ""]
@@ -63,7 +69,7 @@ def _figures(front: "Front", point: "Point", measured: "Point | Refit") -> list[
 
 
 def score_table(found: "Comparison") -> Table:
-    """What each score cost, and how far it ranks levels and units as measured changes of fitness do."""
+    """Build the table of the scores: their cost and their rank correlation with measured changes of fitness."""
     table = _table("Spearman: rank correlation with kl, over all levels of all units and over units")
     table.add_column("score")
     for heading in ("tokens", "seconds", "Spearman, levels", "units"):
@@ -77,7 +83,7 @@ def score_table(found: "Comparison") -> Table:
 
 
 def allocation_table(found: "Comparison") -> Table:
-    """The profile that the exact allocation makes of each score, for every budget."""
+    """Build the table of the profiles that are allocated by each score, for every budget."""
     rows = [*found.allocations, *([found.within] if found.within else [])]
     gaps = any(row.gap is not None for row in rows)
     caption = (
@@ -108,7 +114,7 @@ def allocation_table(found: "Comparison") -> Table:
 
 
 def _levels(found: "Comparison", row: "Allocation") -> str:
-    """How many units have each level, in the order in which the space names them."""
+    """Return the number of units at each level as text, in the order in which the levels first occur in the space."""
     space = found.assembly.space
     order = dict.fromkeys(label for unit in space.units for label in unit.index)
     counts = Counter(space.describe(row.profile).values())
@@ -116,7 +122,7 @@ def _levels(found: "Comparison", row: "Allocation") -> str:
 
 
 def task_table(rows: "Sequence[Compared]") -> Table:
-    """Scores on tasks, beside those of the dense model where they are known."""
+    """Build the table of the scores on tasks, with those of the dense model where they are known."""
     dense = any(row.dense for row in rows)
     table = _table("lm-eval; ± one standard error; ↑ higher is better, ↓ lower")
     table.add_column("task", overflow="fold")
@@ -132,19 +138,24 @@ def task_table(rows: "Sequence[Compared]") -> Table:
 
 
 def _score(score: "Score | None") -> tuple[str, str]:
+    """Return the cells with a score and its standard error; empty cells for None."""
     if score is None:
         return "", ""
     return _short(score.value), _short(score.error)
 
 
 def _short(value: float | None) -> str:
-    """Four digits behind the point; four in all of large figures, so that the columns beside them stay."""
+    """Return a number with four decimal places, or with four significant digits from 1000 on; empty for None.
+
+    The limit on large numbers leaves room for the other columns.
+    """
     if value is None:
         return ""
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def _table(caption: str, title: str | None = None) -> Table:
+    """Build an empty table in the style that all tables share."""
     return Table(
         title=title,
         title_justify="left",

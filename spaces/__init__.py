@@ -1,4 +1,4 @@
-"""What may vary: model structure, units, levels, costs and profiles; the level database and its builders."""
+"""The space of compressed models: model structure, units, levels, costs, profiles and the level database."""
 
 from .space import Limits, Profile, Space
 from .unit import Level, Unit

@@ -1,4 +1,4 @@
-"""Budgets in users' units, turned into exact limits on costs."""
+"""Budgets in the units that users write, and their conversion to exact limits on costs."""
 
 import math
 
@@ -8,16 +8,19 @@ from .space import Space
 
 
 class BudgetConfig(BaseModel):
-    """What one point of the front may cost; every figure given holds at once, the first is the front's axis.
+    """A budget: what the profile at one point of the front may cost.
+
+    All figures that are given hold at once. The cost kind of the first of them, in the order below, is the axis of the
+    front.
 
     Attributes:
-        bits: stored bits per linear weight, scales, zero points and masks included.
-        bytes: bytes of the whole model in the space's format; a number, or text such as `4.2GB`.
-        sparsity: fraction of the linear weights that is zero or dropped, at least.
-        kept: fraction of the linear weights that remains, at most.
-        macs: multiply-accumulates per token in linear layers, a fraction of the dense model's, at most.
-        dropped: number of branches (or blocks) removed, at least.
-        latency: microseconds per token by the latency table.
+        bits: largest number of stored bits per linear weight, including scales, zero points and masks.
+        bytes: largest size of the whole model in the space's format, as a number of bytes or a text such as `4.2GB`.
+        sparsity: smallest fraction of the linear weights that are zero or dropped.
+        kept: largest fraction of the linear weights that are neither zero nor dropped.
+        macs: largest number of multiply-accumulates per token in linear layers, as a fraction of the dense model's.
+        dropped: smallest number of branches (or blocks) that are dropped.
+        latency: largest latency by the latency table, in microseconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,7 +42,7 @@ class BudgetConfig(BaseModel):
 
     @property
     def name(self) -> str:
-        """Short name, for example `bits 3.25` or `dropped 6, macs 0.8`."""
+        """The name of the budget, for example `bits 3.25` or `macs 0.8, dropped 6`."""
         figures = self.model_dump(exclude_none=True)
         return ", ".join(
             f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
@@ -47,10 +50,13 @@ class BudgetConfig(BaseModel):
         )
 
     def limits(self, space: Space) -> dict[str, int]:
-        """The exact limits that this budget means in `space`, the axis first, those of every budget last.
+        """Return the exact limits that this budget sets in `space`.
+
+        The limit of the axis comes first; the limits that hold for every budget come last.
 
         Raises:
-            ValueError: no profile of the space reaches it; the message gives the reachable range.
+            ValueError: the space lacks a cost kind of the budget, a limit is below the cheapest profile (the message
+                gives the range of costs), or no profile that meets all limits was found.
         """
         limits: dict[str, int] = {}
         for key, value in self.model_dump(exclude_none=True).items():
@@ -62,9 +68,10 @@ class BudgetConfig(BaseModel):
 
 
 def in_units(kind: str, cost: int, space: Space) -> float:
-    """A cost in the unit that budgets of its kind are given in.
+    """Return a cost in the unit of the cost kind that users see.
 
-    Bits per linear weight, bytes, fraction kept, multiply-accumulates as a fraction, branches, microseconds.
+    The units are bits per linear weight (`bits`), bytes, kept fraction of the weights (`parameters`), fraction of the
+    dense model's multiply-accumulates (`macs`), number of kept branches, and microseconds (`latency`).
     """
     if kind in ("bits", "parameters", "macs"):
         return cost / space.weights
@@ -72,6 +79,10 @@ def in_units(kind: str, cost: int, space: Space) -> float:
 
 
 def _limit(key: str, value: float | int | str, space: Space) -> tuple[str, int]:
+    """Return the cost kind and the exact limit that one figure of a budget sets.
+
+    The tolerance of 1e-6 corrects for rounding in the product of a decimal fraction and the number of weights.
+    """
     if key == "bytes":
         return "bytes", parse_bytes(value)
     number = float(value)
@@ -89,7 +100,9 @@ def _limit(key: str, value: float | int | str, space: Space) -> tuple[str, int]:
 
 
 def parse_bytes(value: float | int | str) -> int:
-    """Bytes from a number or from text with a unit: B, KB, MB, GB (powers of 1000), KiB, MiB, GiB (of 1024).
+    """Return the number of bytes that a number or a text with a unit gives, rounded down.
+
+    The units are B, KB, MB and GB (powers of 1000) and KiB, MiB and GiB (powers of 1024).
 
     Raises:
         ValueError: the text is not a number with one of these units.
@@ -106,6 +119,7 @@ def parse_bytes(value: float | int | str) -> int:
 
 
 def _check(name: str, limits: dict[str, int], space: Space) -> None:
+    """Raise ValueError if the limits of the budget called `name` cannot be met, one by one or all at once."""
     for kind, limit in limits.items():
         if kind not in space.kinds:
             has = ", ".join(space.kinds)

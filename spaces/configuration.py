@@ -1,4 +1,4 @@
-"""What a user chooses of a space: levels, drops, and which layers are searched within which of them."""
+"""The part of a configuration that defines a space: levels, drops, and which layers are searched."""
 
 import re
 from typing import Literal
@@ -10,14 +10,16 @@ from .levels.labels import Unstructured, parse_label
 
 
 class UnitsConfig(BaseModel):
-    """Which layers are searched, and within which levels. Patterns are regular expressions on module paths.
+    """The layers that are searched, and bounds on their levels.
+
+    A pattern is a regular expression that is searched for in the module path of a layer.
 
     Attributes:
-        exclude: layers that stay dense.
-        pin: pattern to the one label that matching layers take.
-        min: pattern to the cheapest label that matching layers may take.
-        max: pattern to the dearest label that matching layers may take.
-        tie: `vllm` gives q/k/v one level and gate/up one level, as fused serving kernels need.
+        exclude: patterns of the layers that stay dense.
+        pin: maps a pattern to the one label that matching layers take; the first match counts.
+        min: maps a pattern to the label with the fewest stored bits that matching layers may take.
+        max: maps a pattern to the label with the most stored bits that matching layers may take.
+        tie: `vllm` gives q/k/v one level and gate/up one level, as fused serving kernels need; `none` ties nothing.
         ends: whether embeddings and head are units too.
     """
 
@@ -31,12 +33,12 @@ class UnitsConfig(BaseModel):
 
 
 class LadderConfig(BaseModel):
-    """EvoPress's sparsity ladder: levels a fixed number of zeros apart, the same for all shapes.
+    """EvoPress's sparsity ladder: levels that are a fixed number of zeros apart, the same for all layer shapes.
 
     Attributes:
-        base: percent of zeros at the middle level.
-        step: zeros from one level to the next.
-        levels: most levels above and below the middle.
+        base: percentage of zeros at the middle level.
+        step: number of zeros from one level to the next.
+        levels: largest number of levels above the middle level, and below it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,7 +47,7 @@ class LadderConfig(BaseModel):
     levels: int = Field(default=8, ge=1)
 
     def labels(self, numel: int) -> tuple[str, ...]:
-        """The labels that exist for a layer of `numel` weights."""
+        """Return the labels of the ladder for a layer of `numel` weights, from fewest to most zeros."""
         middle = Unstructured(self.base / 100).zeros(numel)
         down = min(middle // self.step, self.levels)
         up = min((numel - middle) // self.step, self.levels)
@@ -54,12 +56,13 @@ class LadderConfig(BaseModel):
 
 
 class MinimumConfig(BaseModel):
-    """At least `count` units take `label`, in every profile.
+    """A minimum count: in every profile at least `count` units take the level `label`.
 
     Attributes:
-        count: least number of units, a fused group being one; units under a dropped branch do not count.
-        label: name of the level; `keep` stands for branches that stay.
-        units: regular expression on unit names (module paths, `blocks.3.attention`); all of them if empty.
+        count: smallest number of units; a fused group is one unit, and units under a dropped branch do not count.
+        label: label of the level; `keep` counts the branches or blocks that are kept.
+        units: regular expression that is searched for in unit names, such as module paths or `blocks.3.attention`;
+            an empty one matches all units.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,16 +81,16 @@ class MinimumConfig(BaseModel):
 
 
 class SpaceConfig(BaseModel):
-    """What may vary: the levels of layers, dropped branches, and the rules beside budgets.
+    """The definition of a space: the levels of the layers, what may be dropped, and rules for every profile.
 
     Attributes:
-        levels: names of the levels that every searched layer may take, for example `w4g128`.
-        ladder: EvoPress's sparsity ladder, beside or instead of `levels`.
+        levels: labels of the levels that every searched layer may take, for example `w4g128`.
+        ladder: EvoPress's sparsity ladder, in addition to `levels` or in their place.
         drop: whether attention and MLP branches, or whole blocks, may be removed.
-        units: which layers are searched.
-        at_least: minimum counts of units at a level, which hold beside every budget.
+        units: the layers that are searched, and bounds on their levels.
+        at_least: minimum counts of units at a level, which hold in addition to every budget.
         format: the size rule behind the cost `bytes`: `packed`, `hf`, `compressed-tensors` or `gguf`.
-        latency: a YAML file with microseconds per layer and level; adds the cost `latency` (nanoseconds).
+        latency: path of a YAML file with microseconds per layer and level; adds the cost `latency` (nanoseconds).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

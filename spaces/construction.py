@@ -1,4 +1,4 @@
-"""From a model's structure and a user's choice of levels to the space that is searched."""
+"""Construction of the space that is searched, from a model's structure and a user's choice of levels."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -26,30 +26,31 @@ def build_space(
     dense_bits: int,
     latency: Latency | None = None,
 ) -> Space:
-    """The space over a model.
+    """Build the space over a model.
 
-    Cost kinds: `bits` (stored bits of the linear weights), `bytes` (the whole model in `config.format`),
+    The cost kinds are `bits` (stored bits of the linear weights), `bytes` (the whole model in `config.format`),
     `parameters` (linear weights that may be nonzero), `macs` (multiply-accumulates per token in linear
-    layers), `branches` (kept branches, or blocks under `drop: blocks`, where dropping is allowed),
-    `latency` (nanoseconds, with a table) and one for each minimum count.
+    layers), `branches` (number of kept branches, or of kept blocks with `drop: blocks`; only where dropping is
+    allowed), `latency` (nanoseconds; only with a latency table) and one for each minimum count.
 
     Args:
-        structure: what the model consists of.
-        config: levels, drops and units.
-        parameters: name to number of elements of every stored parameter of the model.
-        dense_bits: bits of a stored dense weight.
-        latency: the table that `config.latency` names.
+        structure: blocks, branches and linear layers of the model.
+        config: the user's choice of levels, of what may be dropped, and of the units.
+        parameters: maps the name of every stored parameter of the model to its number of elements.
+        dense_bits: number of bits of a stored dense weight.
+        latency: contents of the latency table that `config.latency` names, or None.
 
     Raises:
-        ValueError: an unknown label, a pattern that matches no layer, a pin to a level that does not fit the
-            layer, a minimum count that cannot be reached, or a configuration without anything to search.
+        ValueError: a label is unknown, a pattern matches no layer, a layer is pinned to a level that does not fit it,
+            no level of a layer fits it or is within its bounds, tied layers are pinned to different levels, the
+            latency table lacks a value, a minimum count cannot be reached, or there is nothing to search.
     """
     space = _Construction(structure, config, parameters, dense_bits, latency).space()
     return with_minimums(space, config.at_least)
 
 
 def space_of(model: DenseModel, config: SpaceConfig) -> Space:
-    """Lay out the space of a model; a latency table is read from the file that the configuration names."""
+    """Build the space over a model; a latency table is read from the file that the configuration names."""
     return build_space(
         model.structure,
         config,
@@ -60,6 +61,11 @@ def space_of(model: DenseModel, config: SpaceConfig) -> Space:
 
 
 class _Construction:
+    """Construction of one space; `space` returns the space without the minimum counts.
+
+    The arguments are those of `build_space`.
+    """
+
     def __init__(
         self,
         structure: Structure,
@@ -99,14 +105,17 @@ class _Construction:
         return Space(tuple(units), fixed, weights)
 
     def _ends(self) -> tuple[Linear, ...]:
+        """Return the layers of embeddings and head; tied ones are a single layer."""
         ends = self.structure.ends
         return ends.linears[:1] if ends.tied else ends.linears
 
     def _counted(self) -> list[Linear]:
+        """Return the linear layers whose weights count in averages such as bits per weight."""
         ends = self._ends() if self.config.units.ends else ()
         return [*self.structure.linears, *ends]
 
     def _check_patterns(self) -> None:
+        """Refuse a pattern of the configuration that is no regular expression or matches no linear layer."""
         units = self.config.units
         paths = [linear.path for linear in self._counted()]
         for pattern in [*units.exclude, *units.pin, *units.min, *units.max]:
@@ -117,12 +126,14 @@ class _Construction:
                 )
 
     def _add_block(self, units: list[Unit], block: Block) -> None:
+        """Add the unit of a droppable block and the units inside to `units`."""
         linears = block.linears
         extra = self._extra_bytes(f"{block.path}.", linears)
         name = f"blocks.{block.index}"
         self._add_droppable(units, self._zero(), name, block.index, "block", linears, extra)
 
     def _add_branch(self, units: list[Unit], fixed: dict[str, int], block: Block, branch: Branch) -> None:
+        """Add the units of a branch to `units`, and to `fixed` the cost of the rest of a branch that stays."""
         extra = sum(self._extra_bytes(f"{linear.path}.", (linear,)) for linear in branch.linears)
         name = f"blocks.{block.index}.{branch.kind}"
         self._add_droppable(units, fixed, name, block.index, branch.kind, branch.linears, extra)
@@ -137,6 +148,11 @@ class _Construction:
         linears: tuple[Linear, ...],
         extra_bytes: int,
     ) -> None:
+        """Add the units of a branch or block to `units`, its own unit first if it may be dropped.
+
+        The cost of what is not searched inside, `extra_bytes` included, belongs to the level `keep` of that unit. It
+        is added to `fixed` if the branch may not be dropped.
+        """
         droppable = self.config.drop != "none"
         parent = len(units) if droppable else None
         inside, unsearched = self._linear_units(linears, block, kind, parent)
@@ -153,7 +169,7 @@ class _Construction:
             kept_costs["latency"] += round(1000 * self.latency.get(kind, {}).get("keep", 0))
         dropped = self._zero()
         if self.config.format == "hf" and kind != "block":
-            # A branch that is dropped from a kept block is written as zeros there.
+            # A Hugging Face checkpoint stores zeros for a branch that is dropped from a kept block.
             dropped["bytes"] = self._costs(linears, "dense")["bytes"] + extra_bytes
         levels = (Level("drop", dropped, (1,)), Level("keep", kept_costs, (0,)))
         paths = tuple(linear.path for linear in linears)
@@ -163,6 +179,7 @@ class _Construction:
     def _linear_units(
         self, linears: tuple[Linear, ...], block: int, kind: str, parent: int | None
     ) -> tuple[list[Unit], list[Linear]]:
+        """Return the units of some linear layers, and the layers that are not searched because they stay dense."""
         units: list[Unit] = []
         unsearched: list[Linear] = []
         for group in self._groups(linears):
@@ -175,6 +192,7 @@ class _Construction:
         return units, unsearched
 
     def _groups(self, linears: tuple[Linear, ...]) -> list[tuple[Linear, ...]]:
+        """Return the layers in groups that share a level; a layer that is not tied is a group by itself."""
         tied = {path: group for group in self.fused for path in group}
         found: dict[tuple[str, ...], list[Linear]] = {}
         for linear in linears:
@@ -182,6 +200,7 @@ class _Construction:
         return [tuple(group) for group in found.values()]
 
     def _levels(self, group: tuple[Linear, ...]) -> tuple[Level, ...]:
+        """Return the levels that fit every layer of a group and are within its bounds, in order of cost."""
         wanted = [label for label in self._shared(group) if all(_fits(label, linear) for linear in group)]
         wanted = self._within(wanted, group)
         priced = sorted(
@@ -190,7 +209,7 @@ class _Construction:
         return link_neighbours([(label, costs) for _, label, costs in priced])
 
     def _shared(self, group: tuple[Linear, ...]) -> list[str]:
-        """Labels that every layer of the group may take; a pinned or excluded layer decides for all."""
+        """Return the labels that every layer of the group may take; a pinned or excluded layer decides for all."""
         decided = {label for linear in group if (label := self._decided(linear)) is not None}
         if len(decided) > 1:
             raise ValueError(
@@ -203,6 +222,7 @@ class _Construction:
         return [label for label in first if all(label in labels for labels in others)]
 
     def _decided(self, linear: Linear) -> str | None:
+        """Return the one label of an excluded or pinned layer, None for other layers."""
         units = self.config.units
         if any(re.search(pattern, linear.path) for pattern in units.exclude):
             return "dense"
@@ -214,12 +234,13 @@ class _Construction:
         return None
 
     def _labels(self, linear: Linear) -> tuple[str, ...]:
+        """Return the labels that the configuration gives to a layer of this size; only `dense` if there are none."""
         ladder = self.config.ladder
         steps = ladder.labels(linear.in_features * linear.out_features) if ladder else ()
         return (*self.config.levels, *steps) or ("dense",)
 
     def _within(self, labels: list[str], group: tuple[Linear, ...]) -> list[str]:
-        """Labels between the `min` and `max` that match the group, by stored bits."""
+        """Return the labels whose stored bits are within each `min` and `max` that matches a layer of the group."""
 
         def bits(label: str) -> int:
             return self._costs(group, label)["bits"]
@@ -236,6 +257,7 @@ class _Construction:
         return labels
 
     def _costs(self, group: Iterable[Linear], label: str) -> dict[str, int]:
+        """Return the total cost of some linear layers at one label, for every cost kind."""
         scheme, costs = parse_label(label), self._zero()
         for linear in group:
             shape = (linear.out_features, linear.in_features)
@@ -249,23 +271,24 @@ class _Construction:
         return costs
 
     def _zero(self) -> dict[str, int]:
+        """Return a cost of 0 for every cost kind of this space."""
         kinds = ["bits", "bytes", "parameters", "macs"]
         kinds += ["branches"] if self.config.drop != "none" else []
         kinds += ["latency"] if self.latency is not None else []
         return dict.fromkeys(kinds, 0)
 
     def _extra_bytes(self, prefix: str, linears: Iterable[Linear]) -> int:
-        """Bytes of the parameters under `prefix` that are not the weights of `linears`."""
+        """Return the bytes of the parameters under `prefix` that are not the weights of `linears`."""
         weights = {f"{linear.path}.weight" for linear in linears}
         inside = (n for name, n in self.parameters.items() if name.startswith(prefix) and name not in weights)
         return self._plain_bytes(sum(inside))
 
     def _plain_bytes(self, count: int) -> int:
-        """Bytes of parameters that are no linear layer's weights; llama.cpp keeps them in 32 bits."""
+        """Return the bytes of parameters that are not weights of linear layers; llama.cpp stores them in 32 bits."""
         return count * (32 if self.config.format == "gguf" else self.dense_bits) // 8
 
     def _add_rest(self, fixed: dict[str, int]) -> None:
-        """Add to `fixed` the bytes of every parameter that no unit and no branch has counted."""
+        """Add to `fixed` the bytes of every parameter that is not yet counted in a unit, branch or block."""
         counted = {f"{linear.path}.weight" for linear in self._counted()}
         prefixes = tuple(
             f"{block.path}." if self.config.drop == "blocks" else f"{linear.path}."

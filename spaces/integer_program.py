@@ -1,4 +1,4 @@
-"""One choice for each of several units under several limits at once, by integer programming."""
+"""Choice of one level per unit under several limits at once, by integer programming."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +8,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 TRIES = 20
-"""Solver runs with tightened limits before the search for a feasible answer ends."""
+"""Largest number of solver runs, each with tighter limits than the one before, to find a feasible answer."""
 
 NODES = 100_000
-"""Bound of the solver's tree; in nodes, not seconds, so that the answer does not depend on the machine."""
+"""Largest number of nodes in the solver's tree; a limit in seconds would make the answer depend on the machine."""
 
 
 def minimise(
@@ -21,21 +21,22 @@ def minimise(
     drops: Mapping[int, tuple[int, int]],
     excess: Callable[[list[int]], Sequence[int]],
 ) -> list[int] | None:
-    """The choices within all limits whose values have the smallest sum.
+    """Choose one level per unit so that all limits hold and the values of the chosen levels have the smallest sum.
 
-    One binary variable stands for every unit and level with a finite value; a unit under a branch has a level exactly
-    where the branch is not dropped. The solver works to a tolerance, so its answer is checked in integers by `excess`, and
-    the limits are tightened by what was exceeded.
+    There is one binary variable for every unit and level with a finite value. A unit under a branch has a level if and
+    only if the branch is kept. The solver works to a tolerance, so `excess` checks its answer in exact integers. Where
+    the answer exceeds a limit, that limit is tightened by the excess and the solver runs again.
 
     Args:
-        values: value of every unit and level.
-        costs: for each limit the cost of every unit and level.
-        room: each limit, less the cost of what is not chosen here.
-        drops: unit to the unit of its branch and the level that drops it, for the units that can be dropped.
-        excess: by how much some choices exceed each limit, exactly; at most 0 where they do not.
+        values: one value per unit and level; an infinite value excludes the level.
+        costs: for each limit, one cost per unit and level.
+        room: for each limit, what remains of it after the fixed cost.
+        drops: maps each unit under a droppable branch to the index of the branch's unit and of its `drop` level.
+        excess: function that returns by how much the given levels exceed each limit, exactly; a value of at most 0
+            means that the limit holds.
 
     Returns:
-        The level of each unit, 0 where its branch is dropped; None if no choices within the limits were found.
+        The level of each unit, 0 where its branch is dropped, or None if no levels within the limits were found.
     """
     columns = [(u, n) for u, row in enumerate(values) for n, e in enumerate(row) if e < math.inf]
     number = {column: i for i, column in enumerate(columns)}
@@ -68,6 +69,13 @@ def minimise(
 def _one_level_each(
     units: int, number: Mapping[tuple[int, int], int], drops: Mapping[int, tuple[int, int]]
 ) -> LinearConstraint:
+    """Build the constraint that each unit has exactly one level, or that its branch is dropped.
+
+    Args:
+        units: number of units in the program.
+        number: maps each pair of unit and level to the index of its variable.
+        drops: maps each unit under a droppable branch to the index of the branch's unit and of its `drop` level.
+    """
     rows, cols = zip(*((u, i) for (u, _), i in number.items()), strict=True)
     entries = [*zip(rows, cols, strict=True)]
     entries += [(u, number[dropped]) for u, dropped in drops.items() if dropped in number]

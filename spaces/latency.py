@@ -1,4 +1,4 @@
-"""Latency tables: measured microseconds of layers and branches at their levels."""
+"""Latency tables: the measured latency of layers and branches at their levels, in microseconds."""
 
 import math
 from collections.abc import Mapping
@@ -9,14 +9,18 @@ import yaml
 from .model.structure import Linear
 
 Latency = Mapping[str, Mapping[str, float]]
-"""Module path, `OUTxIN` or `attention`/`mlp` to label to microseconds."""
+"""Maps a row and a label to microseconds.
+
+A row is a module path, a layer shape `OUTxIN` (outputs x inputs), or `attention`, `mlp` or `block` for the time that a
+kept branch or block takes beside its linear layers.
+"""
 
 
 def read_latency(path: Path) -> Latency:
-    """The table in a YAML file.
+    """Read the latency table in a YAML file.
 
     Raises:
-        ValueError: the file holds no table.
+        ValueError: the content of the file is not a mapping.
     """
     table = yaml.safe_load(path.read_text())
     if not isinstance(table, dict):
@@ -25,10 +29,10 @@ def read_latency(path: Path) -> Latency:
 
 
 def nanoseconds(table: Latency, linear: Linear, label: str) -> int:
-    """A layer's at one level, by its path or else its shape.
+    """Return the latency of a linear layer at one level in nanoseconds, looked up by its path or else its shape.
 
     Raises:
-        ValueError: the table has no finite value.
+        ValueError: the table has no finite value for the layer at this level.
     """
     rows = (linear.path, f"{linear.out_features}x{linear.in_features}")
     found = [table[row][label] for row in rows if row in table and label in table[row]]

@@ -1,7 +1,8 @@
-"""Minimum counts: at least so many units at a level, as costs that every method keeps a limit on anyway.
+"""Minimum counts: rules that at least some number of units take a given level, expressed as limits on costs.
 
-A count from below is a count from above of the others, so it becomes a cost kind: 1 for each unit that could take the
-level and has another one, or is under a dropped branch.
+A lower bound on the units at a level is an upper bound on the other units that could take it. Each minimum count
+therefore becomes a cost kind, of which every search method already respects the limit. Its cost is 1 for each unit that
+could take the level but has another one or is under a dropped branch.
 """
 
 import re
@@ -14,10 +15,10 @@ from .unit import Unit
 
 
 def with_minimums(space: Space, minimums: Sequence[MinimumConfig]) -> Space:
-    """The space with one more cost kind for each minimum, and its limit among those that always hold.
+    """Return the space with one more cost kind per minimum count, and the limits on these kinds in `Space.always`.
 
     Raises:
-        ValueError: fewer units than asked for can take the level.
+        ValueError: fewer units than the minimum count can take the level.
     """
     for minimum in minimums:
         space = _with_minimum(space, minimum)
@@ -25,6 +26,7 @@ def with_minimums(space: Space, minimums: Sequence[MinimumConfig]) -> Space:
 
 
 def _with_minimum(space: Space, minimum: MinimumConfig) -> Space:
+    """Return the space with the cost kind and the limit of one minimum count."""
     label = minimum.label
     counted = {u for u, unit in enumerate(space.units) if _counts(unit, minimum)}
     if len(counted) < minimum.count:
@@ -54,4 +56,5 @@ def _with_minimum(space: Space, minimum: MinimumConfig) -> Space:
 
 
 def _counts(unit: Unit, minimum: MinimumConfig) -> bool:
+    """Tell whether the unit can take the level of the minimum count and its name matches the pattern."""
     return minimum.label in unit.index and re.search(minimum.units, unit.name) is not None

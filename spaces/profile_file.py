@@ -1,4 +1,4 @@
-"""Profile files: one profile as YAML that a person reads and edits, complete without the run it came from."""
+"""Profile files: YAML files that hold one profile each, can be edited by hand and need no other file of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,15 +20,15 @@ _FIELDS = ("format_version", "model", "fingerprint", "method", "budget", "costs"
 
 @dataclass(frozen=True)
 class ProfileFile:
-    """One profile and what is known of it.
+    """The content of a profile file: a profile, its origin, its costs and its held-out figures.
 
     Attributes:
-        units: unit name to label, as `Space.describe` gives it: units under a dropped branch are left out.
-        model: the model as the user named it.
+        units: maps unit names to labels, as `Space.describe` does; units under a dropped branch are left out.
+        model: name or path of the model as the user gave it.
         fingerprint: digest of that model's weights and configuration.
-        method: who found the profile, for example `evolution` or `uniform`.
-        budget: name of the budget it was found for, for example `bits 3.25`.
-        costs: cost kind to exact cost.
+        method: name of the method that found the profile, for example `evolution` or `uniform`.
+        budget: name of the budget for which the profile was found, for example `bits 3.25`.
+        costs: maps each cost kind to the exact cost of the profile.
         heldout: held-out figures by name, for example `kl` and `perplexity`.
     """
 
@@ -41,10 +41,10 @@ class ProfileFile:
     heldout: Mapping[str, float] = field(default_factory=dict)
 
     def profile(self, space: Space) -> Profile:
-        """The profile in `space`.
+        """Return the profile as level indices in `space`.
 
         Raises:
-            ValueError: a unit or level that the space lacks, or a unit of the space without a level.
+            ValueError: the space lacks a unit or level of the file, or a unit of the space has no level in the file.
         """
         for name in self.units:
             if name not in (known := [unit.name for unit in space.units]):
@@ -52,24 +52,24 @@ class ProfileFile:
         return space.parse(self.units)
 
     def record(self) -> dict[str, Any]:
-        """What is known, as JSON values in the order of a profile file."""
+        """Return the fields that are known, as JSON values in the order of a profile file."""
         fields = {name: getattr(self, name) for name in _FIELDS[1:]}
         known = {name: value for name, value in fields.items() if value is not None and value != {}}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in known.items()}
 
 
 def write_profile(path: Path, profile: ProfileFile) -> None:
-    """Write a profile file atomically; what is not known is left out."""
+    """Write a profile file atomically; fields that are not known are left out."""
     record = {"format_version": FORMAT_VERSION, **profile.record()}
     write_atomic(path, _HEADER + yaml.safe_dump(record, sort_keys=False, width=1000))
 
 
 def read_profile(path: Path) -> ProfileFile:
-    """The profile in a YAML file, written by this program or by hand.
+    """Read a profile file that was written by this program or by hand.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no profile file; the message names the file, what is wrong and what would be right.
+        ValueError: the file is not a valid profile file; the message names the file, the fault and a remedy.
     """
     record = check_version(path, read_yaml(path), FORMAT_VERSION)
     _refuse_repeated_keys(path)
@@ -89,6 +89,7 @@ def read_profile(path: Path) -> ProfileFile:
 
 
 def _units(path: Path, units: Any) -> dict[str, str]:
+    """Return the field `units` if it maps texts to valid labels, else raise ValueError."""
     if not isinstance(units, dict) or not units:
         raise ValueError(f"{path} has no units; a profile needs `units:` with a level for every unit")
     for name, label in units.items():
@@ -107,6 +108,7 @@ def _units(path: Path, units: Any) -> dict[str, str]:
 
 
 def _figures(path: Path, name: str, figures: Any) -> dict[str, float]:
+    """Return the field `name` if it maps names to numbers, else raise ValueError."""
     if not isinstance(figures, dict):
         raise ValueError(f"{path}: `{name}` is {figures!r}; it must map names to numbers")
     for key, value in figures.items():
@@ -116,7 +118,10 @@ def _figures(path: Path, name: str, figures: Any) -> dict[str, float]:
 
 
 def _refuse_repeated_keys(path: Path) -> None:
-    """YAML readers silently keep the last of two equal keys; a profile edited by hand must not lose one."""
+    """Refuse a YAML file in which a mapping has two equal keys.
+
+    The YAML parser silently keeps the last of them, so that a file edited by hand would lose one.
+    """
     pending = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
     while pending:
         node = pending.pop()

@@ -69,7 +69,7 @@ class Space:
 
     @cached_property
     def _drops(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
-        """One entry per droppable unit with children: its index, the index of its `drop` level, its children's indices."""
+        """For each droppable unit with children: its index, the index of its `drop` level, its children's indices."""
         return tuple(
             (i, self.units[i].index["drop"], children)
             for i, children in enumerate(self.children)
@@ -109,7 +109,7 @@ class Space:
         return self.units[unit].levels[profile[unit]]
 
     def active(self, profile: Profile, unit: int) -> bool:
-        """Tell whether the unit's level has an effect, that is, whether the unit has no parent or its parent is kept."""
+        """Tell whether the unit's level has an effect: the unit has no parent, or its parent is kept."""
         parent = self.units[unit].parent
         return parent is None or self.level(profile, parent).label != "drop"
 
@@ -316,7 +316,7 @@ class Space:
     def assignment(self, profile: Profile) -> dict[str, str]:
         """Return a mapping from module path to label for every linear layer that is not left dense.
 
-        Dropped linear layers have the label `drop`. The model is built from this mapping alone, so profiles with equal
+        Dropped linear layers have the label `drop`. The model depends only on this mapping, so profiles with equal
         assignments build the same model, even if they belong to different spaces.
         """
         found: dict[str, str] = {}

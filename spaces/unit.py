@@ -1,4 +1,4 @@
-"""Units and their levels: what is compressed, and how it may be."""
+"""Units, which are the parts of a model that are compressed, and their levels, which are the ways to do so."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from .levels.labels import parse_label, stored_bits
 
 @dataclass(frozen=True)
 class Level:
-    """One stored way to compress a unit.
+    """One way to compress a unit, with its exact costs.
 
     Attributes:
-        label: its name in files (`spaces/levels/labels.py` has the grammar).
-        costs: cost kind to this level's exact cost.
-        neighbours: indices, in the unit's levels, of the levels one step away.
+        label: name of the level in files; `spaces/levels/labels.py` describes the grammar.
+        costs: maps each cost kind to the exact cost of the unit at this level.
+        neighbours: indices, among the unit's levels, of the levels that are one step away.
     """
 
     label: str
@@ -24,17 +24,18 @@ class Level:
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest thing with a level of its own.
+    """The smallest part of a model that has its own level: a linear layer, a fused group, a branch or a block.
 
     Attributes:
-        name: unique in the space; the module's path for a linear layer, the joined paths for a fused group,
+        name: name that is unique in the space; the module path for a linear layer, the joined paths for a fused group,
             `blocks.3.attention` or `blocks.3.mlp` for a branch, `blocks.3` for a whole block.
-        modules: paths of the linear layers that take this unit's level; for a branch or block, of those that
-            vanish with it.
+        modules: paths of the linear layers that take this unit's level; for a branch or block, of all linear layers
+            that are dropped with it.
         block: index of the decoder block; -1 for embeddings and head.
-        branch: `attention`, `mlp`, `block` or `` (embeddings and head).
-        levels: in order of the first cost kind.
-        parent: index of the branch or block unit whose `drop` makes this unit irrelevant.
+        branch: kind of the branch, `attention` or `mlp`; `block` for a whole block, and for what is inside it where
+            blocks are dropped; empty for embeddings and head.
+        levels: levels of the unit, in order of the first cost kind.
+        parent: index of the branch or block unit whose level `drop` makes this unit irrelevant; None without one.
     """
 
     name: str
@@ -46,16 +47,20 @@ class Unit:
 
     @cached_property
     def droppable(self) -> bool:
-        """Whether this unit is a branch or block that is kept or dropped."""
+        """Whether this unit is a branch or block, which is kept or dropped as a whole."""
         return any(level.label == "drop" for level in self.levels)
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Label to level index."""
+        """A mapping from label to level index."""
         return {level.label: i for i, level in enumerate(self.levels)}
 
     def nearest(self, label: str) -> int:
-        """Index of `label`, else of the dearest level below it in nominal bits, else of the cheapest."""
+        """Return the index of the level `label`, or of the nearest one if the unit lacks that level.
+
+        The nearest level has the most bits per weight among those with at most the bits of `label`. If there is none,
+        it is the level with the fewest bits. A branch or block is kept unless `label` is `drop`.
+        """
         if self.droppable:
             return self.index["drop" if label == "drop" else "keep"]
         if label in self.index:
@@ -65,6 +70,6 @@ class Unit:
 
 
 def _nominal(label: str) -> float:
-    """Stored bits per weight of a large layer at this label."""
+    """Return the stored bits per weight of a layer of 4096 x 4096 weights at this label."""
     shape = (4096, 4096)
     return stored_bits(parse_label(label), shape) / (shape[0] * shape[1])

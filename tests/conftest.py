@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -8,9 +9,13 @@ import pytest
 import torch
 from _pytest.terminal import TerminalReporter
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
-LONG = ("tests/workers/cluster", "tests/end_to_end", "tests/exporters", "tests/layout")
+LONG = ("tests/end_to_end", "tests/exporters", "tests/layout")
 """Files that begin first, so that no process is left with one of them when the others are done."""
+CLUSTER = ("tests/workers/cluster", "tests/end_to_end/cluster", "tests/end_to_end/test_resume.py")
+"""Files of one process, which share a Ray and a driver."""
 LISTED = 25
 """Files whose times are printed one by one."""
 
@@ -20,17 +25,41 @@ settings.load_profile("paretopress")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long, and skip what needs a GPU where there is none."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    items.sort(key=lambda item: (not item.nodeid.startswith(CLUSTER), not item.nodeid.startswith(LONG)))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """One file to one process, and those of `CLUSTER` all to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return CLUSTER[0] if nodeid.startswith(CLUSTER) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Return how tests are divided among processes."""
+    return _Scheduling(config, log)
+
+
 def pytest_collection_finish() -> None:
     """Keep what the imports made out of the garbage collector, which takes 0.3 s to look through it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> str:
+    """The address of a machine with room for four workers, which all tests of a process share."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            "local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,1 +1,1 @@
-"""What every export has in common: the winner, its weights, the folder that appears, the record."""
+"""Parts that all exports share: the winner, its weights, the output folder and the record of the export."""

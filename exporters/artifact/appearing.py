@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and what an export copies into it."""
+"""The output folder of an export: checks before it is written, its appearance as a whole, and files copied into it."""
 
 import secrets
 import shutil
@@ -10,7 +10,7 @@ from ...spaces.storage.files import read_json, sync_folder
 from ...spaces.storage.ownership import kind_of
 
 RECORD = "paretopress.json"
-"""What every export holds, and what tells one from a folder with other files."""
+"""Name of the record that every export holds; a folder without this file is not an export."""
 
 _COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.py", "LICENSE*", "NOTICE*")
 _NOT_COPIED = ("config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json", RECORD)
@@ -18,15 +18,21 @@ _NOT_COPIED = ("config.json", "model.safetensors.index.json", "pytorch_model.bin
 
 @contextmanager
 def appearing(output: Path, sources: Mapping[str, Path], overwrite: bool) -> Iterator[Path]:
-    """A folder beside `output` that takes its place at the end, or vanishes after an error.
+    """Make a temporary folder beside `output` and rename it to `output` at the end, or delete it after an error.
+
+    An earlier export at `output` is deleted only after the new folder has taken its place.
 
     Args:
-        output: where it will be.
-        sources: folders that the export reads, by what they are called; see `check_output`.
-        overwrite: replace an earlier export at `output`.
+        output: path that the folder will have.
+        sources: folders that the export reads, by their names in messages; see `check_output`.
+        overwrite: whether to replace an earlier export at `output`.
+
+    Yields:
+        The temporary folder, into which the export is to be written.
 
     Raises:
-        FileExistsError: `output` may not be written, as `check_output` says.
+        FileExistsError: `check_output` refuses `output`, before or after the folder was written.
+        OSError: the new export is complete, but the earlier one could not be deleted.
     """
     check_output(output, sources, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -59,15 +65,16 @@ def check_output(output: Path, sources: Mapping[str, Path], overwrite: bool) -> 
 
     Args:
         output: the folder that an export is to become.
-        sources: folders that the export reads, by what they are called, for example `the model`.
+        sources: folders that the export reads, by their names in messages, for example `the model`.
         overwrite: whether an earlier export may be replaced.
 
     Returns:
-        The files of the export that will be replaced, named below `output`; none if there is none.
+        The files of the earlier export that will be replaced, as paths relative to `output`; empty if there is none.
 
     Raises:
-        FileExistsError: `output` is, holds or lies in one of the sources; it is a link or a file; it holds something,
-            and `overwrite` is not set, or it holds other files than those that its record lists.
+        FileExistsError: `output` is, holds or lies in one of the sources; it is a link, a file or another thing
+            that is no folder; it holds files that the record of an export there does not list; or it holds an export
+            and `overwrite` is not set.
     """
     for name, source in sources.items():
         if (relation := _relation(output.resolve(), source.resolve())) is not None:
@@ -90,12 +97,13 @@ def check_output(output: Path, sources: Mapping[str, Path], overwrite: bool) -> 
 
 
 def written_files(folder: Path) -> list[str]:
-    """List the files of an export that is being written, and its record: names below `folder`, with slashes."""
+    """List the files of an export that is being written, its record included, as paths relative to `folder`."""
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     return sorted(found | {RECORD})
 
 
 def _relation(output: Path, source: Path) -> str | None:
+    """Return `is`, `holds` or `lies in`, whichever relates `output` to `source`, or None if they are apart."""
     if output == source:
         return "is"
     if output in source.parents:
@@ -104,7 +112,7 @@ def _relation(output: Path, source: Path) -> str | None:
 
 
 def _listed(output: Path) -> set[str]:
-    """The files that the record of the export at `output` lists."""
+    """Return the files that the record of the export at `output` lists, or refuse a folder without such a record."""
     record = output / RECORD
     if kind_of(record) != "a file":
         raise FileExistsError(f"{output} holds other files; choose a new or empty folder")
@@ -119,7 +127,7 @@ def _listed(output: Path) -> set[str]:
 
 
 def _files(output: Path, listed: set[str]) -> tuple[list[str], Path | None]:
-    """The listed regular files below `output`, and something else there if there is anything else."""
+    """Return the listed regular files below `output`, and the first other file there, or None if there is none."""
     folders = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
     files = []
     for path in sorted(output.rglob("*")):
@@ -132,7 +140,7 @@ def _files(output: Path, listed: set[str]) -> tuple[list[str], Path | None]:
 
 
 def _remove(old: Path, files: list[str], output: Path) -> None:
-    """Remove an export that was moved away, and nothing that came into its folder meanwhile."""
+    """Delete the listed files of an earlier export that was moved to `old`, but no file that was added since."""
     try:
         for name in files:
             (old / name).unlink()
@@ -146,7 +154,7 @@ def _remove(old: Path, files: list[str], output: Path) -> None:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy tokenizer, generation settings, licence and the model's own code."""
+    """Copy tokenizer, generation settings, licence and Python code of the model from `source` to `folder`."""
     for pattern in _COPIED:
         for path in sorted(source.glob(pattern)):
             if path.is_file() and path.name not in _NOT_COPIED:

@@ -1,4 +1,4 @@
-"""Which point of a front a user means: by budget, by number or by size."""
+"""Choice of a point of a front by its budget, its number or its size."""
 
 import math
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from ...spaces.budget import parse_bytes
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the ways to name a profile of a run.
+    """A user's choice of a profile of a run; exactly one attribute must be given.
 
     Attributes:
-        budget: the budget's name or its last word (`bits 3.25` or `3.25`).
-        point: the number of a point of the front, from 1, in order of cost, as tables have them.
-        size: bytes that the model may take, as a number or with a unit (`4.2GB`, `900MiB`).
-        profile: a profile file instead of a point.
+        budget: name of the point's budget, or the last word of the name (`bits 3.25` or `3.25`).
+        point: number of a point of the front, from 1, in order of cost, as in the tables.
+        size: most bytes that the model may take, as a number or with a unit (`4.2GB`, `900MiB`).
+        profile: path of a profile file that is used instead of a point.
     """
 
     budget: str | None = None
@@ -25,10 +25,13 @@ class Choice:
     profile: Path | None = None
 
     def check(self, front: Front) -> None:
-        """Refuse all but one way.
+        """Refuse a choice that does not give exactly one attribute.
+
+        Args:
+            front: the run's front, whose budgets and points the message names.
 
         Raises:
-            ValueError: none or several are given.
+            ValueError: no attribute is given, or several are.
         """
         given = [name for name, value in vars(self).items() if value is not None]
         if len(given) > 1:
@@ -43,7 +46,7 @@ class Choice:
 
 
 def choose_point(front: Front, choice: Choice) -> Point:
-    """The point that a choice without a profile file means.
+    """Return the point of the front that a choice names; the choice must not be a profile file.
 
     Raises:
         ValueError: the front has no such point.
@@ -56,6 +59,7 @@ def choose_point(front: Front, choice: Choice) -> Point:
 
 
 def _numbered(front: Front, number: int) -> Point:
+    """Return the point with a number from 1."""
     points = front.points
     if not 1 <= number <= len(points):
         raise ValueError(f"the front has no point {number}; its points are 1 to {len(points)}")
@@ -63,10 +67,10 @@ def _numbered(front: Front, number: int) -> Point:
 
 
 def _within(front: Front, size: str) -> Point:
-    """The point with the lowest calibration fitness of those that are small enough.
+    """Return the point with the lowest calibration fitness among the points of at most `size` bytes.
 
-    The held-out figures choose nothing: they would no longer be fair for what they chose. Of equals the larger is
-    taken, which has lost less.
+    The held-out figures are not used, because a point that they chose could no longer be judged by them fairly. Of
+    points with equal fitness the one with most bytes is taken, because it has lost less.
     """
     points = front.points
     sizes = [point.bytes for point in points]
@@ -82,4 +86,5 @@ def _within(front: Front, size: str) -> Point:
 
 
 def _fitness(point: Point) -> float:
+    """Return the calibration fitness of a point; a point without one counts as infinitely bad."""
     return math.inf if point.fitness is None else float(point.fitness)

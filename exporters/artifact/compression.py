@@ -1,4 +1,4 @@
-"""A model and the levels of its layers: what an export writes down."""
+"""The levels of a model's layers, as an export writes them."""
 
 from collections.abc import Iterable, Mapping
 
@@ -14,21 +14,29 @@ from ...spaces.storage.database import LevelDatabase
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """The device that was named; else a GPU if there is one."""
+    """Return the given device; if there is none, a GPU where one is available, else the CPU."""
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Compression:
-    """A model and the levels of its layers, checked.
+    """The structure of a model with the levels of its layers, which are checked against the structure.
 
     Args:
-        structure: what the model consists of.
-        database: where the levels are; None if nothing but `drop` is assigned.
-        assignment: layer path to label; what is not named is dense, `drop` names whole branches.
-        device: where levels are unpacked.
+        structure: blocks, branches and linear layers of the model.
+        database: level database with the assigned levels; None if only `drop` is assigned.
+        assignment: path of a layer to its label. Layers that are not named are dense. `drop` must be the label of all
+            layers of a branch or of none.
+        device: device on which levels are unpacked.
+
+    Attributes:
+        structure: blocks, branches and linear layers of the model.
+        linears: all linear layers of the model by path, embedding and head included.
+        dropped: index of a block to the kinds of its dropped branches; other blocks are left out.
+        levels: path of a layer to its label, only for layers that are neither dense nor dropped. A level of the
+            embedding or the head is the level of both if they are tied.
 
     Raises:
-        ValueError: an unknown layer, a level without a database, or a branch dropped in part.
+        ValueError: a layer is unknown, a level has no database, or a branch is dropped in part.
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class Compression:
         self.levels |= {end.path: self.levels[given[0]] for end in tied}
 
     def packed(self, path: str) -> Packed | None:
-        """A layer's level as it is stored; None for a dense layer.
+        """Load a layer's level as the database stores it; return None for a dense layer.
 
         Raises:
             ValueError: the level has another shape than the layer.
@@ -75,10 +83,10 @@ class Compression:
         return found
 
     def storage(self, path: str) -> Blocks:
-        """llama.cpp's storage type of a layer that has a level.
+        """Return the storage type of llama.cpp that is the level of a layer.
 
         Raises:
-            ValueError: the level is none.
+            ValueError: the level is not a storage type of llama.cpp.
         """
         blocks = parse_label(self.levels[path]).blocks
         if blocks is None:
@@ -89,12 +97,12 @@ class Compression:
         return blocks
 
     def weight(self, path: str) -> Tensor | None:
-        """The weight (out, in) of a layer at its level; None for a dense one."""
+        """Return the weight (O, I) of a layer at its level, or None for a dense layer."""
         packed = self.packed(path)
         return None if packed is None else packed.dense()
 
     def weights(self, linears: Iterable[Linear], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The weights of those of `linears` that have a level, in the type that they are computed with."""
+        """Return the weights (O, I), by path, of those of `linears` that have a level, converted to `dtype`."""
         found = {}
         for linear in linears:
             weight = self.weight(linear.path)
@@ -104,13 +112,13 @@ class Compression:
 
     @property
     def empty(self) -> tuple[int, ...]:
-        """Blocks whose branches are all dropped."""
+        """The indices of the blocks whose branches are all dropped."""
         blocks = self.structure.blocks
         return tuple(i for i, kinds in self.dropped.items() if len(kinds) == len(blocks[i].branches))
 
 
 def _dropped(structure: Structure, assignment: Mapping[str, str]) -> dict[int, tuple[str, ...]]:
-    """Block index to the kinds of its dropped branches."""
+    """Return the kinds of the dropped branches of every block that has any, by the index of the block."""
     found: dict[int, tuple[str, ...]] = {}
     left = {path for path, label in assignment.items() if label == "drop"}
     for block in structure.blocks:

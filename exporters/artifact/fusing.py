@@ -1,4 +1,4 @@
-"""Layers that serving engines fuse into one matrix: q/k/v, gate/up. Their levels must share one scheme there."""
+"""Checks and changes of layers that serving engines fuse into one matrix (q/k/v, gate/up) and that need one scheme."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,15 +13,18 @@ from .limits import check_budget, run_space
 from .winner import Winner
 
 FUSED = ("refuse", "raise", "keep")
-"""What is done with fused layers of different schemes: nothing is written, all are raised to the widest scheme of
-their group, or they are written as they are."""
+"""The ways to treat fused layers whose schemes differ.
+
+`refuse` writes nothing, `raise` gives all layers the widest scheme of their group, and `keep` writes the layers as they
+are.
+"""
 
 
 def check_fused(name: str) -> str:
-    """`name`, if it is a choice of `FUSED`.
+    """Return `name`, which must be one of `FUSED`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `name` is not one of `FUSED`.
     """
     if name not in FUSED:
         raise ValueError(f"--fused {name!r} is unknown; {nearest(name, FUSED)}")
@@ -29,16 +32,23 @@ def check_fused(name: str) -> str:
 
 
 def mixed_groups(structure: Structure, assignment: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Fused groups whose layers differ in bits, group size or symmetry; what has no grid counts as dense."""
+    """Return the fused groups whose layers differ in bits, group size or symmetry.
+
+    A layer whose level has no grid counts as dense. Groups with a dropped layer are left out.
+    """
     groups = [g for g in fused_groups(structure) if "drop" not in {assignment.get(path) for path in g}]
     return [g for g in groups if len({_grid(assignment.get(path, "dense")) for path in g}) > 1]
 
 
 def refuse_mixed(assignment: Mapping[str, str], groups: list[tuple[str, ...]]) -> None:
-    """Refuse fused groups of different schemes.
+    """Refuse an assignment with fused groups whose schemes differ.
+
+    Args:
+        assignment: path of a layer to its label.
+        groups: the groups that `mixed_groups` found.
 
     Raises:
-        ValueError: there is one; the message names its layers and the remedies.
+        ValueError: there is such a group; the message names its layers and the remedies.
     """
     if not groups:
         return
@@ -51,13 +61,14 @@ def refuse_mixed(assignment: Mapping[str, str], groups: list[tuple[str, ...]]) -
 
 
 def raised(winner: Winner, groups: list[tuple[str, ...]]) -> ProfileFile:
-    """The winner's profile with every layer of `groups` at the widest scheme of its group.
+    """Return the winner's profile with every layer of `groups` at the widest scheme of its group.
 
-    Layers that have that scheme keep their level; the others take the dearest of theirs that has it. What was
-    measured of the profile is left out: it is another one now.
+    A layer that already has this scheme keeps its level. Another layer takes the dearest level with this scheme that
+    its unit has, and that keeps no fewer weights than its present level. The held-out figures are left out, because
+    they were measured for another profile.
 
     Raises:
-        ValueError: a unit has no such level, or the profile's budget is exceeded.
+        ValueError: a unit has no such level, or the new profile exceeds the budget.
     """
     space = run_space(winner)
     levels = list(winner.profile.profile(space))
@@ -75,7 +86,17 @@ def raised(winner: Winner, groups: list[tuple[str, ...]]) -> ProfileFile:
 
 
 def _dearest(unit: Unit, present: str, like: str, inputs: int) -> int:
-    """Index of the unit's dearest level with the scheme of the label `like`, of those that keep as many weights."""
+    """Return the index of the unit's dearest level with the grid of another label.
+
+    Args:
+        unit: unit that the layer belongs to.
+        present: label of the layer now; only levels that keep at least as many weights are candidates.
+        like: label that has the wanted grid.
+        inputs: number of inputs of the layer.
+
+    Raises:
+        ValueError: the unit has no such level.
+    """
     having = [
         (_width(label, inputs), i)
         for label, i in unit.index.items()
@@ -90,15 +111,16 @@ def _dearest(unit: Unit, present: str, like: str, inputs: int) -> int:
 
 
 def _kept(label: str) -> int:
-    """Weights that may be nonzero, of many."""
+    """Return the number of weights, of 2^30, that may be nonzero at a level."""
     return kept(parse_label(label), 1 << 30)
 
 
 def _grid(label: str) -> Grid | None:
+    """Return the grid of a level, or None for a level without integers."""
     return parse_label(label).grid
 
 
 def _width(label: str, inputs: int) -> tuple[int, int]:
-    """Order of labels: by the bytes of a layer in files, then by what the level stores."""
+    """Return the key that orders labels: bytes in `compressed-tensors` files, then bits that the level stores."""
     scheme, shape = parse_label(label), (64, inputs)
     return compressed_tensors(scheme, shape, 16), stored_bits(scheme, shape)

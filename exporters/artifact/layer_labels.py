@@ -1,4 +1,4 @@
-"""The labels of a model's layers, as a profile's units give them."""
+"""Conversion of a profile's units to the labels of the model's layers."""
 
 from collections.abc import Mapping
 
@@ -7,12 +7,16 @@ from ...spaces.nearest import nearest
 
 
 def layer_labels(units: Mapping[str, str], structure: Structure) -> dict[str, str]:
-    """Layer path to label, as `Space.assignment` gives it, from a profile's units and no space.
+    """Return the label of every layer that is not dense, by path, as `Space.assignment` does but without a space.
 
-    Layers of a dropped branch are `drop` whatever else is said of them; dense layers are left out.
+    All layers of a dropped branch or block get `drop`, even if other units give them a level.
+
+    Args:
+        units: name of a unit to its label; a unit is a layer, a group of layers, a branch or a block.
+        structure: blocks, branches and linear layers of the model.
 
     Raises:
-        ValueError: a unit that is neither a layer, a group of layers nor a branch or block of the model.
+        ValueError: a unit is not in the model, or its label does not suit its kind.
     """
     layers = {linear.path for linear in (*structure.ends.linears, *structure.linears)}
     branches = {

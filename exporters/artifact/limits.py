@@ -1,4 +1,4 @@
-"""The budget that an exported profile was found for, by the size rules of the search."""
+"""Checks of an exported profile and its files against the profile's budget and the size rules of the search."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from .winner import Winner
 
 
 def run_space(winner: Winner) -> Space:
-    """The space that the winner's run searched.
+    """Build the space that the winner's run searched.
 
     Raises:
-        ValueError: the winner comes from no run.
+        ValueError: the winner does not come from a run.
     """
     if (config := winner.config) is None:
         raise ValueError("the profile comes from no run, so its space is unknown; export a point of a run")
@@ -24,12 +24,18 @@ def run_space(winner: Winner) -> Space:
 
 
 def check_budget(winner: Winner, space: Space, profile: Profile, change: str) -> None:
-    """Refuse a profile that a change has made dearer than the winner's budget.
+    """Refuse a changed profile whose cost exceeds a limit of the winner's budget.
 
-    A profile file that names no budget of the run has none.
+    Nothing is checked if the winner's profile names no budget of the run.
+
+    Args:
+        winner: the winner before the change.
+        space: the space that the run searched.
+        profile: the changed profile.
+        change: the change in words, with which the message begins.
 
     Raises:
-        ValueError: a limit is exceeded; `change` begins the message.
+        ValueError: a cost exceeds its limit.
     """
     budget = _budget(winner)
     if budget is None:
@@ -45,7 +51,11 @@ def check_budget(winner: Winner, space: Space, profile: Profile, change: str) ->
 
 
 def byte_limit(winner: Winner, name: str) -> int | None:
-    """Bytes that the winner's budget allows, if it counts those of files in the format `name`."""
+    """Return the most bytes that the winner's budget allows.
+
+    The result is None if the winner has no budget in bytes, or if the run counts the bytes of another format than
+    `name`.
+    """
     budget = _budget(winner)
     if budget is None or budget.bytes is None or winner.counted != name:
         return None
@@ -55,10 +65,17 @@ def byte_limit(winner: Winner, name: str) -> int | None:
 def check_rule(
     tensors: Sequence[PlannedTensor], compression: Compression, rule: SizeRule, dense_bits: int, found: int
 ) -> None:
-    """Compare `found`, the tensors' bytes in written files, with the size rule.
+    """Compare the bytes of the written tensors with the size rule.
+
+    Args:
+        tensors: all tensors that were written.
+        compression: the model with the levels of its layers.
+        rule: size rule of a layer that has a level; other tensors count with their own bytes.
+        dense_bits: number of bits of a weight in the dense model.
+        found: number of bytes of tensors in the files.
 
     Raises:
-        OSError: the bytes differ from those of the rule.
+        OSError: the bytes in the files differ from those of the rule.
     """
     layers = {tensor.layer for tensor in tensors} - {""}
     ruled = sum(tensor.bytes for tensor in tensors if not tensor.layer)
@@ -73,10 +90,15 @@ def check_rule(
 
 
 def check_limit(found: int, limit: int | None, zeroed: Sequence[str]) -> None:
-    """Refuse files whose tensors are above the budget in bytes, if there is one.
+    """Refuse files whose tensors take more bytes than the budget allows.
+
+    Args:
+        found: number of bytes of tensors in the files.
+        limit: most bytes that the budget allows; None if there is no budget in bytes.
+        zeroed: dropped branches that are written as zeros; the message names them as a cause.
 
     Raises:
-        ValueError: they are; branches that were dropped but are written as zeros (`zeroed`) may be why.
+        ValueError: the files exceed the limit.
     """
     if limit is not None and found > limit:
         cause = f": {', '.join(zeroed)} are dropped but written as zeros" if zeroed else ""
@@ -91,5 +113,6 @@ def _figure(value: float) -> str:
 
 
 def _budget(winner: Winner) -> BudgetConfig | None:
+    """Return the run's budget that the winner's profile names, or None if there is none."""
     budgets = winner.config.budgets if winner.config else ()
     return next((budget for budget in budgets if budget.name == winner.profile.budget), None)

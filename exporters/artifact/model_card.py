@@ -1,4 +1,4 @@
-"""The README.md that goes with an exported model."""
+"""The model card, a README.md that is written into the folder of an exported model."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ def write_card(
     zeroed: Sequence[str] = (),
     absent: Sequence[str] = (),
 ) -> None:
-    """Write what the model is made from, how it was compressed and what was measured, as Markdown.
+    """Write the model card: the source model, the levels of its layers and the measured figures, as Markdown.
 
     Args:
-        folder: of the export.
-        winner: what was written.
-        sentence: what there is to say of the files.
-        removed: blocks that are gone.
-        zeroed: branches that are zero.
-        absent: branches that are left out.
+        folder: folder of the export.
+        winner: the model and profile that were written.
+        sentence: the format's sentence about the weights.
+        removed: number of blocks that were removed.
+        zeroed: dropped branches that are written as zeros.
+        absent: dropped branches that are left out of the files.
     """
     write_atomic(folder / "README.md", _card(winner, sentence, removed, zeroed, absent))
 
 
 def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str], absent: Sequence[str]) -> str:
+    """Return the text of the model card; the arguments are those of `write_card`."""
     profile, assignment, blocks = winner.profile, winner.assignment, len(winner.structure.blocks)
     base = profile.model or "a pretrained language model"
     lines = ["# Compressed with paretopress", "", f"Made from {_plain(base)}"]
@@ -56,5 +57,5 @@ def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str], ab
 
 
 def _plain(text: str) -> str:
-    """Text without the characters that end a table cell, a line or code."""
+    """Return the text without the characters that would end a table cell, a line or code."""
     return " ".join(text.replace("|", "/").replace("`", "'").split())

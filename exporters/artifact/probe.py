@@ -1,6 +1,6 @@
-"""Short forwards that tell whether an exported model is the one that was searched.
+"""Short forward passes that show whether an exported model computes what the search evaluated.
 
-Legend: B sequences, T positions, D hidden, P positions, V vocabulary.
+Shapes: B sequences, T positions, D hidden size, P positions of one sequence, V vocabulary.
 """
 
 import gc
@@ -19,11 +19,11 @@ from .compression import Compression
 _Found = TypeVar("_Found")
 _LENGTH = 16
 _TOLERANCE = 1e-3
-"""Relative to the largest logit: both sides do the same arithmetic, so this is generous."""
+"""Largest allowed difference relative to the largest logit; generous, because both models do the same arithmetic."""
 
 
 def passes_unchanged(model: DenseModel, block: int, device: torch.device) -> bool:
-    """Whether a block without its branches returns exactly what it is given."""
+    """Tell whether a block without its branches returns its input hidden states unchanged, bit for bit."""
 
     def unchanged(runner: BlockRunner) -> bool:
         states_BTD = runner.embed(_tokens(model))
@@ -37,7 +37,13 @@ def passes_unchanged(model: DenseModel, block: int, device: torch.device) -> boo
 def compare_logits(
     model: DenseModel, compression: Compression, written: DenseModel, device: torch.device
 ) -> None:
-    """Compare the logits of a written model with those of its source under `compression`, on a few tokens.
+    """Compare the logits of a written model, on a few tokens, with those of its source at the assigned levels.
+
+    Args:
+        model: the dense model that is the source.
+        compression: the levels and dropped branches of the source.
+        written: the written model, with its weights as a reader computes them.
+        device: device that both models run on.
 
     Raises:
         ValueError: the logits differ; the message says what to do.
@@ -55,16 +61,16 @@ def compare_logits(
 def searched_logits(
     model: DenseModel, compression: Compression, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """A few random tokens_BT, B being 1, and the logits_PV that were searched of them."""
+    """Return a few random tokens (1, T), and their logits (P, V) in the model at the levels of `compression`."""
     tokens_BT = _tokens(model)
     return tokens_BT, _logits(model, tokens_BT, compression, device)
 
 
 def _with_runner(model: DenseModel, device: torch.device, use: Callable[[BlockRunner], _Found]) -> _Found:
-    """What `use` gives of a runner that is gone afterwards.
+    """Return the result of `use` for a block runner that is freed afterwards.
 
-    It holds embedding and head, gigabytes of a large model, and as it and its blocks refer to each other, they go only
-    when they are collected.
+    The runner holds the embedding and the head, which take gigabytes in a large model. The runner and its blocks refer
+    to each other, so only the garbage collector frees them.
     """
     found = use(BlockRunner(model, device=device, dtype=model.dtype, micro_batch=1, length=_LENGTH))
     gc.collect()
@@ -72,7 +78,7 @@ def _with_runner(model: DenseModel, device: torch.device, use: Callable[[BlockRu
 
 
 def _tokens(model: DenseModel) -> Tensor:
-    """Random tokens_BT without padding."""
+    """Return random tokens (1, T), always the same for a model, without its padding token."""
     generator = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(model.structure.ends.embedding.out_features, (1, _LENGTH), generator=generator)
     padding = model.checkpoint.config.get_text_config().pad_token_id
@@ -82,6 +88,7 @@ def _tokens(model: DenseModel) -> Tensor:
 
 
 def _logits(model: DenseModel, tokens_BT: Tensor, compression: Compression, device: torch.device) -> Tensor:
+    """Compute the logits (P, V) of the first sequence in the model at the levels of `compression`."""
     run = partial(_run, tokens_BT=tokens_BT, compression=compression)
     return _with_runner(model, device, run)
 
@@ -96,6 +103,7 @@ def _run(runner: BlockRunner, tokens_BT: Tensor, compression: Compression) -> Te
 
 
 def _through(runner: BlockRunner, block: Block, states_BTD: Tensor, compression: Compression) -> Tensor:
+    """Run one block at the levels of `compression`; the dense weights are loaded only if some layer needs them."""
     dropped = compression.dropped.get(block.index, ())
     used = [linear for branch in block.branches if branch.kind not in dropped for linear in branch.linears]
     weights = compression.weights(used, runner.dtype)

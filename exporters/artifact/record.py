@@ -1,4 +1,4 @@
-"""`paretopress.json`: what an export was made from, by what, and what is in it."""
+"""The record of an export, `paretopress.json`: its profile, files, levels, fingerprints and package versions."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -13,7 +13,14 @@ FORMAT_VERSION = 1
 
 
 def write_record(folder: Path, name: str, winner: Winner, details: Mapping[str, Any]) -> None:
-    """Write the record of an export in the format `name`, as its last file; `details` are the format's own."""
+    """Write the record of an export; it must be the last file, because it lists all files of the folder.
+
+    Args:
+        folder: folder that the export is written into.
+        name: name of the export's format.
+        winner: the model and profile that were written.
+        details: entries of the record that belong to the format.
+    """
     database = winner.database
     record = {
         "format_version": FORMAT_VERSION,
@@ -32,6 +39,7 @@ def write_record(folder: Path, name: str, winner: Winner, details: Mapping[str, 
 
 
 def _versions() -> dict[str, str]:
+    """Return the installed versions of the packages that affect an export."""
     names = ("paretopress", "torch", "transformers", "safetensors", "llama-cpp-python")
     found = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""What remains of a model's blocks when branches are dropped."""
+"""Blocks and branches that remain of a model after branches are dropped."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from .probe import passes_unchanged
 
 @dataclass(frozen=True)
 class Remains:
-    """Blocks of the source, by index.
+    """The blocks and dropped branches of a source model, as an export writes them.
 
     Attributes:
-        structure: of the source.
-        removed: blocks that are gone; the next ones take their number.
-        kept: indices of the blocks that stay.
-        zeroed: dropped branches, named as units, that remain with zeros in all their linear layers and biases.
-        absent: dropped branches of the blocks that are kept, named as units, to the modules that went with them.
+        structure: structure of the source model.
+        removed: indices of the removed blocks; the later blocks are renumbered.
+        kept: indices, in the source, of the blocks that are written.
+        zeroed: unit names of the dropped branches that are written with zeros in all linear layers and biases.
+        absent: unit name of a dropped branch that is left out of a kept block, to the paths of its modules.
     """
 
     structure: Structure
@@ -30,10 +30,13 @@ class Remains:
     absent: Mapping[str, tuple[str, ...]]
 
     def check_whole(self, fact: str) -> None:
-        """Refuse branches that are dropped alone; `fact` says why.
+        """Refuse branches that are dropped while their block is kept, for formats that cannot write them.
+
+        Args:
+            fact: the reason of the format, as a clause for the message.
 
         Raises:
-            ValueError: there is one.
+            ValueError: there is such a branch.
         """
         if self.zeroed:
             raise ValueError(
@@ -42,7 +45,10 @@ class Remains:
             )
 
     def paths(self) -> dict[str, str]:
-        """Path in the source to path in the written model, of every linear layer that is written."""
+        """Return the path in the written model of every linear layer, by its path in the source.
+
+        The layers are the embedding, the head and the layers of the kept blocks.
+        """
         blocks, list_path = self.structure.blocks, self.structure.blocks_path
         found = {end.path: end.path for end in self.structure.ends.linears}
         for number, index in enumerate(self.kept):
@@ -57,16 +63,17 @@ def remains(
     device: torch.device,
     left_out: Mapping[str, tuple[str, ...]],
 ) -> Remains:
-    """What is removed, what is left out and what is kept as zeros.
+    """Find the blocks that are removed, and the dropped branches that are left out or written as zeros.
 
-    A block whose branches are all dropped is removed, unless it still changes what passes through it (norms on
-    the residual stream).
+    A block whose branches are all dropped is removed, unless it still changes the hidden states (norms on the residual
+    stream).
 
     Args:
         model: the dense model that is exported.
-        compression: which branches are dropped.
-        device: where blocks are tried.
-        left_out: kind of branch to the block's children that are left out with it; other kinds become zeros.
+        compression: levels and dropped branches of the model.
+        device: device on which such blocks are run without their branches.
+        left_out: kind of branch to the children of the block that are left out with it; dropped branches of other
+            kinds are written as zeros.
     """
     structure = compression.structure
     removed = tuple(i for i in compression.empty if passes_unchanged(model, i, device))

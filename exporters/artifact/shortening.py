@@ -1,4 +1,4 @@
-"""A model's configuration after some of its blocks were removed."""
+"""The configuration of a model from which some blocks were removed."""
 
 import json
 from collections.abc import Sequence
@@ -8,11 +8,17 @@ from ...spaces.model.checkpoint import Checkpoint
 
 
 def shortened_config(checkpoint: Checkpoint, blocks: int, kept: Sequence[int]) -> dict[str, Any]:
-    """The content of `config.json` for a model that keeps only the blocks `kept` of its `blocks`.
+    """Return the content of `config.json` for a model that keeps only some of its blocks.
 
-    The number of blocks is written under the name that the configuration class gives it. Every list with one
-    entry per block is sliced, also those that the class derives and the file leaves out: what they are derived
-    from (a pattern, a number of first layers) would give other values for renumbered blocks.
+    The number of blocks is written under the name that the configuration class gives it. Every list with one entry per
+    block is reduced to the kept blocks. This includes lists that are not in the file because the configuration class
+    derives them from other values (a pattern, a number of first layers). Those values would give other entries for
+    renumbered blocks.
+
+    Args:
+        checkpoint: files of the source model.
+        blocks: number of blocks of the source model.
+        kept: indices of the blocks that are kept.
 
     Raises:
         ValueError: no block is kept.
@@ -35,5 +41,5 @@ def shortened_config(checkpoint: Checkpoint, blocks: int, kept: Sequence[int]) -
 
 
 def _per_block(key: str) -> bool:
-    """Whether a list of this name can have an entry per block: not names of classes, token ids, the GPT-Neo pairs."""
+    """Tell whether the list can have an entry per block; class names, token ids and GPT-Neo's pairs cannot."""
     return key not in ("architectures", "attention_types") and "token" not in key

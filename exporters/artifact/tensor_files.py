@@ -1,7 +1,7 @@
-"""Writes safetensors files tensor by tensor: no more than one tensor is in memory.
+"""Writing and verification of safetensors files, tensor by tensor, with only one tensor in memory while writing.
 
 References:
-    https://huggingface.co/docs/safetensors (an 8-byte header length, a JSON header, the tensors' bytes).
+    https://huggingface.co/docs/safetensors (layout: an 8-byte header length, a JSON header, the bytes of the tensors).
 """
 
 import json
@@ -28,11 +28,11 @@ class PlannedTensor:
     """One tensor that will be written.
 
     Attributes:
-        name: its key in the file.
-        dtype: as safetensors names it, for example `BF16`.
+        name: key of the tensor in the file.
+        dtype: type of the tensor as safetensors names it, for example `BF16`.
         shape: shape of the tensor.
-        make: gives the tensor, of this dtype and shape, whenever it is called.
-        layer: path, in the source model, of the linear layer whose level it holds; empty for other tensors.
+        make: function that returns the tensor, with this type and shape, and can be called repeatedly.
+        layer: path, in the source model, of the linear layer whose level the tensor holds; empty for other tensors.
     """
 
     name: str
@@ -43,15 +43,20 @@ class PlannedTensor:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the tensor."""
+        """The size of the tensor in bytes."""
         return math.prod(self.shape) * _ELEMENT_BYTES[self.dtype]
 
 
 def write_tensors(folder: Path, planned: Sequence[PlannedTensor], shard_bytes: int) -> int:
-    """Write `model.safetensors`, or shards of at most `shard_bytes` (or one tensor) and their index.
+    """Write one file `model.safetensors`, or several shards with an index file.
+
+    Args:
+        folder: folder that gets the files.
+        planned: tensors in the order in which they are written.
+        shard_bytes: most bytes of tensors in one shard; a tensor that is larger gets a shard of its own.
 
     Returns:
-        Bytes of the safetensors files.
+        The size of all safetensors files in bytes, headers included.
     """
     shards = _shards(planned, shard_bytes)
     count = len(shards)
@@ -70,10 +75,10 @@ def write_tensors(folder: Path, planned: Sequence[PlannedTensor], shard_bytes: i
 
 
 def verify_tensors(folder: Path, planned: Iterable[PlannedTensor]) -> None:
-    """Read every tensor back and compare it, byte for byte, with what `make` gives again.
+    """Read every tensor from the disk and compare it, byte for byte, with another result of its `make`.
 
     Raises:
-        OSError: a tensor is missing, superfluous or different.
+        OSError: a tensor in the files is missing, superfluous or different.
     """
     places = {name: path for path in sorted(folder.glob("*.safetensors")) for name in _keys(path)}
     expected = list(planned)
@@ -94,7 +99,7 @@ def verify_tensors(folder: Path, planned: Iterable[PlannedTensor]) -> None:
 
 
 def tensor_bytes(folder: Path) -> int:
-    """Bytes of the tensors in the safetensors files of a folder: what their sizes leave besides the headers."""
+    """Return the bytes of all tensors in the safetensors files of a folder, without the headers of the files."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
@@ -108,6 +113,7 @@ def _keys(path: Path) -> list[str]:
 
 
 def _shards(planned: Sequence[PlannedTensor], shard_bytes: int) -> list[list[PlannedTensor]]:
+    """Split the tensors, in order, into shards of at most `shard_bytes` or of one tensor."""
     shards: list[list[PlannedTensor]] = [[]]
     size = 0
     for tensor in planned:
@@ -120,6 +126,7 @@ def _shards(planned: Sequence[PlannedTensor], shard_bytes: int) -> list[list[Pla
 
 
 def _write_file(path: Path, planned: Sequence[PlannedTensor]) -> None:
+    """Write a new safetensors file, making each tensor only when its turn comes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for tensor in planned:
@@ -137,5 +144,5 @@ def _write_file(path: Path, planned: Sequence[PlannedTensor]) -> None:
 
 
 def _raw(tensor: Tensor) -> Tensor:
-    """The tensor's bytes, flat."""
+    """Return the bytes of a tensor as a flat uint8 tensor on the CPU."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

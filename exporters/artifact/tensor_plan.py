@@ -1,4 +1,4 @@
-"""What becomes of every tensor of a checkpoint when a profile is written out."""
+"""The plan of an export: every tensor to write, made from the tensors of the source checkpoint."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from .stored_names import StoredNames
 from .tensor_files import PlannedTensor
 
 Store = Callable[[Compression, PlannedTensor], list[PlannedTensor]]
-"""Which tensors stand for the dense weight of a layer that has a level."""
+"""A function that returns the tensors that replace the dense weight of a layer that has a level."""
 
 
 def plan_tensors(
@@ -24,10 +24,17 @@ def plan_tensors(
     left: Remains,
     store: Store,
 ) -> list[PlannedTensor]:
-    """Every tensor to write, in the order of the source's files.
+    """Plan every tensor to write, in the order of the source's files.
 
-    Tensors of removed blocks and absent branches are left out, the blocks that remain renumbered; all linear layers of
-    other dropped branches become zeros with their biases. Names and types stay the source's.
+    Tensors of removed blocks and absent branches are left out, and the other blocks are renumbered. The weights and
+    biases of all linear layers in other dropped branches become zeros. Apart from the numbers of blocks, and from the
+    tensors that `store` replaces, names and types are those of the source.
+
+    Args:
+        checkpoint: files of the source model.
+        compression: levels and dropped branches of the source model.
+        left: blocks and branches of the source that are written.
+        store: function that replaces the weight of a layer that has a level.
     """
     names = StoredNames(checkpoint, compression.structure)
     absent = tuple(f"{path}." for paths in left.absent.values() for path in paths)
@@ -73,10 +80,12 @@ def _read(path: Path, key: str) -> Tensor:
 
 
 def _zeros(path: Path, key: str) -> Tensor:
+    """Return zeros in the type and shape of a stored tensor."""
     return torch.zeros_like(_read(path, key))
 
 
 def _level(compression: Compression, layer: str, path: Path, key: str) -> Tensor:
+    """Return the weight of a layer at its level, in the type and layout of the stored weight `key`."""
     original, weight = _read(path, key), compression.weight(layer)
     if weight is None:
         return original

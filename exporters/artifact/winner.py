@@ -1,4 +1,4 @@
-"""What every format writes: a model, its levels, and one profile with what is known of it."""
+"""The input of every export format: a model, its levels, and one profile with the known facts about it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,19 +21,21 @@ from .layer_labels import layer_labels
 
 @dataclass(frozen=True)
 class Winner:
-    """A model and one profile of it.
+    """A dense model and the profile at which it is exported.
 
     Attributes:
-        model: the dense model.
-        database: where the levels are; None if nothing but `drop` is assigned.
-        assignment: layer path to label; what is not named is dense, `drop` names whole branches.
-        profile: the profile and what is known of it.
-        config: the run's resolved configuration; None without a run.
+        model: the dense model that is the source.
+        database: level database with the assigned levels; None if only `drop` is assigned.
+        assignment: path of a layer to its label. Layers that are not named are dense. `drop` is the label of all
+            layers of a branch or of none.
+        profile: the profile with its costs and figures.
+        config: configuration of the run; None without a run.
         refitted: whether the levels are those of a refit.
-        trust_remote_code: allow Python code that comes with the checkpoint (it is copied along).
-        measured: held-out figures that its own run has of these very weights; empty if it has none.
-        run: the folder of the run that it is from; None without one.
-        inspect: looks at a written model, or GGUF file, before it appears, and gives what its record shall say; raises to refuse it.
+        trust_remote_code: whether to run Python code that comes with the checkpoint, which is copied to the export.
+        measured: held-out figures that the run measured with exactly these weights; empty if there are none.
+        run: folder of the run that the profile comes from; None without a run.
+        inspect: function that examines a written model, or GGUF file, before the output folder appears. It returns
+            entries for the record and raises an exception to refuse the model.
     """
 
     model: DenseModel
@@ -49,22 +51,22 @@ class Winner:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The dense model's files."""
+        """The files of the dense model."""
         return self.model.checkpoint
 
     @property
     def structure(self) -> Structure:
-        """The dense model's blocks, branches and linear layers."""
+        """The blocks, branches and linear layers of the dense model."""
         return self.model.structure
 
     @property
     def counted(self) -> str:
-        """The format whose files budgets in bytes count (`space.format`)."""
+        """The format whose files are counted by budgets in bytes (`space.format`); `packed` without a run."""
         return "packed" if self.config is None else self.config.space.format
 
     @property
     def sources(self) -> dict[str, Path]:
-        """The folders that an export reads, by what they are called; an export never touches them."""
+        """The folders that an export reads and never changes, by their names in messages."""
         found = {"the model": self.checkpoint.path}
         if self.database is not None:
             found["the levels"] = self.database.path
@@ -75,10 +77,10 @@ class Winner:
 
 
 class Winners:
-    """The points of a finished run's front, and any profile over its levels.
+    """Maker of winners from a finished run: points of its front, and any other profile of its model.
 
     Args:
-        run: the run's folder; its level database lies beside it, in `databases/`.
+        run: folder of the run; its level database lies beside it, in `databases/`.
 
     Raises:
         FileNotFoundError: the run has no front.
@@ -101,14 +103,14 @@ class Winners:
         point: int | None = None,
         size: str | None = None,
     ) -> Winner:
-        """A point of the front, or a profile file's; the arguments are those of `Choice`.
+        """Return the winner for a point of the front or for a profile file; the arguments are those of `Choice`.
 
-        A profile whose refit was kept comes with the refitted levels.
+        A profile whose refit was kept gets the refitted levels.
 
         Raises:
-            ValueError: not exactly one way to choose is given, the front has no such point, or the profile is of
+            ValueError: not exactly one argument is given, the front has no such point, or the profile belongs to
                 another model.
-            FileNotFoundError: the levels are gone.
+            FileNotFoundError: the levels no longer exist.
         """
         known = self._chosen(Choice(budget, point, size, profile))
         config = self._config
@@ -120,7 +122,14 @@ class Winners:
         return self.with_levels(model, known)
 
     def with_levels(self, model: DenseModel, known: ProfileFile) -> Winner:
-        """A profile of the run's model with the levels that stand for it: a refit's, or the run's own."""
+        """Return the winner for a profile, with the levels of its refit if that was kept, else the run's own levels.
+
+        The held-out figures of a refitted profile are replaced by those that were measured after the refit.
+
+        Raises:
+            ValueError: a unit of the profile is not in the model, or a file of the refitted levels is damaged.
+            FileNotFoundError: the levels no longer exist.
+        """
         assignment = layer_labels(known.units, model.structure)
         database = kept_refit(self._run, known.units)
         if database is not None:
@@ -141,6 +150,7 @@ class Winners:
         )
 
     def _chosen(self, choice: Choice) -> ProfileFile:
+        """Return the profile that a choice names, after checking that the choice is unambiguous."""
         front = self._front
         choice.check(front)
         if choice.profile is not None:
@@ -149,6 +159,7 @@ class Winners:
         return profile_of(point, front)
 
     def _plain(self) -> LevelDatabase:
+        """Open the run's own level database, without refitted levels."""
         path = self._run.parent / "databases" / self._front.fingerprints["database"]
         manifest = path / "manifest.json"
         if not manifest.exists():
@@ -159,4 +170,5 @@ class Winners:
 
 
 def _finite(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the figures that are known, without those that are None."""
     return {name: value for name, value in figures.items() if value is not None}

@@ -1,1 +1,1 @@
-"""Checkpoints that `transformers` loads: dense, packed integers, and without dropped branches."""
+"""Export formats that `transformers` loads: dense weights, packed integers, and models without dropped branches."""

@@ -1,6 +1,6 @@
-"""Packed integers as `compressed-tensors` files have them: the stored codes and scales, as they are.
+"""The export format `compressed-tensors`: the integer codes and scales of the levels, without any conversion.
 
-What the format cannot hold is refused; levels without integers are written dense, which is exact.
+Layers whose level has no integers are written dense, which is exact. Levels that the format cannot hold are refused.
 
 References:
     https://github.com/vllm-project/compressed-tensors (format `pack-quantized`).
@@ -34,15 +34,15 @@ _HALVES = {torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class PackedLayout:
-    """Codes in 32-bit words, a scale per group, the shape.
+    """The `Layout` of packed layers: codes in 32-bit words, one scale per group, and the shape of the weight.
 
-    Readers multiply codes and scales in the model's type, which must be that of the scales for exact weights.
+    Readers multiply codes and scales in the model's type. The weights are exact only if the scales have this type.
 
     Args:
-        dtype: of the model's weights and of the levels' scales.
+        dtype: floating-point type of the model's weights and of the levels' scales.
 
     Raises:
-        ValueError: it does not have 16 bits.
+        ValueError: the type is neither float16 nor bfloat16.
     """
 
     name = "compressed-tensors"
@@ -66,7 +66,7 @@ class PackedLayout:
         self._dtype = dtype
 
     def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
-        """Words, scales and shape of a layer with integers; the dense weight of one without.
+        """Return words, scales and shape of a layer with an integer level, or the dense weight of another layer.
 
         Raises:
             ValueError: the layer is stored in another type than the model.
@@ -92,10 +92,10 @@ class PackedLayout:
         ]
 
     def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
-        """The configuration with the scheme of every layer, and the type that makes its weights exact.
+        """Return the configuration with the scheme of every layer, and with the type of the scales as the model's type.
 
         Raises:
-            ValueError: a level that the format cannot hold, or no integers at all.
+            ValueError: a level does not fit the format, or no layer has an integer level.
         """
         grids: dict[str, tuple[Grid, int]] = {}
         ignore = []
@@ -113,12 +113,12 @@ class PackedLayout:
         return {**config, **types, "quantization_config": packed_config(grids, ignore)}
 
     def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
-        """Open the folder as a model whose packed layers read as dense ones."""
+        """Open the written folder as a model whose packed layers are read as dense weights."""
         return DenseModel(PackedCheckpoint(folder, trust_remote_code))
 
 
 def export_compressed_tensors(winner: Winner, output: Path, overwrite: bool) -> list[str]:
-    """Write the winner packed; lines that say what was written and who reads it."""
+    """Write the winner with packed weights; return lines about the files and the programs that read them."""
     written = write_model(winner, PackedLayout(winner.checkpoint.dtype), output, overwrite=overwrite)
     limit = byte_limit(winner, PackedLayout.name)
     return [
@@ -131,7 +131,7 @@ def export_compressed_tensors(winner: Winner, output: Path, overwrite: bool) -> 
 
 
 def serving_notes(winner: Winner) -> list[str]:
-    """What a reader of the files must know before serving them."""
+    """Return lines that a user of the files must know before serving the model."""
     schemes = [parse_label(label) for label in winner.assignment.values() if label not in ("dense", "drop")]
     grids = [scheme.grid for scheme in schemes if scheme.grid is not None]
     notes = [
@@ -160,7 +160,7 @@ def serving_notes(winner: Winner) -> list[str]:
 
 
 def _held(compression: Compression, path: str, grid: Grid) -> Grid:
-    """The grid, if the format has a place for it."""
+    """Return `grid`, the grid of the layer at `path`, or refuse a grid that the format cannot hold for this layer."""
     linear, label = compression.linears[path], compression.levels[path]
     ends = compression.structure.ends
     fact = ""
@@ -178,6 +178,7 @@ def _held(compression: Compression, path: str, grid: Grid) -> Grid:
 
 
 def _part(compression: Compression, layer: str, part: str) -> Tensor:
+    """Return one stored tensor of a layer with an integer level; `part` is `packed`, `scale` or `shape`."""
     level = compression.packed(layer)
     assert level is not None
     if part == "scale":

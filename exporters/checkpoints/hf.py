@@ -1,4 +1,4 @@
-"""Dense Hugging Face checkpoints with the compressed values, for everything that loads such checkpoints."""
+"""The export format `hf`: dense Hugging Face checkpoints with the compressed values of the weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,10 @@ from .model_folder import WrittenModel, write_model
 
 
 class DenseLayout:
-    """Weights in the source's types; sizes are not checked, because they say nothing of the levels."""
+    """The `Layout` of dense weights in the source's types.
+
+    The size of the files is not checked, because it does not depend on the levels.
+    """
 
     name = "hf"
     sentence = "The weights are dense: they have the compressed values, not the compressed size."
@@ -29,17 +32,17 @@ class DenseLayout:
     companions: tuple[Path, ...] = ()
 
     def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
-        """The dense weight itself."""
+        """Return the dense weight as the only tensor of the layer."""
         del compression
         return [dense]
 
     def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
-        """The configuration as it is."""
+        """Return the configuration unchanged."""
         del compression, left
         return config
 
     def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
-        """Open the folder as any dense model."""
+        """Open the written folder as a dense model."""
         return DenseModel.open(folder, trust_remote_code=trust_remote_code)
 
 
@@ -55,7 +58,21 @@ def export_dense(
     overwrite: bool = False,
     trust_remote_code: bool = False,
 ) -> WrittenModel:
-    """`write_model` of an assignment that comes from no run: layer path to label, what is not named is dense."""
+    """Write a dense checkpoint of an assignment that does not come from a run.
+
+    The errors are those of `write_model`.
+
+    Args:
+        model: the dense model that is the source.
+        database: level database with the assigned levels; None if only `drop` is assigned.
+        assignment: path of a layer to its label; layers that are not named are dense.
+        output: path of the folder to make.
+        profile: profile for the model card and the record; None if there is none.
+        device: device on which levels are unpacked and logits compared; None takes a GPU if there is one.
+        shard_bytes: most bytes of tensors in one file; a tensor that is larger gets a file of its own.
+        overwrite: whether to replace an earlier export at `output`.
+        trust_remote_code: whether to run Python code that comes with the checkpoint.
+    """
     known = profile or ProfileFile({})
     winner = Winner(model, database, assignment, known, trust_remote_code=trust_remote_code)
     return write_model(
@@ -64,7 +81,7 @@ def export_dense(
 
 
 def export_hf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
-    """Write the winner dense; lines that say what was written."""
+    """Write the winner with dense weights; return lines that say what was written."""
     written = write_model(winner, DenseLayout(), output, overwrite=overwrite)
     return [
         f"{output}: {written.bytes:,} bytes of dense weights in {winner.checkpoint.dtype}",

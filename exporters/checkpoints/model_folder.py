@@ -1,4 +1,7 @@
-"""Writes a model as a folder that `transformers` opens, whatever the layout of its weights: verified, or not at all."""
+"""Writing of a model as a folder that `transformers` opens, in any layout of the weights.
+
+The files are verified before the folder appears. If the verification fails, no folder appears.
+"""
 
 import shutil
 from collections.abc import Mapping
@@ -26,16 +29,17 @@ from .written_weights import verify_weights
 
 
 class Layout(Protocol):
-    """How the weights of layers with a level lie in the files.
+    """The way in which a format stores the weights of layers that have a level.
 
     Attributes:
-        name: of the format.
-        sentence: what the model card says of the weights.
-        needs: package to the versions that read the files, besides transformers.
-        rule: bytes of one layer, if the files of this format are what byte budgets count.
-        budget: the `space.format` whose budgets in bytes the files must keep.
-        left_out: kind of a dropped branch to the block's children that are not written; other kinds become zeros.
-        companions: files of this package that go along.
+        name: name of the format.
+        sentence: sentence about the weights for the model card.
+        needs: packages that read the files, besides transformers, with their versions.
+        rule: size rule that the bytes of the written tensors must match; None if there is none.
+        budget: the `space.format` whose budgets in bytes the files must keep; None if there is none.
+        left_out: kind of a dropped branch to the children of the block that are not written; branches of other
+            kinds are written as zeros.
+        companions: files of this package that are copied into the folder.
     """
 
     name: str
@@ -47,26 +51,26 @@ class Layout(Protocol):
     companions: tuple[Path, ...]
 
     def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
-        """The tensors that stand for a layer's dense weight; refuses a level that the format cannot hold."""
+        """Return the tensors that replace a layer's dense weight; refuse a level that the format cannot hold."""
 
     def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
-        """The content of `config.json`, from that of the dense model."""
+        """Return the content of `config.json`, made from the dense model's content `config`."""
 
     def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
-        """Open what was written, with dense weights as its readers see them."""
+        """Open the written folder as a model with the dense weights that a reader of the files computes."""
 
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """What was written.
+    """The facts about a written model.
 
     Attributes:
         path: folder of the export.
-        bytes: of the safetensors files.
-        tensor_bytes: of the tensors in them, without headers: what byte budgets count.
-        removed: indices, in the source, of the blocks that are gone; the others are renumbered.
-        zeroed: dropped branches, named as units, that remain with zeros in all their linear layers and biases.
-        absent: dropped branches, named as units, of which nothing remains in blocks that do.
+        bytes: size of the safetensors files in bytes.
+        tensor_bytes: size of the tensors in the files in bytes, without the headers; budgets in bytes count this.
+        removed: indices, in the source, of the removed blocks; the other blocks are renumbered.
+        zeroed: unit names of the dropped branches that are written with zeros in all linear layers and biases.
+        absent: unit names of the dropped branches that are left out of blocks that are kept.
     """
 
     path: Path
@@ -77,7 +81,7 @@ class WrittenModel:
     absent: tuple[str, ...]
 
     def lines(self, winner: Winner) -> list[str]:
-        """What a person should know besides the size."""
+        """Return lines for the user about refitted weights, removed blocks and dropped branches."""
         found = []
         if winner.refitted:
             figures = (f"held-out {name} {value:.6g}" for name, value in winner.profile.heldout.items())
@@ -101,30 +105,36 @@ def write_model(
     shard_bytes: int = 5_000_000_000,
     overwrite: bool = False,
 ) -> WrittenModel:
-    """Write a model whose weights are those of the winner's assignment, under the source's names.
+    """Write a model with the weights of the winner's assignment, under the source's names.
 
-    A block whose branches are all dropped is removed and the next ones take its number; where a block without
-    its branches still changes what passes (norms on the residual stream), it stays. A dropped branch of a block
-    that stays becomes zeros, or is left out where the layout says so. What was written is read back from the disk:
-    every tensor is compared byte for byte, every weight that a reader makes of them with the level's own, bit for
-    bit, the logits on a few tokens with the block runner's, and the bytes with the size rules. The folder appears
-    whole or not at all.
+    A block whose branches are all dropped is removed, and the later blocks are renumbered. Such a block stays if it
+    changes the hidden states even without its branches (norms on the residual stream). A dropped branch of a block
+    that stays is left out or written as zeros, as `layout.left_out` says.
 
-    Memory: one tensor while writing; one block, embedding and head for the logits.
+    The files are read back from the disk and verified:
+
+    - every tensor, byte for byte;
+    - every weight that a reader computes from the tensors, bit for bit, against the level;
+    - the logits of a few tokens, against those of the block runner;
+    - the size of the tensors, against the layout's size rule and the budget, where there are any.
+
+    The folder appears complete or not at all.
+
+    Memory: one tensor while writing; one block, the embedding and the head for the logits.
 
     Args:
-        winner: what to write.
+        winner: model, levels and profile to write.
         layout: format in which the weights are stored.
-        output: the folder to make.
-        device: where levels are unpacked and logits compared; None takes a GPU if there is one.
-        shard_bytes: weights are split into files of at most this size, or of one tensor.
-        overwrite: replace an earlier export at `output`.
+        output: path of the folder to make.
+        device: device on which levels are unpacked and logits compared; None takes a GPU if there is one.
+        shard_bytes: most bytes of tensors in one file; a tensor that is larger gets a file of its own.
+        overwrite: whether to replace an earlier export at `output`.
 
     Raises:
-        ValueError: an unknown layer, a branch dropped in part, nothing left, a level that the format cannot hold,
-            more bytes than the budget, or an architecture whose blocks cannot be renumbered.
-        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
-        OSError: what was read back differs from what was meant.
+        ValueError: a layer is unknown, a branch is dropped in part, no block is kept, a level does not fit the
+            format, the files exceed the budget, or the architecture does not allow its blocks to be renumbered.
+        FileExistsError: `check_output` refuses `output`, for example because it holds other files.
+        OSError: the files that were read back differ from what should have been written.
     """
     device = default_device(device)
     checkpoint = winner.checkpoint

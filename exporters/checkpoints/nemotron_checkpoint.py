@@ -1,4 +1,4 @@
-"""Folders in the format `nemotron-nas`, opened without running the code that lies in them."""
+"""Reading of exports in the format `nemotron-nas`, without running the Python code that the folder holds."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -26,24 +26,31 @@ CLASSES: dict[type[PreTrainedConfig], tuple[type[PreTrainedConfig], type[PreTrai
     Qwen2Config: (modeling.NasQwen2Config, modeling.NasQwen2ForCausalLM),
     Qwen3Config: (modeling.NasQwen3Config, modeling.NasQwen3ForCausalLM),
 }
-"""A plain model's configuration to the configuration and the class of what is left of such a model."""
+"""Configuration class of a plain model to the configuration class and model class of its `nemotron-nas` version."""
 
 PARTS = {"attention": ("self_attn", "input_layernorm"), "mlp": ("mlp", "post_attention_layernorm")}
-"""Kind of branch to the children of a block that it consists of."""
+"""Kind of branch to the names of the block's children that make up the branch, its norm included."""
 
 FIELDS = {"attention": "attention", "mlp": "ffn"}
-"""Kind of branch to its name in `block_configs`."""
+"""Kind of branch to the name of its entry in `block_configs`."""
 
 _ADDED = ("architectures", "auto_map", "block_configs", "model_type")
 
 
 class NemotronCheckpoint(Checkpoint):
-    """An export as the plain model that it was made from, with zeros for what is absent: the same logits.
+    """An export that is read as the plain model that it was made from, with zeros for the weights of absent branches.
 
-    `Checkpoint` refuses what transformers has no class for, so this opens the folder itself.
+    The plain model computes the same logits as the export. `Checkpoint` refuses models for which transformers has no
+    class, so this class opens the folder itself.
+
+    Args:
+        path: folder of the export.
 
     Attributes:
-        absent: (block, kind) of the branches that are not in the files.
+        absent: branches that are not in the files, as pairs (block, kind).
+
+    Raises:
+        ValueError: the folder's architecture is not one of those in `CLASSES`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +74,7 @@ class NemotronCheckpoint(Checkpoint):
         self.files = tuple(sorted(path.glob("*.safetensors")))
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor by the plain model's name; zeros if its branch is absent."""
+        """Return a tensor by its name in the plain model; a tensor of an absent branch is zeros."""
         prefixes = tuple(
             f"model.layers.{index}.{child}." for index, kind in self.absent for child in PARTS[kind]
         )
@@ -77,14 +84,15 @@ class NemotronCheckpoint(Checkpoint):
 
     @cached_property
     def _shapes(self) -> dict[str, torch.Size]:
+        """The shape of every tensor of the plain model, by name."""
         return {name: tensor.shape for name, tensor in self.skeleton().state_dict().items()}
 
 
 class WrittenNemotron(NemotronCheckpoint):
-    """An export as the modelling file that lies in it makes it."""
+    """An export with the modules that its modelling file builds, in which absent branches have no weights."""
 
     def skeleton(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-        """The model without the absent branches, its parameters on the meta device."""
+        """Build the model without the absent branches, in evaluation mode, with its parameters on the meta device."""
         config_class, model_class = self._classes
         make: Callable[..., PreTrainedModel] = model_class._from_config
         with init_empty_weights(include_buffers=False):

@@ -1,7 +1,9 @@
-"""Llama, Mistral, Qwen2 and Qwen3 whose blocks may lack attention or MLP, or have MLPs of several widths.
+"""Llama, Mistral, Qwen2 and Qwen3 models whose blocks may lack attention or MLP, or have MLPs of several widths.
 
-`block_configs` in config.json says what every block has, under the names of NVIDIA's `nemotron-nas` models:
-`attention.no_op`, `ffn.no_op`, `ffn.intermediate_size`. What a block lacks has no weights, not even a norm.
+`block_configs` in config.json says which branches every block has, under the names of NVIDIA's `nemotron-nas` models:
+`attention.no_op`, `ffn.no_op`, `ffn.intermediate_size`. A missing branch has no weights, and
+neither has its norm.
+
 Open a folder that holds this file with `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`.
 """
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 
 class Fields(dict[str, Any]):
-    """A dictionary whose keys are attributes too: engines read `block.ffn.no_op`, JSON writes it."""
+    """A dictionary whose keys can be read as attributes, as in `block.ffn.no_op`, and that JSON can write."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:
@@ -24,16 +26,22 @@ class Fields(dict[str, Any]):
 
 
 class _NoAttention(nn.Module):
+    """Replacement of a missing attention; it returns zeros."""
+
     def forward(self, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
         return torch.zeros_like(hidden_states), None
 
 
 class _NoMLP(nn.Module):
+    """Replacement of a missing MLP; it returns zeros."""
+
     def forward(self, hidden_states: Tensor) -> Tensor:
         return torch.zeros_like(hidden_states)
 
 
 class _Config:
+    """Part of a configuration that holds one entry per block in `block_configs`."""
+
     model_type = "nemotron-nas"
 
     @property
@@ -47,6 +55,8 @@ class _Config:
 
 
 class _Model:
+    """Part of a model that replaces or resizes the branches of its blocks as `block_configs` says."""
+
     model: Any
 
     def __init__(self, *args: Any) -> None:
@@ -56,7 +66,7 @@ class _Model:
             if block.attention.no_op:
                 layer.input_layernorm, layer.self_attn = nn.Identity(), _NoAttention()
             else:
-                # Without gaps: the first entry of a cache tells the length of all.
+                # Number the attentions without gaps: a cache takes its length from its first entry.
                 layer.self_attn.layer_idx = attentions
                 attentions += 1
             if block.ffn.no_op:
@@ -68,40 +78,40 @@ class _Model:
 
 
 class DeciLMConfig(_Config, transformers.LlamaConfig):
-    """The configuration of Llama models with an entry for every block."""
+    """Configuration of a Llama model with an entry for every block."""
 
 
 class DeciLMForCausalLM(_Model, transformers.LlamaForCausalLM):
-    """Llama, under the name by which vLLM knows such models."""
+    """Llama model with missing branches; vLLM knows such models by this class name."""
 
     config_class = DeciLMConfig
 
 
 class NasMistralConfig(_Config, transformers.MistralConfig):
-    """The configuration of Mistral models with an entry for every block."""
+    """Configuration of a Mistral model with an entry for every block."""
 
 
 class NasMistralForCausalLM(_Model, transformers.MistralForCausalLM):
-    """Mistral."""
+    """Mistral model whose blocks may lack branches."""
 
     config_class = NasMistralConfig
 
 
 class NasQwen2Config(_Config, transformers.Qwen2Config):
-    """The configuration of Qwen2 models with an entry for every block."""
+    """Configuration of a Qwen2 model with an entry for every block."""
 
 
 class NasQwen2ForCausalLM(_Model, transformers.Qwen2ForCausalLM):
-    """Qwen2."""
+    """Qwen2 model whose blocks may lack branches."""
 
     config_class = NasQwen2Config
 
 
 class NasQwen3Config(_Config, transformers.Qwen3Config):
-    """The configuration of Qwen3 models with an entry for every block."""
+    """Configuration of a Qwen3 model with an entry for every block."""
 
 
 class NasQwen3ForCausalLM(_Model, transformers.Qwen3ForCausalLM):
-    """Qwen3."""
+    """Qwen3 model whose blocks may lack branches."""
 
     config_class = NasQwen3Config

@@ -1,8 +1,8 @@
-"""Dense checkpoints without the branches that were dropped, and the code that reads them.
+"""The export format `nemotron-nas`: dense checkpoints without the dropped branches, with the code that reads them.
 
 References:
-    https://huggingface.co/nvidia/Llama-3_3-Nemotron-Super-49B-v1 (`block_configs`, its names);
-    https://github.com/vllm-project/vllm (vllm/model_executor/models/nemotron_nas.py: which of them it reads).
+    https://huggingface.co/nvidia/Llama-3_3-Nemotron-Super-49B-v1 (names in `block_configs`);
+    https://github.com/vllm-project/vllm (vllm/model_executor/models/nemotron_nas.py: the names that vLLM reads).
 """
 
 from collections.abc import Mapping
@@ -24,20 +24,20 @@ from .nemotron_checkpoint import CLASSES, FIELDS, PARTS, NemotronCheckpoint, Wri
 
 _CODE = Path(modeling.__file__)
 _DENSE_AS_STORED = ("packed", "hf", "compressed-tensors")
-"""Values of `space.format` that count a dense layer as the source stores it."""
+"""Values of `space.format` that count the bytes of a dense layer as the source stores it."""
 
 
 class NemotronLayout:
-    """Weights in the source's types; a dropped branch has no tensors, its norm included.
+    """The `Layout` of dense weights in the source's types, without the tensors of dropped branches and their norms.
 
-    Where nothing but `drop` is assigned, the files are as large as the search counted, less the norms: then they must
-    keep a budget in bytes.
+    If all layers of the winner are dense or dropped, the files are as large as the search counted, less the norms of
+    the dropped branches. Only then must the files keep a budget in bytes.
 
     Args:
-        winner: what will be written.
+        winner: model and profile that will be written.
 
     Raises:
-        ValueError: there is no modelling code for its architecture.
+        ValueError: there is no modelling code for the model's architecture.
     """
 
     name = "nemotron-nas"
@@ -63,15 +63,15 @@ class NemotronLayout:
         self.budget: str | None = counted if dense and counted in _DENSE_AS_STORED else None
 
     def store(self, compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
-        """The dense weight itself."""
+        """Return the dense weight as the only tensor of the layer."""
         del compression
         return [dense]
 
     def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
-        """The configuration with what every block has, and where the code is.
+        """Return the configuration with one entry per block and with the names of the classes that open the folder.
 
         Raises:
-            ValueError: attentions are absent, and those that remain are of several types.
+            ValueError: attentions are absent, and the kept blocks have attentions of several types.
         """
         types = getattr(self._config, "layer_types", None)
         kept = sorted({types[i] for i in left.kept} if types else ())
@@ -92,9 +92,9 @@ class NemotronLayout:
         }
 
     def open(self, folder: Path, trust_remote_code: bool) -> DenseModel:
-        """Open the folder with the modelling code that was written there, which is this package's own.
+        """Open the folder with the modelling code of this package, a copy of which lies in the folder.
 
-        Its structure is that of the plain model without the branches that are absent.
+        The structure of the model is that of the plain model without the absent branches.
         """
         del trust_remote_code
         plain = NemotronCheckpoint(folder)
@@ -106,7 +106,7 @@ class NemotronLayout:
         return DenseModel(WrittenNemotron(folder), replace(found, blocks=tuple(blocks)))
 
     def _block(self, dropped: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-        """An entry of `block_configs`; as NVIDIA has it, what does nothing has no sizes."""
+        """Return one entry of `block_configs`; as in NVIDIA's files, the size of a dropped branch is None."""
         config = self._config
         sizes = {
             "attention": ("n_heads_in_group", config.num_attention_heads // config.num_key_value_heads),
@@ -119,7 +119,7 @@ class NemotronLayout:
 
 
 def export_nemotron_nas(winner: Winner, output: Path, overwrite: bool) -> list[str]:
-    """Write the winner without its dropped branches; lines that say what was written and who reads it."""
+    """Write the winner without its dropped branches; return lines about the files and the programs that read them."""
     layout = NemotronLayout(winner)
     written = write_model(winner, layout, output, overwrite=overwrite)
     limit = byte_limit(winner, layout.budget) if layout.budget else None
@@ -133,7 +133,7 @@ def export_nemotron_nas(winner: Winner, output: Path, overwrite: bool) -> list[s
 
 
 def _serving_note(winner: Winner, written: WrittenModel) -> str:
-    """Which engine takes the folder, as far as its source says."""
+    """Return a line that says whether vLLM can serve the folder; this follows from vLLM's source, not from a test."""
     model_class = winner.structure.model_class
     first = next(block.index for block in winner.structure.blocks if block.index not in written.removed)
     if model_class != "LlamaForCausalLM":

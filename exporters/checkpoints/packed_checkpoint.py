@@ -1,4 +1,7 @@
-"""A checkpoint with packed integers that reads as a dense one: what is verified is what a reader sees."""
+"""Reading of exported models: packed integers as dense weights, and model folders for evaluation.
+
+Verification and evaluation use the weights that a reader of the files computes.
+"""
 
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +24,14 @@ from .words import from_words
 
 
 class PackedCheckpoint(Checkpoint):
-    """A folder that an export in the format `compressed-tensors` wrote.
+    """An export in the format `compressed-tensors` whose packed layers are read as dense weights.
 
-    Schemes are taken from its `config.json`, not from what was meant. `Checkpoint` refuses models that are quantised,
-    so this opens the folder itself.
+    The scheme of a layer is taken from the folder's `config.json`, not from the profile that was exported. `Checkpoint`
+    refuses quantised models, so this class opens the folder itself.
+
+    Args:
+        path: folder of the export.
+        trust_remote_code: whether to run Python code that comes with the checkpoint.
     """
 
     def __init__(self, path: Path, trust_remote_code: bool = False) -> None:
@@ -35,11 +42,12 @@ class PackedCheckpoint(Checkpoint):
         self.files = tuple(sorted(path.glob("*.safetensors")))
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor by the model's name; the weight of a quantised layer as the product of codes and scales."""
+        """Return a tensor by its name in the model; quantised weights are the products of codes and scales."""
         layer = name.removesuffix(".weight")
         return super().tensor(name) if layer == name or layer not in self._labels else self._weight(layer)
 
     def _weight(self, layer: str) -> Tensor:
+        """Compute the dense weight (O, I) of a quantised layer from its three stored tensors."""
         label = self._labels[layer]
         grid = parse_label(label).grid
         assert grid is not None
@@ -55,16 +63,16 @@ class PackedCheckpoint(Checkpoint):
 
     @cached_property
     def _parts(self) -> dict[str, str]:
-        """The model's name of a stored tensor to the file's."""
+        """The name of every stored tensor in the files, by its name in the model."""
         names = StoredNames(self, find_structure(self.skeleton()))
         return {names.model_name(stored): stored for stored in self._locations}
 
 
 def open_model(path: Path, trust_remote_code: bool) -> Checkpoint:
-    """A model folder for evaluation: a dense one, one that an export packed, or one that lacks branches.
+    """Open a model folder for evaluation: a dense model, or an export as `compressed-tensors` or `nemotron-nas`.
 
     Raises:
-        ValueError: it is quantised in any other way, or no model.
+        ValueError: the folder holds no model, or a model that is quantised in another way.
     """
     form = read_json(path / RECORD)["format"] if (path / RECORD).is_file() else ""
     if form == "nemotron-nas":

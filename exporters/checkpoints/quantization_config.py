@@ -1,4 +1,4 @@
-"""The scheme of every layer as compressed-tensors' configurations say it: groups of layers with bits and group size."""
+"""The `quantization_config` of compressed-tensors, which lists the layers of every scheme with bits and group size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,17 +6,22 @@ from typing import Any
 from ...spaces.levels.labels import Grid
 
 OLDEST = "0.19.0"
-"""The first release that packs 3, 5, 6 and 7 bits without gaps; older ones take such files for other numbers."""
+"""The first release of compressed-tensors that packs 3, 5, 6 and 7 bits without gaps.
+
+Older releases read wrong numbers from such files.
+"""
 
 
 def config_groups(grids: Mapping[str, tuple[Grid, int]]) -> dict[str, dict[str, Any]]:
-    """One group per scheme, its layers by exact name; a group of inputs wider than the row is the whole channel.
+    """Build the `config_groups` of a configuration: one group of layers per scheme, with the layers' exact names.
+
+    A grid whose groups are wider than the layer's row is written as one group per output channel.
 
     Args:
-        grids: layer path to its grid and number of inputs.
+        grids: path of a layer to its grid and its number of inputs.
 
     Returns:
-        Label of a scheme to `targets` and `weights`.
+        The label of every scheme, with a dictionary of `targets` (paths of the layers) and `weights` (the scheme).
     """
     groups: dict[str, dict[str, Any]] = {}
     for path, (grid, inputs) in grids.items():
@@ -33,7 +38,12 @@ def config_groups(grids: Mapping[str, tuple[Grid, int]]) -> dict[str, dict[str, 
 
 
 def packed_config(grids: Mapping[str, tuple[Grid, int]], ignore: Sequence[str]) -> dict[str, Any]:
-    """The content of `quantization_config` for packed integers; `ignore` names the linear layers that are dense."""
+    """Build the content of `quantization_config` for packed integers.
+
+    Args:
+        grids: path of a layer to its grid and its number of inputs.
+        ignore: paths of the linear layers that are dense.
+    """
     groups = config_groups(grids)
     return {
         "quant_method": "compressed-tensors",
@@ -46,7 +56,7 @@ def packed_config(grids: Mapping[str, tuple[Grid, int]], ignore: Sequence[str]) 
 
 
 def labels_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Layer path to label, from the `quantization_config` of a written model."""
+    """Return the label of every quantised layer, by path, from the `quantization_config` of a written model."""
     return {
         path: _label(group["weights"])
         for group in config["config_groups"].values()
@@ -55,5 +65,6 @@ def labels_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _label(weights: Mapping[str, Any]) -> str:
+    """Return the label of a scheme that is given as the `weights` of a configuration group."""
     group = f"g{weights['group_size']}" if weights["strategy"] == "group" else ""
     return f"w{weights['num_bits']}{group}" + ("" if weights["symmetric"] else "a")

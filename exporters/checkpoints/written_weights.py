@@ -1,4 +1,4 @@
-"""The weights that a reader makes of written files, against the levels they were made from."""
+"""Verification that a reader of the written files computes the weights of the levels."""
 
 import torch
 
@@ -8,10 +8,15 @@ from ..artifact.remains import Remains
 
 
 def verify_weights(written: Checkpoint, compression: Compression, left: Remains) -> None:
-    """Compare the weight of every layer that has a level, bit for bit.
+    """Compare the written weight of every layer that has a level with the level's weight, bit for bit.
+
+    Args:
+        written: the written model, whose tensors are read as dense weights.
+        compression: the source model with the levels of its layers.
+        left: the blocks and branches of the source that were written.
 
     Raises:
-        OSError: a weight differs.
+        OSError: a weight in the files differs from the level's weight.
     """
     for source, path in left.paths().items():
         level = compression.weight(source)
@@ -27,4 +32,5 @@ def verify_weights(written: Checkpoint, compression: Compression, left: Remains)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of a tensor, so that zeros of different sign and NaN compare exactly."""
     return tensor.contiguous().view(torch.uint8)

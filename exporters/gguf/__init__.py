@@ -1,1 +1,1 @@
-"""Files for llama.cpp."""
+"""Export of a model as a GGUF file, which llama.cpp runs."""

@@ -1,4 +1,4 @@
-"""GGUF for llama.cpp: every layer in the type that was searched, as it was searched."""
+"""The export format `gguf`, one file for llama.cpp with every layer in the storage type that was searched."""
 
 import copy
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from .gguf_target import LACKING, Target
 from .llama_cpp import FILE, opened
 
 DIVERGENCE = 0.02
-"""Nats of KL on random tokens, at most: llama.cpp rounds activations to 8 bits."""
+"""Largest allowed KL on random tokens, in nats per token; llama.cpp rounds activations to 8 bits."""
 
 _SENTENCE = (
     f"`{FILE}` has every layer in the type of llama.cpp that was searched, quantised by llama.cpp itself."
@@ -36,17 +36,20 @@ _SENTENCE = (
 
 
 def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
-    """Write the winner as one GGUF file; lines that say what was written.
+    """Write the winner as one GGUF file.
 
-    Every tensor is read back and compared byte for byte, the bytes with the size rules, and what llama.cpp computes with
-    what was searched.
+    Three checks follow: every tensor is read back and compared byte for byte, the number of bytes is compared with the
+    size rules, and the logits of llama.cpp are compared with those of the model that was searched.
+
+    Returns:
+        Lines for the user that say what was written.
 
     Raises:
-        ValueError: an architecture that is not written, or of which it cannot be said that a branch is dropped alone; a
-            level that is no type of llama.cpp, or more bytes than the budget.
+        ValueError: the architecture is not supported, or a branch is dropped whose block is kept and llama.cpp cannot
+            do without it; a level is not a storage type of llama.cpp; or the file exceeds the budget.
         ModuleNotFoundError: llama-cpp-python is not installed.
-        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
-        OSError: what was read back differs from what was meant.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is not an export.
+        OSError: the written file fails one of the checks.
     """
     version()
     device = default_device()
@@ -95,12 +98,16 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
 
 
 def _parts(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
-    """What goes with a branch that is dropped alone, if llama.cpp can do without."""
+    """Return the modules that are left out with a dropped branch, by kind of branch.
+
+    It is empty if llama.cpp needs both branches in every block of this architecture.
+    """
     family = FAMILIES.get(checkpoint.config.model_type)
     return PARTS if family is not None and family.lacking else {}
 
 
 def _target(checkpoint: Checkpoint, left: Remains) -> Target:
+    """Describe the model that is written: its configuration, its architecture and the branches that blocks lack."""
     config = copy.deepcopy(checkpoint.config)
     config.num_hidden_layers = len(left.kept)
     if kinds := getattr(config, "layer_types", None):
@@ -112,16 +119,20 @@ def _target(checkpoint: Checkpoint, left: Remains) -> Target:
 
 
 def _dense(compression: Compression, dense: PlannedTensor) -> list[PlannedTensor]:
-    """Levels come with llama.cpp's names: a file may name a layer otherwise than the model (GPT-NeoX's head)."""
+    """Leave the dense weight in the plan; `typed` puts the level in its place.
+
+    `typed` needs the names in the model to find llama.cpp's names, and a file may store a layer under another name than
+    the model has (GPT-NeoX's head).
+    """
     del compression
     return [dense]
 
 
 def _divergence(path: Path, source: DenseModel, compression: Compression, device: torch.device) -> float:
-    """Mean KL from what was searched to what llama.cpp computes, over the positions of a few tokens.
+    """Return the mean KL from the searched model to the file run by llama.cpp, in nats, over a few random tokens.
 
     Raises:
-        OSError: it is more than `DIVERGENCE`.
+        OSError: the divergence is above `DIVERGENCE` or not a number.
     """
     tokens_BT, meant_PV = searched_logits(source, compression, device)
     with opened(path, tokens_BT.shape[1]) as model:

@@ -1,4 +1,4 @@
-"""The architectures of `transformers` that llama.cpp has, and the models of them that it computes otherwise.
+"""The architectures of `transformers` that can be written as GGUF, and the settings that llama.cpp does not support.
 
 References:
     llama.cpp, src/models/*.cpp and conversion/*.py.
@@ -16,17 +16,18 @@ _LINEAR = ("default", "linear")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """An architecture of llama.cpp.
+    """An architecture of llama.cpp and the settings that it supports.
 
     Attributes:
         name: llama.cpp's name of the architecture.
-        activations: those that it is run with, as `transformers` names them.
-        rotary: rotary types that are written.
-        scaled: number of blocks at which attention is scaled by hidden size / heads instead of the size of a head; None
-            if a configuration has no say in it.
-        grouped: whether queries may share keys and values.
-        lacking: whether llama.cpp's `deci` computes it too, in which blocks may lack a branch.
-        period: every how many blocks one has no sliding window; 0 if none has a window.
+        activations: names in `transformers` of the activations that llama.cpp runs it with.
+        rotary: names in `transformers` of the rotary types that can be written.
+        scaled: number of blocks of the family's largest model, whose attention is scaled by hidden size / number of
+            heads instead of the size of a head; None if the configuration has no setting for the scale.
+        grouped: whether several query heads may share a key and value head.
+        lacking: whether llama.cpp's architecture `deci`, in which blocks may lack a branch, computes such models too.
+        period: the number p if every p-th block has no sliding window and the other blocks have one; 0 if no block has
+            a sliding window.
     """
 
     name: str
@@ -48,17 +49,17 @@ FAMILIES = {
     "gemma3_text": Family("gemma3", _TANH, scaled=62, period=6),
     "phi3": Family("phi3"),
     "gpt2": Family("gpt2", _TANH, grouped=False),
-    # llama.cpp's approximates the one that `transformers` computes: far less than what it rounds activations to
+    # llama.cpp approximates the gelu of `transformers`; the error is far below that of its rounding of activations.
     "gpt_neox": Family("gptneox", (*_TANH, "gelu"), grouped=False),
 }
-"""`model_type` of `transformers` to llama.cpp's architecture."""
+"""Architecture of llama.cpp by the `model_type` of `transformers`."""
 
 
 def architecture(config: Any) -> str:
-    """llama.cpp's name of a model's architecture.
+    """Return llama.cpp's name of a model's architecture, given the model's configuration.
 
     Raises:
-        ValueError: it is not one that is written here, or llama.cpp would compute something else.
+        ValueError: the architecture is not in `FAMILIES`, or llama.cpp would compute another function than the model.
     """
     kind = config.model_type
     if kind not in FAMILIES:
@@ -69,7 +70,7 @@ def architecture(config: Any) -> str:
 
 
 def differences(config: Any) -> Iterator[str]:
-    """What llama.cpp would compute otherwise, each as the rest of a sentence that begins with "llama.cpp runs it"."""
+    """Yield what llama.cpp would compute differently, as phrases that complete "llama.cpp runs the model ..."."""
     family = FAMILIES[config.model_type]
     window = getattr(config, "sliding_window", None)
     windowed = window and getattr(config, "use_sliding_window", True)
@@ -87,13 +88,17 @@ def differences(config: Any) -> Iterator[str]:
 
 
 def activation(config: Any) -> str:
-    """Name of an MLP's activation."""
+    """Return the name in `transformers` of the activation in the MLPs."""
     names = ("hidden_activation", "hidden_act", "activation_function")
     return str(next(found for name in names if (found := getattr(config, name, None))))
 
 
 def rotary(config: Any) -> dict[str, dict[str, Any]]:
-    """Kind of attention to its rotary parameters; one without a name if blocks do not differ; none for GPT-2."""
+    """Return the rotary parameters by kind of attention.
+
+    If all blocks have the same parameters, the only key is the empty string. The result is empty for GPT-2, which has
+    no rotary embedding.
+    """
     found = getattr(config, "rope_parameters", None)
     if found is None:
         return {}
@@ -102,12 +107,15 @@ def rotary(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def head_size(config: Any) -> int:
-    """Elements of an attention head."""
+    """Return the number of elements of an attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _scalar(config: Any, family: Family) -> int:
-    """What attention is divided by the root of; llama.cpp knows the largest models by their number of blocks."""
+    """Return the number whose square root llama.cpp divides attention by.
+
+    llama.cpp recognises the largest model of a family by its number of blocks.
+    """
     largest = config.num_hidden_layers == family.scaled
     return config.hidden_size // config.num_attention_heads if largest else head_size(config)
 
@@ -149,4 +157,4 @@ _OWN = {
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
 }
-"""What a single architecture may do otherwise."""
+"""Functions that yield further differences of one architecture, by `model_type`."""

@@ -1,4 +1,4 @@
-"""GGUF files: tensors in llama.cpp's types and names, written one after the other and compared when read back."""
+"""Writing of GGUF files: tensors in llama.cpp's types and names, written one by one, read back and compared."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from .gguf_tokenizer import add_tokenizer
 from .gguf_values import as_llama_cpp, rotary_factors
 
 _PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F64": "F32"}
-"""Types of safetensors to those that llama.cpp has."""
+"""llama.cpp's type for each floating-point type of safetensors."""
 _COMPUTED = (
     ".rotary_emb.inv_freq",
     ".attn.bias",
@@ -30,7 +30,7 @@ _COMPUTED = (
     ".attention.bias",
     ".attention.masked_bias",
 )
-"""Ends of the names of buffers that old checkpoints hold."""
+"""Ends of the names of buffers that old checkpoints hold and that models compute themselves."""
 ROTARY = "rope_freqs.weight"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -40,15 +40,15 @@ class TypedTensor:
     """One tensor of a GGUF file.
 
     Attributes:
-        planned: its name there, its bytes as a tensor, and the layer whose level it holds.
-        kind: storage type of llama.cpp.
+        planned: the tensor under its name in the file; a level of a layer is planned as bytes (O, bytes of a row).
+        kind: storage type of the tensor in llama.cpp.
     """
 
     planned: PlannedTensor
     kind: GGMLQuantizationType
 
     def bytes(self) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-        """(rows, bytes of a row), or the bytes of a vector."""
+        """Return the bytes of the tensor, (rows, bytes of a row) for a matrix and one dimension for a vector."""
         tensor = self.planned.make().contiguous()
         return tensor.view(torch.uint8).numpy()
 
@@ -60,17 +60,20 @@ def typed(
     left: Remains,
     target: Target,
 ) -> list[TypedTensor]:
-    """Tensors under llama.cpp's names, rows in its order; what is no linear layer's weight in float32.
+    """Plan the tensors of the file, with llama.cpp's names, types and order of rows.
+
+    Layers with a level take its storage type, and dense linear layers keep the type of the source. All other tensors
+    are stored in float32.
 
     Args:
-        tensors: those of the source's files, dense.
-        stored: says how the model names them.
-        compression: gives the levels, which are stored as llama.cpp does.
-        left: says where a layer is now.
+        tensors: dense tensors of the source's files that are written.
+        stored: converter of the names in the files to the names in the model.
+        compression: levels of the layers, which must be storage types of llama.cpp.
+        left: blocks that are written, with the new paths of their layers.
         target: the model that is written.
 
     Raises:
-        ValueError: llama.cpp has no tensor of the name, or a level is none of its types.
+        ValueError: llama.cpp has no tensor for a name, or a level is not one of its storage types.
     """
     names = tensor_names(target.architecture, target.config.num_hidden_layers)
     named = {stored.model_name(tensor.name): tensor for tensor in tensors}
@@ -99,7 +102,14 @@ def typed(
 def _typed(
     tensor: PlannedTensor, compression: Compression, linear: Linear | None, change: Callable[[Tensor], Tensor]
 ) -> TypedTensor:
-    """A tensor under its name in llama.cpp; `linear` says whose weight it is."""
+    """Plan one tensor of the file.
+
+    Args:
+        tensor: dense tensor of the source under llama.cpp's name.
+        compression: levels of the layers.
+        linear: layer whose weight the tensor is, or None for any other tensor.
+        change: function that converts values or packed rows to llama.cpp's.
+    """
     if linear is not None and linear.path in compression.levels:
         blocks = compression.storage(linear.path)
         planned = replace(
@@ -133,17 +143,17 @@ def _dense(
 def write_file(
     path: Path, tensors: Sequence[TypedTensor], target: Target, name: str, source: Path
 ) -> str | None:
-    """Write metadata, tokenizer and tensors; no more than one tensor is in memory.
+    """Write metadata, tokenizer and tensors, with at most one tensor in memory.
 
     Args:
-        path: of the file.
-        tensors: in their order.
+        path: path of the GGUF file.
+        tensors: tensors in the order of the file.
         target: the model that is written.
-        name: of the model.
-        source: folder that holds the tokenizer.
+        name: name of the model in the metadata.
+        source: folder of the source model, which holds the tokenizer.
 
     Returns:
-        Why there is no tokenizer, if there is none.
+        The reason why the file has no tokenizer, or None if it has one.
     """
     writer = GGUFWriter(path, target.architecture)
     add_metadata(writer, target, name)
@@ -163,13 +173,13 @@ def write_file(
 
 
 def verify_file(path: Path, tensors: Sequence[TypedTensor]) -> int:
-    """Compare every tensor's type and bytes with what was meant.
+    """Read the file and compare every tensor's type and bytes with the plan.
 
     Returns:
-        Bytes of the tensors.
+        The number of bytes of all tensors.
 
     Raises:
-        OSError: a tensor differs from what was meant.
+        OSError: a tensor is missing, superfluous or different.
     """
     written = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
     if set(written) != {tensor.planned.name for tensor in tensors}:

@@ -1,4 +1,4 @@
-"""What llama.cpp must know of a model besides its tensors."""
+"""Metadata of GGUF files: the sizes and settings of a model that llama.cpp needs besides the tensors."""
 
 from typing import Any
 
@@ -9,7 +9,13 @@ from .gguf_target import Target
 
 
 def add_metadata(writer: GGUFWriter, target: Target, name: str) -> None:
-    """Everything but tokenizer and tensors."""
+    """Add all metadata except the tokenizer to a GGUF file.
+
+    Args:
+        writer: writer of the file.
+        target: the model that is written.
+        name: name of the model.
+    """
     config = target.config
     size = head_size(config)
     writer.add_name(name)
@@ -41,7 +47,7 @@ def add_metadata(writer: GGUFWriter, target: Target, name: str) -> None:
 
 
 def _width(config: Any) -> int:
-    """The inner width of an MLP."""
+    """Return the inner width of the source's MLPs."""
     found = (
         config.n_inner or 4 * config.hidden_size if config.model_type == "gpt2" else config.intermediate_size
     )
@@ -61,7 +67,10 @@ def _add_rotary(writer: GGUFWriter, config: Any) -> None:
 
 
 def _add_windows(writer: GGUFWriter, config: Any) -> None:
-    """Sliding windows; which blocks have one is said where it is not every block but the last of a period."""
+    """Add the size of the sliding window, and which blocks have one if they do not follow llama.cpp's period.
+
+    Without such a list, llama.cpp gives a window to every block except the last one of each period.
+    """
     period = FAMILIES[config.model_type].period
     if not period:
         return

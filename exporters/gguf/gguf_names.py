@@ -1,4 +1,4 @@
-"""llama.cpp's names of tensors."""
+"""Conversion of tensor names from `transformers` to llama.cpp."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
 
 def tensor_names(architecture: str, blocks: int) -> Callable[[str], str]:
-    """What gives llama.cpp's name of a tensor of `transformers`, such as `model.layers.0.mlp.up_proj.weight`.
+    """Return a function that converts a name such as `model.layers.0.mlp.up_proj.weight` to llama.cpp's name.
 
-    It raises a ValueError for a tensor that llama.cpp does not have.
+    The function raises a ValueError for a tensor that llama.cpp does not have.
 
     Args:
-        architecture: llama.cpp's name of it.
-        blocks: that the model has.
+        architecture: llama.cpp's name of the architecture.
+        blocks: number of blocks of the model.
     """
     kind = next(kind for kind, text in MODEL_ARCH_NAMES.items() if text == architecture)
     names = get_tensor_name_map(kind, blocks)

@@ -1,8 +1,8 @@
-"""The model that a GGUF file holds, and what stands there for branches that are dropped alone.
+"""The model that a GGUF file holds, in which blocks may lack their attention or their MLP.
 
-llama.cpp's `deci` is its Llama with other heads and another MLP in every block. A block may have no heads, but not the
-first one, of which llama.cpp has the size of a head; and of a block without an MLP it would leave out the attention too.
-There a branch of zeros remains, as small as can be.
+llama.cpp's architecture `deci` is its Llama with a number of heads and an MLP width for each block. A block may have no
+heads, except the first block, from which llama.cpp takes the size of a head. If a block had no MLP, llama.cpp would
+leave out its attention too. In these two cases the smallest possible branch is written, with zeros as weights.
 
 References:
     llama.cpp, src/models/deci.cpp and src/llama-model.cpp.
@@ -19,17 +19,17 @@ from .gguf_families import head_size
 
 LACKING = "deci"
 _WIDTH = 32
-"""Inner width of an MLP of zeros: as much as kernels take at once."""
+"""Inner width of an MLP of zeros, which is the number of weights that kernels take at once."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model to write.
+    """The model that is written to a GGUF file.
 
     Attributes:
-        config: configuration of the source with the blocks that are kept.
-        architecture: llama.cpp's name of it.
-        lacking: numbers of the blocks, as they are written, that lack a branch, to its kind.
+        config: configuration of the source, reduced to the blocks that are kept.
+        architecture: llama.cpp's name of the architecture.
+        lacking: kind of the missing branch, by the number of the block among the kept blocks.
     """
 
     config: Any
@@ -37,20 +37,20 @@ class Target:
     lacking: Mapping[int, str] = field(default_factory=dict)
 
     def heads(self, count: int) -> int | list[int]:
-        """How many heads blocks have, where they all have `count` if none lacks attention."""
+        """Return the number of heads: `count` if no block lacks a branch, else a list with the number of each block."""
         return self._each("attention", count, lambda block: int(block == 0))
 
     def widths(self, width: int) -> int | list[int]:
-        """Inner widths of the blocks' MLPs, which all are `width` if no block lacks its MLP."""
+        """Return the MLP width: `width` if no block lacks a branch, else a list with the width of each block."""
         return self._each("mlp", width, lambda block: _WIDTH)
 
     @property
     def zeroed(self) -> dict[int, str]:
-        """The blocks of `lacking` where zeros stand for the branch."""
+        """The part of `lacking` where llama.cpp needs the branch, so that it is written with zeros."""
         return {block: kind for block, kind in self.lacking.items() if kind == "mlp" or block == 0}
 
     def zeros(self) -> list[PlannedTensor]:
-        """The tensors of `zeroed`: matrices in 16 bits, norms in 32."""
+        """Return the tensors of the branches in `zeroed`: matrices in float16, norms in float32."""
         hidden, size = self.config.hidden_size, head_size(self.config)
         shapes = {
             "attention": {

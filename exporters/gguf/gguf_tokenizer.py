@@ -1,4 +1,7 @@
-"""Byte-level BPE tokenizers as llama.cpp has them. It knows how text is split before merging by names alone."""
+"""Byte-level BPE tokenizers in GGUF files.
+
+llama.cpp knows a fixed set of rules that split text before tokens are merged. A GGUF file names one of these rules.
+"""
 
 import json
 from pathlib import Path
@@ -9,19 +12,19 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_GPT2: "gpt-2", _LLAMA3: "llama-bpe", _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): "qwen2"}
-"""Pattern to llama.cpp's name of it."""
+"""llama.cpp's name of a rule that splits text, by the regular expression in `tokenizer.json`."""
 
 
 def add_tokenizer(writer: GGUFWriter, folder: Path, vocabulary: int) -> str | None:
-    """Write the tokenizer of a model's folder, or none.
+    """Add the tokenizer in a model's folder to a GGUF file, if llama.cpp can represent it.
 
     Args:
-        writer: of the file.
-        folder: of the source.
-        vocabulary: tokens that the model has; ones that the tokenizer lacks are left unused.
+        writer: writer of the GGUF file.
+        folder: folder of the source model.
+        vocabulary: number of tokens of the model; tokens that the tokenizer lacks are marked as unused.
 
     Returns:
-        Why there is none; then llama.cpp takes token ids alone. None if there is one.
+        The reason why the file has no tokenizer, so that llama.cpp takes only token ids; None if it has one.
     """
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -43,7 +46,7 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, vocabulary: int) -> str | No
 
 
 def _split(content: dict[str, Any]) -> tuple[str, str]:
-    """llama.cpp's name of how text is split, or why there is none."""
+    """Return llama.cpp's name of the rule that splits text and "", or "" and the reason why there is no name."""
     model = content.get("model", {})
     if model.get("type") != "BPE" or model.get("byte_fallback"):
         return "", "the tokenizer is no byte-level BPE"
@@ -57,7 +60,7 @@ def _split(content: dict[str, Any]) -> tuple[str, str]:
 
 
 def _patterns(part: dict[str, Any]) -> list[str]:
-    """What a step of splitting splits by; an empty pattern for what has no name."""
+    """Return the regular expressions that one pre-tokenizer splits by, with "" for a step that llama.cpp lacks."""
     if part.get("type") == "ByteLevel" and not part.get("add_prefix_space"):
         return [_GPT2] if part.get("use_regex", True) else []
     isolated = part.get("behavior") == "Isolated" and not part.get("invert")
@@ -65,11 +68,13 @@ def _patterns(part: dict[str, Any]) -> list[str]:
 
 
 def _last_id(content: dict[str, Any]) -> int:
+    """Return the largest token id of a tokenizer, or -1 if it has no tokens."""
     added = (token["id"] for token in content.get("added_tokens", ()))
     return max((*content["model"]["vocab"].values(), *added), default=-1)
 
 
 def _tokens(content: dict[str, Any], vocabulary: int) -> tuple[list[str], list[int]]:
+    """Return the text and llama.cpp's type of every token id of the model."""
     tokens = [f"[PAD{number}]" for number in range(vocabulary)]
     types = [int(TokenType.UNUSED)] * vocabulary
     for text, number in content["model"]["vocab"].items():

@@ -1,4 +1,4 @@
-"""How llama.cpp's tensors differ from those of `transformers`: the order of rows, and some values."""
+"""Conversion of tensors from `transformers` to llama.cpp, which differ in the order of rows and in some values."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,13 @@ from .gguf_families import head_size, rotary
 from .gguf_target import LACKING, Target
 
 _SHIFTED = ("gemma", "gemma2", "gemma3")
-"""Architectures whose norms `transformers` stores less one."""
+"""Architectures whose norm weights `transformers` stores minus one."""
 
 
 def rotary_factors(config: Any) -> Tensor | None:
-    """What the rotary wavelengths are multiplied by, float32 (head size / 2): Llama 3.1's stretching, or None.
+    """Return the factors that divide the rotary frequencies, float32 (head size / 2), for the rotary type of Llama 3.1.
+
+    The result is None for other rotary types.
 
     References:
         `transformers`, `_compute_llama3_parameters`.
@@ -32,10 +34,15 @@ def rotary_factors(config: Any) -> Tensor | None:
 
 
 def as_llama_cpp(target: Target, name: str) -> Callable[[Tensor], Tensor]:
-    """What makes llama.cpp's tensor of one of `transformers`, or of the blocks of its rows.
+    """Return a function that converts a tensor of `transformers`, or its packed rows, to llama.cpp's tensor.
 
-    Its Llama pairs neighbours where others pair halves of heads. Of GPT-NeoX it has all queries, all keys, all values,
-    where `transformers` has them head by head. Gemma's norms are stored less one by `transformers`.
+    The rotary embedding of llama.cpp's Llama pairs neighbouring elements of a head, where `transformers` pairs the two
+    halves. In GPT-NeoX, llama.cpp has the rows of all queries, then all keys, then all values, where `transformers` has
+    them head by head. `transformers` stores the norm weights of Gemma minus one.
+
+    Args:
+        target: the model that is written.
+        name: name of the tensor in the model of `transformers`.
     """
     kind, heads = target.architecture, target.config.num_attention_heads
     layer = ".".join(name.split(".")[-3:-1])

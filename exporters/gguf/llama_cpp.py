@@ -1,4 +1,4 @@
-"""What llama.cpp computes of a GGUF file, through the package llama-cpp-python.
+"""Running of GGUF files by llama.cpp, through the package llama-cpp-python.
 
 Shapes: T positions, V vocabulary.
 """
@@ -16,15 +16,15 @@ from ...search.run.configuration import RunConfig
 from ...spaces.levels.ggml_quantizer import version
 
 FILE = "model.gguf"
-"""Name of the file in an export's folder."""
+"""Name of the GGUF file in the folder of an export."""
 
 
 class LlamaCpp:
-    """A file that llama.cpp has opened.
+    """A GGUF file that llama.cpp has opened.
 
     Args:
-        path: of the file.
-        length: most tokens of a sequence.
+        path: path of the GGUF file.
+        length: largest number of tokens of a sequence.
 
     Raises:
         ModuleNotFoundError: llama-cpp-python is not installed.
@@ -58,29 +58,29 @@ class LlamaCpp:
             ) from error
 
     def logits(self, tokens: Sequence[int]) -> Tensor:
-        """After every token of one sequence: float32 (T, V)."""
+        """Return the logits after every token of one sequence, float32 (T, V)."""
         self._model.reset()
         self._model.eval(list(tokens))
         return torch.from_numpy(self._model.scores[: len(tokens)].copy())
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that it has."""
+        """The number of tokens of the model."""
         return int(self._model.n_vocab())
 
     def tokenize(self, text: str) -> list[int]:
-        """Without special tokens around it."""
+        """Return the token ids of a text, without special tokens around it."""
         found: list[int] = self._model.tokenize(text.encode(), add_bos=False, special=False)
         return found
 
     def close(self) -> None:
-        """Free its memory."""
+        """Free the memory of the model."""
         self._model.close()
 
 
 @contextmanager
 def opened(path: Path, length: int) -> Iterator[LlamaCpp]:
-    """A file as long as it is needed; arguments and errors as `LlamaCpp` has them."""
+    """Open a GGUF file and close it at the end of the `with` block; arguments and errors are those of `LlamaCpp`."""
     model = LlamaCpp(path, length)
     try:
         yield model
@@ -89,11 +89,16 @@ def opened(path: Path, length: int) -> Iterator[LlamaCpp]:
 
 
 def measure_file(config: RunConfig, path: Path, data: str) -> Figures:
-    """Divergence from the configuration's model and perplexity, as llama.cpp computes them of a GGUF file.
+    """Measure the divergence of a GGUF file from the dense model, and its perplexity, as llama.cpp computes it.
+
+    Args:
+        config: configuration that names the dense model and the text.
+        path: path of the GGUF file.
+        data: name of the data set, `calibration`, `validation` or `heldout`.
 
     Raises:
         ModuleNotFoundError: llama-cpp-python is not installed.
-        ValueError: llama.cpp does not load the file, or it has another vocabulary.
+        ValueError: llama.cpp does not load the file, or the file has another vocabulary than the dense model.
     """
     with opened(path, config.data.length) as model:
         return measure_logits(config, path, model.vocabulary, model.logits, data)

@@ -1,1 +1,1 @@
-"""Recipes without weights, for other compression programs."""
+"""Export of profiles as recipes without weights, from which other programs compress the model themselves."""

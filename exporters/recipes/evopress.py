@@ -1,12 +1,12 @@
-"""EvoPress's text formats, and how configurations found by it become profiles.
+"""EvoPress's text formats, and the conversion of its configurations to profiles.
 
-| kind | a line | label |
+| kind | content of a line | label in a profile |
 | --- | --- | --- |
 | quantization | `module: bits` | `w{bits}g{group}a` |
 | sparsity | `module: level` | `s{base}`, plus level times step zeros |
-| drop | `none`, `attn`, `mlp` or `attn+mlp`, one line per block: what is removed | `keep` or `drop` per branch |
+| drop | `none`, `attn`, `mlp` or `attn+mlp`: the removed branches of one block | `keep` or `drop` per branch |
 
-The files carry no header: group size, symmetry and step are options, the base sparsity stands in the file name.
+The files have no header. Group size, symmetry and step must be given; the base sparsity is part of the file name.
 
 References:
     Sieberling et al., "EvoPress: Accurate Dynamic Model Compression via Evolutionary Search", ICML 2025.
@@ -36,13 +36,14 @@ _GGUF = re.compile(r"\d+(?:\.\d+)?\s*\(.*\)")
 
 @dataclass(frozen=True)
 class Scale:
-    """What EvoPress's files leave out: the levels that their numbers stand for.
+    """The meaning of the numbers in EvoPress's files, which the files do not say.
 
     Attributes:
-        group: inputs that share a scale; None: one scale per output channel.
-        symmetric: whether there is no zero point.
-        base: percent of zeros at sparsity level 0; None takes the number that ends the file name (`_60.txt`).
-        step: zeros from one sparsity level to the next.
+        group: number of inputs that share a scale; None for one scale per output channel.
+        symmetric: whether the grid has no zero point.
+        base: percentage of zeros at sparsity level 0; None stands for the number at the end of the file name
+            (`_60.txt`).
+        step: number of zeros by which neighbouring sparsity levels differ.
     """
 
     group: int | None = 128
@@ -53,13 +54,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class EvoPressConfiguration:
-    """The content of one file.
+    """The content of one of EvoPress's files.
 
     Attributes:
-        kind: which of the three formats.
-        levels: module path, or comma-joined paths of a fused group, to bits or sparsity level; empty for drop.
-        drops: per block the branches removed (`attention`, `mlp`); empty for the other kinds.
-        base: percent of zeros that the file name gives to level 0, or None.
+        kind: kind of the file, which is one of three formats.
+        levels: bits or sparsity level by module path, or by the comma-joined paths of a fused group; empty for the kind
+            `drop`.
+        drops: removed branches (`attention`, `mlp`) of each block; empty for the other kinds.
+        base: percentage of zeros at sparsity level 0 according to the file name, or None.
     """
 
     kind: Kind
@@ -69,14 +71,17 @@ class EvoPressConfiguration:
 
     @property
     def modules(self) -> dict[str, int]:
-        """Level by single module path, fused groups taken apart."""
+        """The level of every module by its path, with fused groups split into their modules."""
         return {path: level for name, level in self.levels.items() for path in name.split(",")}
 
     def units(self, scale: Scale | None = None) -> dict[str, str]:
-        """Unit name to label, names as they stand in the file.
+        """Return the labels by unit name; the unit names are those of the file.
+
+        Args:
+            scale: meaning of the numbers in the file; `Scale()` by default.
 
         Raises:
-            ValueError: a sparsity file whose base is neither in its name nor given, or bits out of 2..8.
+            ValueError: the base of a sparsity file is neither in its name nor given, or the bits are not in 2..8.
         """
         scale = scale or Scale()
         if self.kind == "drop":
@@ -103,11 +108,15 @@ class EvoPressConfiguration:
         return label
 
     def profile(self, scale: Scale | None = None, structure: Structure | None = None) -> ProfileFile:
-        """A profile file; with a model's structure, every name is checked against it.
+        """Return the content as a profile file.
+
+        Args:
+            scale: meaning of the numbers in the file; `Scale()` by default.
+            structure: structure of the model to check the names against; None for no check.
 
         Raises:
-            ValueError: a module that the model lacks, a linear layer of the blocks without a level, or
-                another number of blocks.
+            ValueError: the model lacks a module or has another number of blocks, a linear layer of the blocks has no
+                level, or a number is not a level.
         """
         if structure is not None:
             self._check(structure)
@@ -126,7 +135,7 @@ class EvoPressConfiguration:
             raise ValueError(f"{len(missing)} layers have no level in the file, the first is {missing[0]}")
 
     def text(self) -> str:
-        """The file's text in EvoPress's own form."""
+        """Return the text of the file as EvoPress writes it."""
         if self.kind == "drop":
             names = {removed: name for name, removed in _DROPS.items()}
             return "".join(names[removed] + "\n" for removed in self.drops)
@@ -134,11 +143,15 @@ class EvoPressConfiguration:
 
 
 def read_evopress(path: Path, kind: Kind | None = None) -> EvoPressConfiguration:
-    """Read one of EvoPress's files; the kind is told by its content unless given.
+    """Read one of EvoPress's files.
+
+    Args:
+        path: path of the file; a number at the end of its name is the base of a sparsity file.
+        kind: kind of the file; None to find the kind from the content.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line that is not of the format; the message names file, line and reason.
+        ValueError: a line does not fit the format, or the kind cannot be found; the message names file and reason.
     """
     try:
         text = path.read_bytes().decode()
@@ -163,24 +176,25 @@ def import_file(
     kind: Kind | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Turn one of EvoPress's files into a profile file; the arguments are those of `Scale` and `read_evopress`.
+    """Convert one of EvoPress's files to a profile file.
 
     Args:
         file: path of EvoPress's file.
-        output: the profile file to write.
-        base: percent of zeros at sparsity level 0.
-        step: zeros from one sparsity level to the next.
-        group: inputs that share a scale; None: one scale per output channel.
+        output: path of the profile file to write.
+        base: percentage of zeros at sparsity level 0; None to take it from the file name.
+        step: number of zeros by which neighbouring sparsity levels differ.
+        group: number of inputs that share a scale; None for one scale per output channel.
         symmetric: whether quantised levels have no zero point.
-        kind: what the file holds; told by its content if None.
-        overwrite: replace an earlier profile file at `output`.
+        kind: kind of EvoPress's file; None to find the kind from the content.
+        overwrite: whether to replace an earlier profile file at `output`.
 
     Returns:
-        A sentence that says what was read and written.
+        A sentence for the user that says what was read and written.
 
     Raises:
-        ValueError: an option or a line of the file that makes no profile.
-        FileExistsError: `output` exists and is no profile file, or is one and `overwrite` is not set.
+        FileNotFoundError: `file` does not exist.
+        ValueError: an option or a line of the file is not valid.
+        FileExistsError: `output` exists and is not a profile file, or is one and `overwrite` is not set.
     """
     if step < 1 or (group is not None and group < 1):
         raise ValueError(f"step {step} and group {group} must be at least 1")
@@ -195,7 +209,16 @@ def import_file(
 
 
 def parse_evopress(text: str, source: str = "text", kind: Kind | None = None) -> EvoPressConfiguration:
-    """`read_evopress` of a text; `source` stands in messages. The base sparsity stays unknown."""
+    """Parse the text of one of EvoPress's files. The base of a sparsity file stays unknown.
+
+    Args:
+        text: text of the file.
+        source: name of the file for error messages.
+        kind: kind of the file; None to find the kind from the content.
+
+    Raises:
+        ValueError: a line does not fit the format, or the kind cannot be found.
+    """
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise ValueError(f"{source} is empty; give one of EvoPress's configuration files")
@@ -212,12 +235,14 @@ def parse_evopress(text: str, source: str = "text", kind: Kind | None = None) ->
 
 
 def _drop(source: str, number: int, line: str) -> tuple[str, ...]:
+    """Return the branches that a line of a drop file removes."""
     if line not in _DROPS:
         raise ValueError(f"{source} line {number}: {line!r} names no branches; {nearest(line, _DROPS)}")
     return _DROPS[line]
 
 
 def _levels(source: str, lines: list[tuple[int, str]]) -> dict[str, int]:
+    """Return the number of each line by its module path or paths."""
     levels: dict[str, int] = {}
     seen: dict[str, int] = {}
     for number, line in lines:
@@ -243,6 +268,7 @@ def _levels(source: str, lines: list[tuple[int, str]]) -> dict[str, int]:
 
 
 def _kind_of(source: str, levels: Iterable[int]) -> Kind:
+    """Tell bits, which are all in 2..8, from sparsity levels, of which at least one is zero or negative."""
     found = set(levels)
     if min(found) >= 2 and max(found) <= 8:
         return "quantization"

@@ -1,4 +1,7 @@
-"""Profiles as EvoPress's files, for its own `eval_ppl.py` and `lmeval.py` with its own levels."""
+"""The export format `evopress`: a profile as one of EvoPress's files.
+
+EvoPress's `eval_ppl.py` and `lmeval.py` read the file and load EvoPress's own levels.
+"""
 
 import re
 from collections.abc import Mapping
@@ -26,14 +29,17 @@ _OPTIONS = {
 
 
 def export_evopress(winner: Winner, output: Path, overwrite: bool) -> list[str]:
-    """Write the winner's file; lines that say how it is used and read again.
+    """Write the winner's profile as one of EvoPress's files.
 
-    Names of fused groups are taken apart, because EvoPress's loader looks for each as a module.
+    Fused groups are split into their modules, because EvoPress's loader looks for a module of each name.
+
+    Returns:
+        Lines for the user that say how EvoPress uses the file and how paretopress imports it again.
 
     Raises:
-        ValueError: a level that EvoPress's files cannot name, or levels of different kinds.
-        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
-        OSError: the file does not read back as the profile.
+        ValueError: EvoPress's files cannot express a level, or the levels are of different kinds.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is not an export.
+        OSError: reading the file gives another profile.
     """
     units = _plain_units(winner)
     ladder = winner.config.space.ladder if winner.config else None
@@ -65,10 +71,14 @@ def export_evopress(winner: Winner, output: Path, overwrite: bool) -> list[str]:
 
 
 def from_units(units: Mapping[str, str], step: int = 1_000_000) -> EvoPressConfiguration:
-    """The configuration that says in EvoPress's words what `units` says; the reverse of `units()`.
+    """Return the content of EvoPress's file for a profile; `EvoPressConfiguration.units` is the inverse.
+
+    Args:
+        units: labels of the profile by unit name.
+        step: number of zeros by which neighbouring sparsity levels differ.
 
     Raises:
-        ValueError: a label that its formats cannot name, or labels of different kinds.
+        ValueError: EvoPress's files cannot express a label, or the labels are of different kinds.
     """
     if any(label in ("keep", "drop") for label in units.values()):
         return _from_branches(units)
@@ -102,14 +112,20 @@ def from_units(units: Mapping[str, str], step: int = 1_000_000) -> EvoPressConfi
 
 
 def scale_of(units: Mapping[str, str], step: int) -> Scale:
-    """What the file leaves out: how levels are to be read that `from_units` takes."""
+    """Return the meaning of the numbers that `from_units` writes: group size and symmetry of the grids, and the step.
+
+    The grids of all units must have the same group size and symmetry, as `from_units` requires.
+    """
     grids = [parse_label(label).grid for label in units.values() if label not in ("keep", "drop")]
     grid = next((grid for grid in grids if grid is not None), None)
     return Scale(step=step) if grid is None else Scale(grid.group, grid.symmetric, step=step)
 
 
 def file_name(configuration: EvoPressConfiguration) -> str:
-    """EvoPress's own name for drops; the base sparsity, which is nowhere else, ends that of a sparsity file."""
+    """Return the name of the file, which is EvoPress's own name for drops.
+
+    The name of a sparsity file ends in the base sparsity, because the content of the file does not tell it.
+    """
     if configuration.kind == "drop":
         return "layer_drop_config.txt"
     base = "" if configuration.base is None else f"_{configuration.base:.10g}"
@@ -117,7 +133,11 @@ def file_name(configuration: EvoPressConfiguration) -> str:
 
 
 def _plain_units(winner: Winner) -> dict[str, str]:
-    """The winner's units as one kind: branches that are all kept say nothing beside levels; blocks that no unit names stay."""
+    """Return the winner's labels by unit name, reduced to one kind of label if possible.
+
+    If layers have levels and no branch is dropped, the labels `keep` of branches are left out. If only branches have
+    labels, branches that are not units get the label `keep`.
+    """
     units = dict(winner.profile.units)
     levels = {name: label for name, label in units.items() if label not in ("keep", "drop")}
     if levels and "drop" not in units.values():
@@ -133,21 +153,21 @@ def _plain_units(winner: Winner) -> dict[str, str]:
 
 
 def _verify(path: Path, meant: EvoPressConfiguration, scale: Scale) -> None:
-    """Read the file back as `import` does."""
+    """Check that reading the file, as `paretopress import` does, gives the same profile."""
     found = read_evopress(path, meant.kind)
     if found != meant or found.units(scale) != meant.units(scale):
         raise OSError(f"{path.name} does not read back as the profile; check the disk and export again")
 
 
 def _said(configuration: EvoPressConfiguration, scale: Scale) -> dict[str, Any]:
-    """What the file leaves out, for the record."""
+    """Return the meaning of the numbers in the file, for the record of the export."""
     if configuration.kind == "quantization":
         return {"group": scale.group, "symmetric": scale.symmetric}
     return {"base": configuration.base, "step": scale.step} if configuration.kind == "sparsity" else {}
 
 
 def _flags(configuration: EvoPressConfiguration, scale: Scale) -> list[str]:
-    """Options of `paretopress import` that stand for the same."""
+    """Return the options of `paretopress import` with which it reads the same profile."""
     if configuration.kind == "quantization":
         return [
             "--kind quantization",
@@ -158,6 +178,7 @@ def _flags(configuration: EvoPressConfiguration, scale: Scale) -> list[str]:
 
 
 def _from_branches(units: Mapping[str, str]) -> EvoPressConfiguration:
+    """Return the content of a drop file for a profile of branches or blocks."""
     removed: dict[int, set[str]] = {}
     for name, label in units.items():
         match = re.fullmatch(r"blocks\.(\d+)(?:\.(attention|mlp))?", name)

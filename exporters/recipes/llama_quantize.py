@@ -1,4 +1,4 @@
-"""Recipes for llama-quantize: the type of every tensor, for people who have llama.cpp and quantise there.
+"""The export format `llama-quantize`: a script and a file of tensor types, for users who quantise with llama.cpp.
 
 References:
     llama.cpp, tools/quantize/quantize.cpp and src/llama-quant.cpp.
@@ -27,10 +27,10 @@ SCRIPT, TYPES = "quantize.sh", "tensor-types.txt"
 _DENSE = {torch.float16: "f16", torch.bfloat16: "bf16"}
 
 _IMPORTANT = ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
-"""What llama-quantize makes with an importance matrix alone."""
+"""Storage types that llama-quantize makes only with an importance matrix."""
 
-# Types are given to quantised files alone, and some releases take one that equals the file's for none given: then the
-# mixture decides, and that of this type has nothing else in it.
+# llama-quantize applies the types of tensors only to quantised files. Some releases ignore a tensor's type that equals
+# the type of the file, and then choose one from the mixture of that file type. The mixture of Q8_0 has only this type.
 _FILE_TYPE = "Q8_0"
 
 _SENTENCE = (
@@ -42,12 +42,16 @@ _SENTENCE = (
 
 
 def export_llama_quantize(winner: Winner, output: Path, overwrite: bool) -> list[str]:
-    """Write the winner's recipe; lines that say how it is used.
+    """Write the winner's recipe.
+
+    Returns:
+        Lines for the user that say how the recipe is used.
 
     Raises:
-        ValueError: an architecture of which llama.cpp's names are not known, a level that is no type of llama.cpp, rows
-            that are no whole blocks, a single dropped branch, or blocks whose kind llama.cpp tells by their number.
-        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
+        ValueError: llama.cpp's names for the architecture are not known, a level is not a storage type of llama.cpp, a
+            row does not fill whole blocks of its type, a branch is dropped whose block is kept, or blocks are dropped
+            of a model whose kind of attention llama.cpp derives from the number of the block.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is not an export.
     """
     device = default_device()
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
@@ -78,7 +82,7 @@ def export_llama_quantize(winner: Winner, output: Path, overwrite: bool) -> list
 
 
 def _types(winner: Winner, compression: Compression) -> dict[str, str]:
-    """Path of every linear layer, embedding and head to llama.cpp's type."""
+    """Return llama.cpp's type of every linear layer, the embedding and the head, by path of the layer."""
     dense = _DENSE.get(winner.checkpoint.dtype, "f32")
     found = {}
     for path, linear in compression.linears.items():
@@ -94,6 +98,7 @@ def _types(winner: Winner, compression: Compression) -> dict[str, str]:
 
 
 def _check_blocks(winner: Winner, left: Remains) -> None:
+    """Refuse dropped branches and blocks that llama-quantize cannot remove."""
     left.check_whole("llama-quantize prunes whole blocks")
     kinds: Sequence[str] = getattr(winner.checkpoint.config, "layer_types", None) or ()
     if kinds and [kinds[i] for i in left.kept] != list(kinds[: len(left.kept)]):
@@ -104,7 +109,7 @@ def _check_blocks(winner: Winner, left: Remains) -> None:
 
 
 def _layers(winner: Winner, left: Remains, types: Mapping[str, str]) -> dict[str, str]:
-    """llama.cpp's name of every linear layer in the blocks that are kept, as they are numbered then, to its type."""
+    """Return the type of every linear layer in the kept blocks, by llama.cpp's name with the block's new number."""
     kind = winner.checkpoint.config.model_type
     if kind not in FAMILIES:
         raise ValueError(f"recipes for models of type {kind!r} are not written; {nearest(kind, FAMILIES)}")

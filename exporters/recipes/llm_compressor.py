@@ -1,4 +1,4 @@
-"""Recipes for llm-compressor: the profile's bits and groups, for people who quantise there."""
+"""The export format `llm-compressor`: a recipe with the bits and group size of every layer."""
 
 from pathlib import Path
 
@@ -18,11 +18,14 @@ _SENTENCE = (
 
 
 def export_recipe(winner: Winner, output: Path, overwrite: bool) -> list[str]:
-    """Write the winner's recipe; lines that say how it is used.
+    """Write the winner's recipe.
+
+    Returns:
+        Lines for the user that say how the recipe is used.
 
     Raises:
-        ValueError: a level that is no integer grid of a linear layer, or none at all.
-        FileExistsError: `output` holds something, and `overwrite` is not set or it is no export.
+        ValueError: a level is not an integer grid of a linear layer, or no layer has a level.
+        FileExistsError: `output` holds something, and `overwrite` is not set or it is not an export.
     """
     grids = {path: (_grid(winner, path), inputs) for path, inputs in _inputs(winner).items()}
     if not grids:
@@ -44,13 +47,14 @@ def export_recipe(winner: Winner, output: Path, overwrite: bool) -> list[str]:
 
 
 def _inputs(winner: Winner) -> dict[str, int]:
-    """Layers with a level, in the model's order, and their inputs."""
+    """Return the number of inputs of every layer with a level, by path, in the model's order."""
     linears = (*winner.structure.linears, *winner.structure.ends.linears)
     given = {path: label for path, label in winner.assignment.items() if label != "dense"}
     return {linear.path: linear.in_features for linear in linears if linear.path in given}
 
 
 def _grid(winner: Winner, path: str) -> Grid:
+    """Return the grid of a layer's level, or refuse a level that a recipe cannot express."""
     label, ends = winner.assignment[path], winner.structure.ends
     linears = {linear.path: linear for linear in (*winner.structure.linears, *ends.linears)}
     scheme = None if label == "drop" else parse_label(label)

@@ -1,1 +1,1 @@
-"""The report page of a run."""
+"""The report of a run: an HTML page with the front, its profiles and its figures."""

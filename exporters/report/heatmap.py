@@ -1,4 +1,4 @@
-"""A profile as a picture: unit types downwards, blocks across, stored bits per weight as colour."""
+"""Heat maps of profiles: one row per kind of unit, one column per block, stored bits per weight as colour."""
 
 import math
 import re
@@ -10,26 +10,34 @@ from html import escape
 from ...spaces.levels.labels import parse_label, stored_bits
 
 SHADES = 9
-"""CSS classes `shade-0` (fewest bits) to `shade-8`."""
+"""Number of CSS classes for colours, from `shade-0` (fewest bits) to `shade-8`."""
 
 _NOMINAL_WEIGHTS = 4096 * 4096
-"""Weights of a layer whose size is not known: it only decides the shade of labels with a number of zeros."""
+"""Number of weights assumed for a unit whose size is not known.
+
+It only decides the shade of labels that add a number of zeros, such as `s60-1000000`.
+"""
 _OFFSET = re.compile(r"s[\d.]+([+-]\d+)")
 _CELL, _GAP, _NAMES, _HEAD = 24, 2, 150, 22
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a unit stands in the picture; `block` is None for embeddings and head."""
+    """Position of a unit in a heat map.
+
+    Attributes:
+        row: name of the row, which is the unit's path inside its block.
+        block: number of the block, which is the column; None for embeddings and head.
+    """
 
     row: str
     block: int | None
 
 
 def place(name: str) -> Place:
-    """The place of the unit `name`: its block's number, and what is left of its path.
+    """Return the position of the unit `name`: the number of its block, and the rest of its path as the row.
 
-    The paths of a fused group share their first words, which are written once.
+    The name of a fused group is several paths joined by commas; their shared beginning appears once in the row.
     """
     paths = name.split(",")
     match = re.match(r"(?:\w+\.)*?(\d+)(?:\.|$)", paths[0])
@@ -42,7 +50,14 @@ def place(name: str) -> Place:
 
 
 def bits_per_weight(label: str, weights: int | None = None) -> float | None:
-    """Stored bits per weight of a level; None for labels of branches. Scales of whole rows are left out."""
+    """Return the stored bits per weight of a level, or None for labels of branches.
+
+    The weights are counted as one row, so a grid with one group per output channel has one group here.
+
+    Args:
+        label: label of the level.
+        weights: number of weights of the unit, if it is known.
+    """
     if label in ("keep", "drop"):
         return None
     size = weights or _NOMINAL_WEIGHTS
@@ -50,11 +65,11 @@ def bits_per_weight(label: str, weights: int | None = None) -> float | None:
 
 
 class HeatMaps:
-    """Pictures of several profiles of one space, with common rows, columns and colours.
+    """Heat maps of several profiles of one space, with common rows, columns and colours.
 
     Args:
-        profiles: unit name to label.
-        weights: unit name to its number of weights, where known.
+        profiles: profiles to draw, unit name to label each.
+        weights: number of weights of each unit where it is known, by unit name.
     """
 
     def __init__(self, profiles: Iterable[Mapping[str, str]], weights: Mapping[str, int]) -> None:
@@ -74,13 +89,13 @@ class HeatMaps:
         self.blocks = 1 + max((p.block for p in self.places.values() if p.block is not None), default=0)
 
     def _rows(self) -> list[str]:
-        """Unit types in the order of the units: branches first where both a branch and its layers are units."""
+        """Return the names of the rows in the order of the units, with embeddings and head last."""
         inside = [p for p in self.places.values() if p.block is not None]
         ends = [p for p in self.places.values() if p.block is None]
         return list(dict.fromkeys(p.row for p in (*inside, *ends)))
 
     def shade(self, label: str, name: str | None = None) -> str:
-        """CSS class of a level; `name` is the unit, whose size makes the bits exact."""
+        """Return the CSS class of a level, whose bits are exact if `name` is a unit of known size."""
         if label in ("drop", "dense", "keep"):
             return f"level-{label}"
         bits = bits_per_weight(label, self.weights.get(name or "")) or 0.0
@@ -89,7 +104,7 @@ class HeatMaps:
         return f"shade-{round(min(max(share, 0.0), 1.0) * (SHADES - 1))}"
 
     def svg(self, profile: Mapping[str, str], title: str) -> str:
-        """The picture of one profile."""
+        """Return the heat map of one profile as an SVG element, with `title` for screen readers."""
         width = _NAMES + self.blocks * (_CELL + _GAP)
         height = _HEAD + len(self.rows) * (_CELL + _GAP)
         parts = [self._heads(), *(self._row_name(i, row) for i, row in enumerate(self.rows))]
@@ -123,7 +138,10 @@ class HeatMaps:
         return _box(left, top, self.shade(label, name), told, short_label(label))
 
     def _gone(self, profile: Mapping[str, str]) -> list[tuple[str, int]]:
-        """Places without a unit in any profile whose branch this profile drops: it is dropped in all of them."""
+        """Return row and block of layers that are in no profile and whose branch this profile drops.
+
+        A layer is in no profile if its branch is dropped in all of them.
+        """
         known = {(p.row, p.block) for p in self.places.values()}
         return [
             (row, block)
@@ -135,7 +153,10 @@ class HeatMaps:
 
     @cached_property
     def _owners(self) -> dict[str, list[str]]:
-        """For each kind of layer the branches that it can belong to: it is never there when they are dropped."""
+        """For each row of layers, the branches that these layers may belong to; "" stands for the whole block.
+
+        A layer cannot belong to a branch that some profile drops while it has a level for the layer.
+        """
         layers = [
             (name, p)
             for name, p in self.places.items()
@@ -161,7 +182,7 @@ class HeatMaps:
         return _box(left, top, "level-drop", told, short_label("drop"))
 
     def legend(self) -> str:
-        """What the colours mean: one swatch per level, the two ends and the middle where there are many."""
+        """Return the HTML of the legend, with one swatch per level; of more than 12 levels it shows seven."""
         labels = list(self.bits)
         if len(labels) > 12:
             labels = [labels[i * (len(labels) - 1) // 6] for i in range(7)]
@@ -175,7 +196,11 @@ class HeatMaps:
 
 
 def short_label(label: str) -> str:
-    """At most three characters for a cell: bits, percent or millions of zeros, N:M; a cross for what is dropped."""
+    """Return at most three characters that stand for a level in a cell.
+
+    They are the bits, the percentage of zeros, the millions of zeros added to it, or N:M, and a cross for `drop`. A
+    text that would be longer is left out.
+    """
     if label in ("drop", "keep", "dense"):
         return {"drop": "×", "keep": "", "dense": "·"}[label]
     if offset := _OFFSET.match(label):
@@ -190,7 +215,7 @@ def _left(block: int) -> int:
 
 
 def _branch(block: int | None, branch: str) -> str:
-    """Unit name of a branch, or of the whole block when `branch` is empty."""
+    """Return the unit name of a branch, or of the whole block if `branch` is empty."""
     return f"blocks.{block}.{branch}".rstrip(".")
 
 

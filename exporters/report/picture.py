@@ -1,4 +1,4 @@
-"""The front as a picture of its own: an SVG file for papers, pages and slides."""
+"""Drawing a front as an SVG file, for papers, web pages and slides."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ def write_picture(front: Front, output: Path, *, overwrite: bool = False) -> Non
 
     Args:
         front: the front to draw.
-        output: the SVG file to write.
-        overwrite: whether to replace an SVG file that lies there.
+        output: path of the SVG file to write.
+        overwrite: whether to replace an SVG file that exists at `output`.
 
     Raises:
         ValueError: the front has no held-out figures.
-        FileExistsError: something lies at `output` that may not be replaced.
+        FileExistsError: `output` exists and is not an SVG file, or is one and `overwrite` is not set.
     """
     drawn = front_chart(front)
     if not drawn:
@@ -32,7 +32,7 @@ def write_picture(front: Front, output: Path, *, overwrite: bool = False) -> Non
 
 
 def _standing_alone(drawn: str) -> str:
-    """A chart with what a page would give it: its name space, its size, its style and its ground."""
+    """Add to a chart what the report would give it: XML namespace, size, stylesheet and background."""
     opening = f'{_BEGINNING}xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{HEIGHT:g}" '
     style = f"<style>{COLOURS}svg {{ font-family: system-ui, sans-serif; }}{CHART}</style>"
     ground = f'<rect width="{WIDTH:g}" height="{HEIGHT:g}" fill="var(--card)"/>'

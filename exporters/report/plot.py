@@ -1,4 +1,7 @@
-"""Line charts as inline SVG: cost or tokens across, a positive figure on a logarithmic scale upwards."""
+"""Line charts as inline SVG.
+
+The horizontal axis is linear (cost or tokens). The vertical axis is logarithmic and shows a positive figure.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,7 +13,7 @@ WIDTH, HEIGHT = 860.0, 400.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 138.0, 14.0, 50.0
 
 _SMALLEST = 1e-12
-"""Anything below is zero, which a logarithmic scale does not show."""
+"""Smallest value that sets the range of the vertical axis; smaller ones count as zero."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,12 @@ class Mark:
     """One value of a series.
 
     Attributes:
-        x: position across the chart.
-        y: value upwards; zero and less are drawn on the lower edge.
+        x: value on the horizontal axis.
+        y: value on the vertical axis; zero and negative values are drawn on the lower edge.
         low: lower end of the confidence interval, or None.
-        high: its upper end.
-        tooltip: lines shown under the pointer.
-        selects: id of the radio button that a click on the mark checks.
+        high: upper end of the confidence interval, or None.
+        tooltip: lines of text that a browser shows under the pointer; empty for none.
+        selects: id of the radio button that a click on the mark checks; empty for none.
     """
 
     x: float
@@ -36,14 +39,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Series:
-    """Marks joined by a line, named at its right end.
+    """Marks joined by a line, with the name of the series at the right.
 
     Attributes:
-        name: shown beside the last mark.
-        style: CSS class that gives the colour.
-        marks: in order of x.
-        shape: `circle`, `square`, `diamond`, or `` for a bare line.
-        steps: whether a value holds until the next mark.
+        name: text shown to the right of the chart.
+        style: CSS classes that give the colour and the dashes.
+        marks: at least one mark, in order of `x`.
+        shape: shape of the marks, `circle`, `square` or `diamond`; empty for a line without marks.
+        steps: whether the line is a staircase, on which a value holds until the next mark.
     """
 
     name: str
@@ -54,7 +57,14 @@ class Series:
 
 
 def chart(series: Sequence[Series], x_title: str, y_title: str, label: str) -> str:
-    """The SVG element; `label` says to a screen reader what it shows. Series are drawn in order."""
+    """Return a chart as one SVG element.
+
+    Args:
+        series: series to draw, the last one on top.
+        x_title: title of the horizontal axis.
+        y_title: title of the vertical axis.
+        label: description of the chart for screen readers.
+    """
     frame = _Frame(series)
     body = [frame.grid(x_title, y_title), *(frame.line(one) for one in series)]
     body += [frame.marks(one) for one in series]
@@ -64,7 +74,7 @@ def chart(series: Sequence[Series], x_title: str, y_title: str, label: str) -> s
 
 
 def linear_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """About `count` round numbers between `low` and `high`."""
+    """Return about `count` round numbers between `low` and `high`, at equal distances."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
@@ -73,7 +83,11 @@ def linear_ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between `low` and `high` (positive): powers of ten, and 2 and 5 times these, as room allows."""
+    """Return round numbers between two positive values.
+
+    Under three decades they are 1, 2 and 5 times the powers of ten, otherwise the powers of ten only. Under 0.7
+    decades they are those of `linear_ticks`.
+    """
     decades = math.log10(high / low)
     if decades < 0.7:
         return linear_ticks(low, high, 5)
@@ -83,7 +97,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def compact(value: float) -> str:
-    """A number in at most six characters or so: 3.25, 0.0012, 65.5k, 1.2M."""
+    """Return a number as text of about six characters at most: 3.25, 0.0012, 65.5k, 1.2M."""
     for power, suffix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10.0**power and (power > 3 or abs(value) >= 10_000):
             return f"{value / 10.0**power:.3g}{suffix}"
@@ -91,7 +105,7 @@ def compact(value: float) -> str:
 
 
 class _Frame:
-    """Positions of values in the chart."""
+    """The axes of a chart, which turn values into positions, and the SVG of the chart's parts."""
 
     def __init__(self, series: Sequence[Series]) -> None:
         marks = [mark for one in series for mark in one.marks]
@@ -176,14 +190,21 @@ class _Frame:
 
 
 def _padded(values: Sequence[float], least: float) -> tuple[float, float]:
-    """The range of `values` with a margin, `least` of the largest value at least: no zooming into equal costs."""
+    """Return the range of `values` with a margin on both sides.
+
+    The margin is at least `least` times the largest absolute value, so that nearly equal values are not magnified.
+    """
     low, high = min(values), max(values)
     margin = max(0.06 * (high - low), least * max(abs(low), abs(high))) or 1.0
     return low - margin, high + margin
 
 
 def _apart(heights: Iterable[float], gap: float, floor: float) -> list[float]:
-    """Heights moved so that neighbours are at least `gap` apart, none below `floor`, in the given order."""
+    """Move heights so that neighbours are at least `gap` apart and none lies below `floor` (positions grow downwards).
+
+    Returns:
+        The new heights, in the given order.
+    """
     given = list(heights)
     order = sorted(range(len(given)), key=lambda i: (given[i], i))
     placed = list(given)

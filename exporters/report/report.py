@@ -1,6 +1,6 @@
-"""The report: one self-contained page that shows what a run found and how.
+"""The report: one self-contained HTML page that shows what a run found and how.
 
-Nothing is loaded from elsewhere; all text that comes from files is escaped.
+The page loads nothing from other files or servers. All text that comes from files is escaped.
 """
 
 import shlex
@@ -33,11 +33,11 @@ def write_report(run: Path) -> Path:
     """Write `report.html` into the folder of a run that has a `front.json`.
 
     Returns:
-        The page's path.
+        The path of the report.
 
     Raises:
         FileNotFoundError: the run has no front yet.
-        ValueError: `front.json` or a file of scores is damaged.
+        ValueError: `front.json` or a file of task scores is damaged.
     """
     front = RunFolder(run).read_front()
     if front is None:
@@ -48,7 +48,13 @@ def write_report(run: Path) -> Path:
 
 
 def page(front: Front, run: str, scores: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The whole page; `run` is the folder as commands should name it, `scores` what `read_scores` gives."""
+    """Return the HTML text of the whole report.
+
+    Args:
+        front: the front to report on.
+        run: folder of the run, as the commands shown in the report should name it.
+        scores: task scores of the run's models, as `read_scores` returns them.
+    """
     choices = [f"point-{i}" for i in range(len(front.points))]
     radios = "".join(
         f'<input class="choice" type="radio" name="point" id="{c}"{" checked" if c == choices[0] else ""}>'
@@ -76,13 +82,13 @@ def page(front: Front, run: str, scores: Sequence[Mapping[str, Any]] = ()) -> st
 
 
 def _uniform(front: Front, point: Point) -> Point | None:
-    """The uniform profile for the budget of `point`."""
+    """Return the uniform baseline for the budget of `point`, or None."""
     found = (b for b in front.baselines if b.method == "uniform" and b.budget == point.budget)
     return next(found, None)
 
 
 def _refits(front: Front) -> list[Point]:
-    """The points that were refitted, with their refits' figures."""
+    """Return a copy of every refitted point, with the figures of the refit in place of the point's own."""
     found = []
     for point in front.points:
         if (refit := point.refit) is not None:
@@ -116,7 +122,7 @@ def _summary(front: Front) -> str:
 
 
 def front_chart(front: Front) -> str:
-    """The front and its baselines as a chart, one SVG element; empty if there are no held-out figures."""
+    """Return a chart of the front and its baselines as one SVG element, or "" if there are no held-out figures."""
     methods = sorted({b.method for b in front.baselines}, key=lambda m: (m != "uniform", m))
     series = [
         _series(method, *_SHAPES[i % len(_SHAPES)], front, (b for b in front.baselines if b.method == method))
@@ -227,7 +233,15 @@ def _looks(front: Front) -> str:
 def _shares(
     name: str, style: str, shape: str, groups: Sequence[Sequence[LookRow]], share: Callable[[LookRow], float]
 ) -> Series:
-    """One mark a look, at the geometric mean over budgets; each budget's own share under the pointer."""
+    """Build a series with one mark per look, at the geometric mean of `share` over the budgets.
+
+    Args:
+        name: name of the series in the chart and in the tooltips.
+        style: CSS classes of the series.
+        shape: shape of the marks.
+        groups: rows of each look, one row per budget.
+        share: returns a row's fitness divided by that of the uniform profile; tooltips list it for every budget.
+    """
     marks = []
     for rows in groups:
         lines = [f"{name} after {whole(rows[0].tokens)} tokens"]
@@ -334,7 +348,10 @@ def _next(front: Front, run: str) -> str:
 
 
 def _change(point: Point, reference: Point | None) -> float | None:
-    """Relative change of held-out KL from `reference` to `point`, where both are known and positive."""
+    """Return the relative change of held-out KL from `reference` to `point`, or None.
+
+    It is None where one of the two is not known or the reference is zero.
+    """
     if reference is None or point.heldout_kl is None or not reference.heldout_kl:
         return None
     return point.heldout_kl / reference.heldout_kl - 1

@@ -1,6 +1,6 @@
-"""A part of the report under its own heading."""
+"""HTML of one section of the report."""
 
 
 def section(title: str, note: str, body: str) -> str:
-    """HTML of a heading, what there is to know, and the body."""
+    """Return the HTML of a section: its heading, an explanatory note and its body (HTML each)."""
     return f'<section>\n<h2>{title}</h2>\n<p class="note">{note}</p>\n{body}\n</section>'

@@ -1,4 +1,4 @@
-"""The look of the report: one stylesheet for light and dark, no fonts or files from elsewhere."""
+"""The stylesheet of the report, for light and dark mode, without fonts or files from elsewhere."""
 
 _SHADES = ("#fdf3c4", "#e3eeb5", "#bfe2b6", "#8fd1bb", "#5cbcc2", "#3a9fc1", "#2e7cb5", "#2f58a8", "#3a2fa0")
 _DARK_TEXT = "#10202b"
@@ -102,7 +102,11 @@ pre { background: var(--mute); border-radius: 8px; padding: 12px 16px; margin: 1
 
 
 def selection_rules(identifiers: list[str]) -> str:
-    """Rules that show the panel of the radio button that is checked, and mark its tab and its dot."""
+    """Return CSS rules that show the panel of the checked radio button and highlight its tab and its dot in the chart.
+
+    Args:
+        identifiers: ids of the radio buttons.
+    """
     return "".join(
         f"#{i}:checked ~ section .panel-{i} {{ display: block; }}\n"
         f"#{i}:checked ~ section label[for={i}] {{ background: var(--ink); color: var(--card); border-color: var(--ink); }}\n"

@@ -1,4 +1,4 @@
-"""Task scores of a run's models: kept in its folder, shown in its report beside the figures on text."""
+"""Task scores of the models of a run: files in the run's folder and a table in the report."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,11 +17,22 @@ _WORDS = ("model", "text", "task", "metric")
 
 
 def keep_scores(run: Path, target: Path, data: str, figures: Figures, scores: Sequence[Compared]) -> Path:
-    """Store what a model scores in the run's folder, beside what it scored on other tasks; the file's path."""
+    """Store a model's task scores in the run's folder, and keep its stored scores on other tasks.
+
+    Args:
+        run: folder of the run.
+        target: the evaluated model folder, GGUF file or profile file; there is one file of scores per target.
+        data: data set of the figures, `calibration`, `validation` or `heldout`.
+        figures: the model's figures on that data set; they replace the stored ones.
+        scores: scores of the model and, where it was scored too, of the dense model.
+
+    Returns:
+        The path of the file of scores.
+    """
     path = run / SCORES / f"{target.stem}-{digest(str(target.resolve()))[:8]}.json"
     path.parent.mkdir(exist_ok=True)
     tasks: dict[tuple[str, str], dict[str, Any]] = {}
-    # The dense model's score stays where it was not asked for again.
+    # A stored score of the dense model stays if the dense model was not scored again.
     for row in (*(_read(path)["tasks"] if path.exists() else ()), *(score.record() for score in scores)):
         key = row["task"], row["metric"]
         tasks[key] = tasks.get(key, {}) | row
@@ -37,16 +48,16 @@ def keep_scores(run: Path, target: Path, data: str, figures: Figures, scores: Se
 
 
 def read_scores(run: Path) -> list[Mapping[str, Any]]:
-    """What is known of each model, in the order of their names.
+    """Return the stored figures and task scores of each model, in the order of the files' names.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: a file of scores is damaged.
     """
     return [_read(path) for path in RunFolder(run).task_scores()]
 
 
 def scores_section(scores: Sequence[Mapping[str, Any]]) -> str:
-    """HTML of all scores; empty if there are none."""
+    """Return the HTML of the section with all scores, or "" if there are none."""
     rows = [_row(record, task) for record in scores for task in record["tasks"]]
     if not rows:
         return ""

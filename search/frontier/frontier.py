@@ -12,10 +12,10 @@ Slopes around the dense model give every budget a first profile. Then follow rou
    proposes the best of them and combinations of them.
 5. If that fails as well, the budget's next round takes twice the tokens.
 
-Changes are measured one at a time instead of taken from slopes if the settings say so, if all units are branches, or
-if slopes around the dense model are not finite. They are measured around the dearest profile first, then around each
-budget's best profile. All measurements are merged into one table of errors for the allocation, with most weight on those around
-bases of similar fitness (`merging.py`).
+Changes are measured one at a time instead of taken from slopes if the settings say so, if all units are branches, or if
+slopes around the dense model are not finite. They are measured around the dearest profile first, then around each
+budget's best profile. All measurements are merged into one table of errors for the allocation, with most weight on
+those around bases of similar fitness (`merging.py`).
 """
 
 import math

@@ -1,1 +1,1 @@
-"""What commands do: plan a search, run it, refit its points, measure a model."""
+"""The jobs behind the commands: plan a search, run it, refit its points, measure a model."""

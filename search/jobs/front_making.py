@@ -1,4 +1,4 @@
-"""What a finished search leaves for others to read: its front, and the profile files of its points."""
+"""The results of a finished search: its front, and the profile files of the front's points."""
 
 from ...spaces.profile_file import ProfileFile
 from ..folder.front import Front, Incumbent, Point
@@ -18,7 +18,7 @@ COST_UNITS = {
 
 
 def fingerprints(assembly: Assembly, fingerprint: str) -> dict[str, str]:
-    """Digests of all that decides the values of a run; `fingerprint` is the evaluator's."""
+    """Return digests of everything that decides the values of a run, given the evaluator's `fingerprint`."""
     return {
         "model": assembly.checkpoint.fingerprint,
         "space": assembly.space.fingerprint,
@@ -29,7 +29,14 @@ def fingerprints(assembly: Assembly, fingerprint: str) -> dict[str, str]:
 
 
 def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint: str) -> Front:
-    """Conclude a search and gather what is known of it."""
+    """Choose the winners of a search and build its front.
+
+    Args:
+        assembly: objects of the run.
+        study: the finished search.
+        goals: budgets of the run with their baselines.
+        fingerprint: fingerprint of the evaluator.
+    """
     config, kind, progress = assembly.config, assembly.kind, study.progress
     method = "+".join(method.method for method in config.search)
     found = conclude(study, goals, assembly.data, kind=kind, seed=config.seed, method=method)
@@ -66,7 +73,7 @@ def make_front(assembly: Assembly, study: Study, goals: list[Goal], fingerprint:
 
 
 def profile_of(point: Point, front: Front) -> ProfileFile:
-    """What the profile file of a point says."""
+    """Return the content of the profile file of a point of the front."""
     figures = {name: value for name, value in point.heldout().items() if value is not None}
     return ProfileFile(
         point.profile,
@@ -80,7 +87,7 @@ def profile_of(point: Point, front: Front) -> ProfileFile:
 
 
 def _weights(assembly: Assembly) -> dict[str, int]:
-    """Unit name to its number of linear weights."""
+    """Return the number of linear weights of each unit by unit name."""
     sizes = {
         n.path: n.in_features * n.out_features
         for n in (*assembly.structure.linears, *assembly.structure.ends.linears)

@@ -1,14 +1,14 @@
-"""What a user should know of a front in which uniform profiles stand: why the search's own were not taken."""
+"""Hints for the user of a front with uniform profiles, on why the search's own profiles were not chosen."""
 
 from ..folder.front import Front, Point
 from ..study.selection import FEWEST_DOCUMENTS, LEVEL
 
 
 def hints(front: Front) -> list[str]:
-    """Say for which budgets nothing was significantly better than uniform, and what would change that.
+    """Say for which budgets nothing was significantly better than the uniform profile, and what would change that.
 
     Returns:
-        One line, or none if every point of the front is significantly better than uniform.
+        One line, or no line if every point is significantly better or the number of documents is not known.
     """
     left = [point for point in front.points if not point.significant]
     documents = front.validation_documents
@@ -28,7 +28,7 @@ def hints(front: Front) -> list[str]:
 
 
 def _found(front: Front, point: Point) -> str:
-    """The budget, with the best that the search saw on calibration text beside uniform."""
+    """Return the budget's name, with the calibration fitness of the best and of the uniform profile if known."""
     best = [row.fitness for row in front.progress if row.budget == point.budget][-1:]
     uniform = [
         row.fitness for row in front.baselines if (row.budget, row.method) == (point.budget, "uniform")

@@ -1,4 +1,4 @@
-"""One whole run: from a configuration to the front, resumable at every moment."""
+"""One whole run, from a configuration to the front, which can be interrupted and resumed at any moment."""
 
 import time
 from collections.abc import Callable
@@ -32,10 +32,13 @@ from .front_making import fingerprints, make_front, profile_of
 from .legs import legs, workload
 
 _SELDOM = 20
-"""Times as long as a checkpoint takes, at least, until the next."""
+"""Shortest time from one checkpoint to the next, as a multiple of the time that it takes to store a checkpoint."""
 
 HARMLESS = ("evaluation.device", "evaluation.memory", "evaluation.host_memory", "workers", "stop", "name")
-"""Configuration keys that may differ when a run goes on: no value changes, or the fingerprints tell."""
+"""Configuration keys that may differ when a run is resumed.
+
+They change no value, or a change of values shows in the fingerprints.
+"""
 
 
 def run(
@@ -50,19 +53,19 @@ def run(
     """Run or resume the search that `config` describes, in the run folder `path`.
 
     Args:
-        config: model, text, levels, budgets and method of the search.
-        path: folder of the run; made if it does not exist.
+        config: configuration with model, text, levels, budgets and methods of the search.
+        path: folder of the run, which is created if it does not exist.
         databases: folder of the level databases; by default `databases/` beside the run, shared by all runs there.
-        fresh: whether to forget what the folder holds; levels and the values of other runs stay.
-        listen: called with each event of progress.
-        report: called with the folder once the front is written, to make the report page.
+        fresh: whether to delete the results in the folder and start over; levels and values of other runs stay.
+        listen: function that gets each event of progress.
+        report: function that is called with the folder once the front is written, to write the report.
 
     Returns:
-        The front that the run found, which `front.json` holds.
+        The front that the run found, which is also stored in `front.json`.
 
     Raises:
         ValueError: the configuration cannot work, or differs from the one that the folder was started with.
-        FileExistsError: the folder holds something else than a run.
+        FileExistsError: the folder holds other files than those of a run.
         BlockingIOError: another process works on this run.
     """
     RunFolder(path).check()
@@ -127,10 +130,10 @@ def _run(site: Site, path: Path, fresh: bool, listen: Listener, report: Callable
 
 
 def _refuse_other(site: Site, path: Path) -> None:
-    """Refuse, before any work, a run that is busy or was started with something else.
+    """Refuse, before any work, a run that is busy or that was started under other conditions.
 
     Raises:
-        ValueError: configuration, model, text, libraries or hardware differ; the message names what.
+        ValueError: configuration, model, text, libraries or hardware differ; the message names the differences.
         BlockingIOError: another process works on this run.
     """
     if RunFolder(path).read_config() is None:
@@ -150,18 +153,25 @@ def _refuse_other(site: Site, path: Path) -> None:
 
 
 def _checked(assembly: Assembly, sanity: Sanity) -> str:
-    """What a person should look at before the work begins: a wrong BOS shows in the perplexity."""
+    """Return the dense model's perplexity and the BOS for the user; a wrong BOS shows in the perplexity."""
     bos = None if assembly.config.data.bos == "never" else assembly.tokenizer.bos
     start = "no BOS" if bos is None else f"BOS {bos}"
     return f"perplexity {sanity.perplexity:.3f}, {start} before each document"
 
 
 def _settings(assembly: Assembly) -> dict[str, Any]:
+    """Return the resolved configuration as JSON values."""
     return assembly.config.model_dump(mode="json")
 
 
 def build_levels(where: Site | Assembly, blocks: int, listen: Listener) -> None:
-    """Fill the level database, telling of each block."""
+    """Fill the level database, with an event for each finished part.
+
+    Args:
+        where: the site, or the objects of a run in this process, that builds the levels.
+        blocks: number of blocks of the model.
+        listen: function that gets the events.
+    """
     done: set[str] = set()
 
     def progress(part: str) -> None:
@@ -174,7 +184,15 @@ def build_levels(where: Site | Assembly, blocks: int, listen: Listener) -> None:
 def make_study(
     assembly: Assembly, goals: list[Goal], pool: WorkerPool, journal: Journal, library: Journal
 ) -> Study:
-    """The baselines, then the method, for every budget."""
+    """Build the study of a run, which evaluates the baselines and starting profiles first, then runs the methods.
+
+    Args:
+        assembly: objects of the run, whose levels must be built.
+        goals: budgets of the run with their baselines.
+        pool: workers that evaluate trials.
+        journal: journal of this run.
+        library: journal with the values of other runs.
+    """
     fidelity = assembly.archive_fidelity
     first = [baseline.profile for goal in goals for baseline in goal.baselines]
     starts = starting_profiles(assembly)
@@ -208,10 +226,10 @@ def make_study(
 
 
 def starting_profiles(assembly: Assembly) -> list[Profile]:
-    """The front of the run that `start_from` names; empty without one.
+    """Return the profiles of the front of the run that `start_from` names, or an empty list without `start_from`.
 
     Raises:
-        ValueError: that run has no front, is of another model, or has units or levels that this space lacks.
+        ValueError: that run has no front, is a run of another model, or has units or levels that this space lacks.
     """
     if assembly.config.start_from is None:
         return []
@@ -228,14 +246,14 @@ def starting_profiles(assembly: Assembly) -> list[Profile]:
 
 
 def calibration_of(assembly: Assembly) -> CalibrationSequences:
-    """The calibration sequences that searchers draw on."""
+    """Return the calibration sequences that searchers draw on."""
     return CalibrationSequences(
         len(assembly.data["calibration"]), assembly.config.data.length, assembly.archive_fidelity
     )
 
 
 def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
-    """Most trials and tokens that the search will ask, the baselines' too."""
+    """Return the largest number of trials and tokens of the search, with baselines and starting profiles included."""
     known = unit_errors(assembly.space, assembly.database.errors())
     limits = [goal.limits for goal in goals]
     work = workload(assembly.config.search, assembly.space, limits, calibration_of(assembly), known)
@@ -244,10 +262,13 @@ def expected(assembly: Assembly, goals: list[Goal]) -> Workload:
 
 
 class Checkpoints:
-    """A study's state on disk, stored after a step unless that would take more than a part of the time.
+    """Stores the state of a study after its steps, as often as this takes only a small part of the time.
 
-    What a state that is not stored has beyond the last one is asked again, and the journal has the values; but not the
-    slopes, so a step with these is always stored.
+    Steps after the last stored state are repeated when the run is resumed. Their values come from the journal. The
+    journal does not keep slopes, so the state is always stored after a step with slopes.
+
+    Args:
+        folder: folder of the run.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -256,12 +277,12 @@ class Checkpoints:
         self._slope_tokens = 0
 
     def after_step(self, study: Study) -> None:
-        """Store the state if it is time, or if there are new slopes."""
+        """Store the state if enough time has passed, or if there are new slopes."""
         if time.monotonic() >= self._again or study.progress.slope_tokens > self._slope_tokens:
             self.store(study)
 
     def store(self, study: Study) -> None:
-        """Store the state; the journal first, so that no power cut leaves a state whose values are lost."""
+        """Store the state after the journal, so that a power cut never leaves a state whose values are lost."""
         began = time.monotonic()
         study.answers.journal.sync()
         self.folder.write_checkpoint(study.state_dict())
@@ -276,6 +297,14 @@ def _after_step(study: Study, checkpoints: Checkpoints, total: int, listen: List
 
 
 def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> None:
+    """Report the tokens so far and the best fitness of each budget.
+
+    Args:
+        study: the search that is in progress.
+        total: largest number of tokens of the search.
+        listen: function that gets the event.
+        within_step: tokens that the present step has measured so far.
+    """
     best = " ".join(f"{curve[-1][1]:.3g}" for curve in study.progress.curve.values() if curve)
     text = f"best {best}" if best else ""
     done = study.progress.tokens + within_step
@@ -283,6 +312,7 @@ def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> N
 
 
 def _environment(site: Site, sanity: Sanity) -> dict[str, Any]:
+    """Return the content of `environment.json`."""
     return site.environment | {
         "seed": site.assembly.config.seed,
         "fingerprints": fingerprints(site.assembly, site.fingerprint),

@@ -1,4 +1,4 @@
-"""The legs of a search: every configured method for every budget, in turn."""
+"""The legs of a search, which are the searchers that run one after another: each method for each budget."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,10 +21,19 @@ def legs(
     *,
     informed: bool = False,
 ) -> list[Leg]:
-    """Builders of the searchers, in the order in which they run.
+    """Return functions that build the searchers, in the order in which these run.
 
-    A method runs once for all budgets together if it serves all, else once per budget. The first method starts from
-    uniform; a later one (and the first, if `informed`) also starts from the best profiles measured so far.
+    A method runs once if it serves all budgets together, else once per budget. The first method starts from the uniform
+    profile. Later methods also start from the best profiles measured so far.
+
+    Args:
+        methods: settings of the methods, in their order.
+        space: space of the profiles.
+        budgets: limits of each budget.
+        calibration: calibration sequences to draw on.
+        seed: root of the seeds of the searchers.
+        errors: layer errors of every unit at every level.
+        informed: whether the first method also starts from the best profiles measured so far.
     """
     found: list[Leg] = []
     for place, config in enumerate(methods):
@@ -42,7 +51,15 @@ def workload(
     calibration: CalibrationSequences,
     errors: Errors,
 ) -> Workload:
-    """Most trials and tokens that all methods together will ask."""
+    """Return the largest number of trials and tokens that all methods together ask for.
+
+    Args:
+        methods: settings of the methods.
+        space: space of the profiles.
+        budgets: limits of each budget.
+        calibration: calibration sequences to draw on.
+        errors: layer errors of every unit at every level.
+    """
     total = Workload()
     for config in methods:
         for group in _groups(config, budgets):
@@ -51,7 +68,7 @@ def workload(
 
 
 def _groups(config: MethodConfig, budgets: Sequence[Limits]) -> list[list[Limits]]:
-    """The budgets that each searcher of a method serves."""
+    """Return the budgets that each searcher of a method serves."""
     return [list(budgets)] if config.serves == "all" else [[limits] for limits in budgets]
 
 

@@ -1,4 +1,7 @@
-"""Perplexity and divergence of one profile or one model folder, on the sequences of a configuration."""
+"""Measurement of perplexity and divergence of one profile or model, on the sequences of a configuration.
+
+Shapes: N sequences, T positions of a sequence, P positions of a chunk, D hidden size, V vocabulary.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -20,18 +23,24 @@ from ..run.machine import DTYPES, devices_of
 from .refitted import kept_refit, refit_recipe
 
 Figures = dict[str, float | int]
+"""Measured figures by name, for example `kl` in nats per token and `perplexity`."""
 
 
 def measure_profile(
     config: RunConfig, units: Mapping[str, str], databases: Path, data: str, run: Path | None = None
 ) -> Figures:
-    """Divergence from the dense model, perplexity and costs of a profile; its levels must be built.
+    """Measure the fitness, perplexity and costs of a profile whose levels are built.
 
-    With the folder of a run, a point of its front is measured with the weights that an export of it has: those of
-    its refit where that was kept, which the figure `refitted layers` tells.
+    Args:
+        config: configuration that names model, text and levels.
+        units: labels of the profile by unit name.
+        databases: folder of the level databases.
+        data: name of the data set, `calibration`, `validation` or `heldout`.
+        run: folder of a run, or None. If the profile is a point of its front with a kept refit, the refitted levels are
+            measured, as they would be exported. The figure `refitted layers` then gives the number of these layers.
 
     Raises:
-        ValueError: a level is not in the database, or the profile is of another space.
+        ValueError: a level is not in the database, the profile does not fit the space, or there is no such data set.
     """
     assembly, profile, refitted = open_profile(config, units, databases, run)
     assignments = [assembly.space.assignment(profile), assembly.space.assignment(DENSE)]
@@ -48,10 +57,20 @@ def measure_profile(
 def open_profile(
     config: RunConfig, units: Mapping[str, str], databases: Path, run: Path | None = None
 ) -> tuple[Assembly, Profile, LevelDatabase | None]:
-    """A profile's assembly, the profile, and the levels of its refit where that was kept.
+    """Open the objects for measuring a profile.
+
+    Args:
+        config: configuration that names model, text and levels.
+        units: labels of the profile by unit name.
+        databases: folder of the level databases.
+        run: folder of the run whose refits count, or None.
+
+    Returns:
+        The objects of the run, the profile in their space, and its refitted levels if it has a kept refit.
 
     Raises:
-        ValueError: a level is not in the database, or the profile is of another space.
+        ValueError: the database has no levels, the profile does not fit the space, or the refit was made with another
+            configuration or release.
     """
     assembly = assemble(config, databases)
     if assembly.labels and not assembly.database.bytes:
@@ -66,10 +85,15 @@ def open_profile(
 
 
 def measure_model(config: RunConfig, model: DenseModel, data: str) -> Figures:
-    """Divergence of another model from the configuration's, and its perplexity.
+    """Measure the divergence of another model from the dense model, and its perplexity.
+
+    Args:
+        config: configuration that names the dense model and the text.
+        model: the model to measure.
+        data: name of the data set, `calibration`, `validation` or `heldout`.
 
     Raises:
-        ValueError: it has another vocabulary.
+        ValueError: the model has another vocabulary than the dense model, or there is no such data set.
     """
     assembly = assemble(config, Path())
     _check_vocabulary(assembly, model.checkpoint.path, model.structure.ends.head.out_features)
@@ -89,17 +113,17 @@ def measure_model(config: RunConfig, model: DenseModel, data: str) -> Figures:
 def measure_logits(
     config: RunConfig, name: Path, vocabulary: int, logits: Callable[[list[int]], Tensor], data: str
 ) -> Figures:
-    """`measure_model` of what another program computes.
+    """Measure the divergence and perplexity of a model that another program runs.
 
     Args:
-        config: names the dense model and the text.
-        name: of the other model, for messages.
-        vocabulary: tokens that it has.
-        logits: of every position of one sequence of tokens.
-        data: calibration, validation or heldout.
+        config: configuration that names the dense model and the text.
+        name: path of the other model, for messages.
+        vocabulary: number of tokens of the other model.
+        logits: function that returns the other model's logits (T, V) for one sequence of tokens.
+        data: name of the data set, `calibration`, `validation` or `heldout`.
 
     Raises:
-        ValueError: it has another vocabulary.
+        ValueError: the model has another vocabulary than the dense model, or there is no such data set.
     """
     assembly = assemble(config, Path())
     _check_vocabulary(assembly, name, vocabulary)
@@ -117,18 +141,19 @@ def _check_vocabulary(assembly: Assembly, name: Path, found: int) -> None:
 
 
 def _tokens(assembly: Assembly, data: str) -> Tensor:
+    """Return the token ids of all sequences of a data set, (N, T), on the runner's device."""
     everything(assembly, data)
     return torch.from_numpy(assembly.data[data].tokens.astype("int64")).to(assembly.runner.device)
 
 
 @torch.no_grad()
 def _compare(assembly: Assembly, tokens_NT: Tensor, students: Iterable[Callable[[slice], Tensor]]) -> Figures:
-    """Divergence and perplexity over all positions but the last of each sequence.
+    """Return divergence and perplexity over all positions except the last of each sequence.
 
     Args:
-        assembly: has the dense model.
-        tokens_NT: token ids of the sequences.
-        students: for each of them what gives the logits of some positions.
+        assembly: objects of the run, with the dense model as the teacher.
+        tokens_NT: token ids of the sequences, (N, T).
+        students: function for each sequence that returns the student's logits (P, V) at a slice of positions.
     """
     teacher, chunk = assembly.runner, int(assembly.config.evaluation.chunk)
     values: list[float] = []
@@ -147,7 +172,7 @@ def _compare(assembly: Assembly, tokens_NT: Tensor, students: Iterable[Callable[
 
 @torch.no_grad()
 def _last_states(runner: BlockRunner, tokens_NT: Tensor) -> Tensor:
-    """Hidden states (N, T, D) after the last block, block by block: each is read once."""
+    """Return the hidden states (N, T, D) after the last block; all sequences pass one block before the next is read."""
     size = runner.micro_batch
     padding = tokens_NT[:1].expand(-len(tokens_NT) % size, -1)
     padded_NT = torch.cat([tokens_NT, padding])
@@ -163,10 +188,10 @@ def _logits(runner: BlockRunner, states_TD: Tensor, positions: slice) -> Tensor:
 
 
 def everything(assembly: Assembly, data: str) -> Fidelity:
-    """All sequences of one set.
+    """Return the fidelity that uses all sequences of a data set.
 
     Raises:
-        ValueError: there is no such set.
+        ValueError: there is no data set of this name.
     """
     if data not in assembly.data:
         raise ValueError(f"data {data!r} is unknown; it is one of {', '.join(assembly.data)}")

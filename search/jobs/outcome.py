@@ -1,4 +1,4 @@
-"""What a search concludes: winners chosen on validation documents, figures made on held-out ones."""
+"""The outcome of a search: winners chosen on validation text, and figures measured on held-out text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,20 @@ from ..study.selection import Choice, Contest, Finalist, choose, finalists
 from ..study.study import Study
 
 RESAMPLES = 2_000
+"""Number of bootstrap samples for a confidence interval."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search concludes, from measurements only.
+    """The part of a front that is derived from measurements.
 
     Attributes:
-        points: the winner of every budget, in order of cost.
-        baselines: the baselines of every budget, in order of cost.
-        dense_perplexity: perplexity of the uncompressed model on held-out text.
-        archive: cost and fitness of every entry of the archive.
-        looks: looks at validation text beside the uniform profiles.
-        validation_tokens: tokens of validation text that went through the model.
+        points: winner of every budget, in order of cost.
+        baselines: baselines of all budgets, in order of cost.
+        dense_perplexity: perplexity of the dense model on held-out text.
+        archive: cost, in the front's unit, and fitness of every entry of the archive.
+        looks: looks at validation text, compared with the uniform profiles.
+        validation_tokens: number of validation tokens that went through the model, over all profiles.
     """
 
     points: list[Point]
@@ -45,16 +46,17 @@ def conclude(
 ) -> Outcome:
     """Choose one winner per budget and measure winners, baselines and the dense model on held-out text.
 
-    All methods share the rule: at most four finalists per budget are fixed by calibration values; a one-sided paired
-    sign-flip test over documents decides, with Holm's correction over budgets and finalists, at 5 % per run.
+    The rule is the same for all methods. At most four finalists per budget are chosen by their calibration values. A
+    one-sided paired sign-flip test over documents decides between them and the uniform profile, with Holm's correction
+    over budgets and finalists, at 5 % per run.
 
     Args:
         study: the finished search.
-        goals: every budget with its baselines.
-        data: sequences by name, `validation` and `heldout` among them.
+        goals: budgets of the run with their baselines.
+        data: sequences of each data set by name, with `validation` and `heldout` among them.
         kind: kind of cost that is the front's axis.
         seed: root of the random numbers of tests and intervals.
-        method: name of the search, the author of winners that are no baseline.
+        method: name of the search, which is the method of winners that are not a baseline.
     """
     judge = _Judge(study, data, seed)
     fields = [_field(study, goal) for goal in goals]
@@ -84,7 +86,7 @@ def conclude(
 def _uniforms(
     study: Study, goals: Sequence[Goal], validated: Mapping[Profile, Evaluation]
 ) -> dict[str, Look]:
-    """The uniform profile of each budget as if it had been looked at, where its calibration value is known."""
+    """Return the uniform profile of each budget in the form of a look, where its calibration value is known."""
     known = {entry.profile: entry.fitness for entry in study.archive.entries}
     found = {}
     for goal in goals:
@@ -102,9 +104,16 @@ def _choices(
     documents: Sequence[int],
     seed: int,
 ) -> list[Choice]:
-    """The winner of each field; profiles without finite values take no part.
+    """Return the winner of each budget; profiles without finite validation values take no part.
 
-    Where uniform itself has none, the first finalist that has wins, and nothing is claimed.
+    If the uniform profile has no finite values, the first finalist with finite values wins, without a claim of
+    significance.
+
+    Args:
+        fields: the uniform profile and the finalists of each budget.
+        validated: evaluations on validation text that are finite, by profile.
+        documents: number of the document that each validation sequence comes from.
+        seed: seed of the random sign vectors of the tests.
     """
     finite = [[Finalist(p, validated[p].values) for p in field if p in validated] for field in fields]
     contested = [i for i, field in enumerate(fields) if field[0] in validated]
@@ -117,31 +126,36 @@ def _choices(
 
 
 def _field(study: Study, goal: Goal) -> list[Profile]:
-    """Uniform, then the finalists."""
+    """Return the uniform profile of a budget, followed by the finalists."""
     uniform = goal.baselines[0].profile
     return [uniform, *finalists(study.archive, goal.limits, uniform)]
 
 
 def _author(space: Space, goal: Goal, choice: Choice, method: str) -> str:
-    """Who proposed the winner: a baseline, else the method."""
+    """Return the name of the baseline that builds the same model as the winner, else the name of the method."""
     winner = space.canonical(choice.profile)
     return next((b.method for b in goal.baselines if space.canonical(b.profile) == winner), method)
 
 
 def _verdict(choice: Choice) -> dict[str, Any]:
-    """Whether the winner beats uniform, and its p-value after Holm's correction; None where nothing is claimed."""
+    """Return the point's fields on the test against the uniform profile: its significance and corrected p-value.
+
+    The significance is None with too few documents for a claim. The p-value is None if the uniform profile won.
+    """
     p_value = next((v.adjusted for v in choice.verdicts if v.profile == choice.profile), None)
     return {"significant": choice.significant, "p_value": p_value}
 
 
 class _Judge:
+    """Measures profiles on whole data sets and makes the rows of the front from the measurements."""
+
     def __init__(self, study: Study, data: Mapping[str, Sequences], seed: int) -> None:
         self.study = study
         self.data = data
         self.seed = seed
 
     def measure(self, which: str, profiles: Sequence[Profile]) -> dict[Profile, Evaluation]:
-        """Evaluations on all sequences of a set; what has no finite fitness is left out."""
+        """Evaluate profiles on all sequences of the data set `which`; leave out those without a finite fitness."""
         sequences = self.data[which]
         fidelity = Fidelity(0, 0, len(sequences), sequences.length, which)
         trials = [Trial(i, profile, fidelity) for i, profile in enumerate(dict.fromkeys(profiles))]
@@ -151,7 +165,15 @@ class _Judge:
     def row(
         self, method: str, goal: Goal, profile: Profile, heldout: Mapping[Profile, Evaluation], kind: str
     ) -> dict[str, Any]:
-        """The fields of one point of the front, or of one baseline."""
+        """Return the fields of one point of the front, or of one baseline.
+
+        Args:
+            method: name of the method or baseline.
+            goal: budget that the profile was chosen for.
+            profile: profile of the point.
+            heldout: evaluations on held-out text by profile.
+            kind: kind of cost that is the front's axis.
+        """
         space: Space = self.study.answers.space
         evaluation = heldout.get(profile)
         documents = self.data["heldout"].documents
@@ -171,9 +193,14 @@ class _Judge:
 
 
 def interval(values: Sequence[float], documents: np.ndarray, seed: int) -> list[float]:
-    """95 % interval of the mean: percentiles of a seeded bootstrap over documents.
+    """Return the lower and upper end of the 95 % interval of the mean, the percentiles of a bootstrap over documents.
 
-    Sequences of one document are drawn together, since they are not independent.
+    Sequences of one document are drawn together, because they are not independent.
+
+    Args:
+        values: value of each sequence.
+        documents: number of the document that each sequence comes from.
+        seed: seed of the bootstrap.
     """
     _, group = np.unique(documents, return_inverse=True)
     sums = np.bincount(group, weights=np.asarray(values))

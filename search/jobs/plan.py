@@ -1,4 +1,4 @@
-"""What a run would do and cost, before any of it is done."""
+"""Plan of a run: what it would do and cost, without doing it."""
 
 from contextlib import closing
 from pathlib import Path
@@ -16,16 +16,19 @@ from .legs import workload
 
 
 def plan(config: RunConfig, run: Path) -> list[str]:
-    """Lines for a person: units, levels, evaluations, tokens, time, memory and disk.
+    """Describe a run for the user: units, levels, evaluations, tokens, time, memory and disk space.
 
-    The dense model is run on a few sequences for its perplexity and speed; nothing is written.
+    The dense model is run on a few sequences to measure its perplexity and speed. Nothing is written.
 
     Args:
-        config: what would be searched.
-        run: the run's folder; level databases lie beside it.
+        config: configuration of the run.
+        run: folder of the run; the level databases are in `databases/` beside it.
+
+    Returns:
+        Lines of text for the user.
 
     Raises:
-        FileExistsError: the folder holds something else than a run.
+        FileExistsError: the folder holds other files than those of a run.
         ValueError: the configuration cannot work.
     """
     RunFolder(run).check()
@@ -63,5 +66,5 @@ def plan(config: RunConfig, run: Path) -> list[str]:
 
 
 def _unknown(assembly: Assembly) -> dict[str, dict[str, float]]:
-    """Layer errors before they are known: the amount of work does not depend on them."""
+    """Return zero for every layer error; errors are not known before levels are built and do not affect the work."""
     return {unit.name: dict.fromkeys(unit.index, 0.0) for unit in assembly.space.units}

@@ -1,6 +1,7 @@
-"""Refit the points of a finished run: levels made anew behind the compressed layers before them.
+"""Refit of the points of a finished run.
 
-A refit is kept where it is significantly better on validation documents; held-out figures are for the report.
+A refit builds the levels of one profile again, with the inputs that each layer gets from the compressed layers before
+it. It is kept if it is significantly better on validation documents. Held-out figures are only for the report.
 """
 
 import math
@@ -34,25 +35,27 @@ def refit(
     listen: Listener = lambda event: None,
     report: Callable[[Path], object] = lambda folder: None,
 ) -> Front:
-    """Refit one point of a run's front, or all of them; what is done already is not done again.
+    """Refit one point of a run's front, or all points, except those that are refitted already.
 
-    Every point gets a record `refit`: whether it is `kept`, the `validation_gain` in nats per token, its
-    `p_value` (one-sided paired sign-flip over documents, times the number of the front's points) and the refit's
-    held-out figures. From then on a kept refit's weights are those that are evaluated and exported.
+    Every refitted point gets a record `refit` with four parts: whether the refit is `kept`, its `validation_gain` in
+    nats per token, its `p_value` (one-sided paired sign-flip test over documents, times the number of points of the
+    front) and its held-out figures. If a refit is kept, its weights are used from then on to evaluate and export the
+    point.
 
     Args:
         run: folder of the run.
-        budget: name of a budget or its last word; every budget by default.
+        budget: name of the budget to refit, or the last word of the name; by default all budgets.
         databases: folder of the level databases; by default `databases/` beside the run.
-        listen: called with each event of progress.
-        report: called with the folder after each point, to make the report page again.
+        listen: function that gets each event of progress.
+        report: function that is called with the folder of the run after each point, to write the report again.
 
     Returns:
-        The run's front with the refits.
+        The front of the run with the refits.
 
     Raises:
-        FileNotFoundError: the run has no front yet.
-        ValueError: no such budget, no layer to refit, or model, text, libraries or hardware are not the run's.
+        FileNotFoundError: the run has no front yet, or the level database has no levels.
+        ValueError: there is no such budget or no layer to refit, or model, text, libraries or hardware are not those
+            of the run.
         BlockingIOError: another process works on this run.
     """
     if (front := RunFolder(run).read_front()) is None:
@@ -79,6 +82,7 @@ def refit(
 
 
 def _refuse_other(assembly: Assembly, front: Front, run: Path) -> None:
+    """Refuse to refit a run whose fingerprints have changed or whose levels are gone."""
     now = fingerprints(assembly, assembly.evaluator().fingerprint)
     if changed := differences(front.fingerprints, now):
         raise ValueError(
@@ -96,7 +100,7 @@ def _assignment(assembly: Assembly, point: Point) -> dict[str, str]:
 
 
 def _done(assembly: Assembly, run: Path, point: Point) -> bool:
-    """Whether the point's record is of this refit, and all its levels are still there."""
+    """Tell whether the point has the result of this refit, and all its refitted levels still exist."""
     assignment, folder = _assignment(assembly, point), refit_folder(run, point.budget)
     recipe = refit_recipe(assembly, assignment)
     if point.refit is None or point.refit.database != digest(recipe) or not folder.exists():
@@ -105,7 +109,7 @@ def _done(assembly: Assembly, run: Path, point: Point) -> bool:
 
 
 def _originals(assembly: Assembly, points: Sequence[Point]) -> list[list[float]]:
-    """Validation values of the points as the search left them."""
+    """Return the validation values of each point with its original levels, one value per sequence."""
     assignments = [_assignment(assembly, point) for point in points]
     if not assignments:
         return []
@@ -121,7 +125,16 @@ def _refit(
     points: int,
     listen: Listener,
 ) -> Refit:
-    """Make the levels of one point and measure them."""
+    """Build the refitted levels of one point and measure them.
+
+    Args:
+        assembly: objects of the run.
+        run: folder of the run.
+        point: the point to refit.
+        original: validation values of the point with its original levels, one per sequence.
+        points: number of points of the front.
+        listen: function that gets each event of progress.
+    """
     assignment = _assignment(assembly, point)
     database = open_refit(refit_folder(run, point.budget), refit_recipe(assembly, assignment))
     _build(assembly, database, assignment, point.budget, listen)
@@ -145,14 +158,20 @@ def _refit(
 def verdict(
     original: Sequence[float], refitted: Sequence[float], documents: Sequence[int], seed: int, points: int
 ) -> dict[str, Any]:
-    """Whether a refit is kept: significantly better at 5 % for all points of the front together.
+    """Decide whether a refit is kept, which requires that it is significantly better.
+
+    The significance level of 5 % holds for all points of the front together.
 
     Args:
-        original: validation values, one per sequence.
-        refitted: the same of the refit.
-        documents: the document of each sequence; with fewer than 20 nothing is claimed and nothing kept.
-        seed: of the test.
-        points: of the front; p-values are multiplied by it, so that the order of refits does not matter.
+        original: validation value of each sequence with the original levels.
+        refitted: validation value of each sequence with the refitted levels.
+        documents: number of the document that each sequence comes from; with fewer than 20 documents there is no test,
+            and the refit is not kept.
+        seed: seed of the random sign vectors of the test.
+        points: number of points of the front, which multiplies the p-value, so that the order of refits is irrelevant.
+
+    Returns:
+        The fields `kept`, `validation_gain` and `p_value` of the result.
     """
     if not np.isfinite([*original, *refitted]).all():
         return {"kept": False, "validation_gain": None, "p_value": None}
@@ -171,6 +190,7 @@ def _build(
     budget: str,
     listen: Listener,
 ) -> None:
+    """Build the refitted levels of a profile, with an event for each block."""
     total, done = len(assembly.structure.blocks), 0
 
     def progress(part: str) -> None:

@@ -1,4 +1,4 @@
-"""The refitted levels of a run's points: where they lie, what decides them, which of them are used."""
+"""Access to the refitted levels of a run's points, which lie in the folder of the run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +13,17 @@ from ..run.assembly import Assembly
 
 
 def refit_recipe(assembly: Assembly, assignment: Mapping[str, str]) -> dict[str, Any]:
-    """What decides the values of one profile's refitted levels."""
+    """Return everything that decides the weights of one profile's refitted levels.
+
+    Args:
+        assembly: objects of the run.
+        assignment: label of each layer by path.
+    """
     return assembly.recipe | {"refit": REVISION, "assignment": dict(assignment)}
 
 
 def open_refit(folder: Path, recipe: Mapping[str, Any]) -> LevelDatabase:
-    """The refitted levels in `folder`, perhaps unfinished; levels of another recipe are deleted."""
+    """Open the refitted levels in `folder`, which may not be complete yet; delete levels of another recipe first."""
     manifest = folder / "manifest.json"
     if manifest.exists() and read_json(manifest).get("fingerprint") != digest(dict(recipe)):
         for file in database_files(folder):
@@ -27,19 +32,22 @@ def open_refit(folder: Path, recipe: Mapping[str, Any]) -> LevelDatabase:
 
 
 def refit_folder(run: Path, budget: str) -> Path:
-    """Where the refitted levels of a point lie."""
+    """Return the folder of the refitted levels of the point with this budget."""
     return RunFolder(run).refit(file_name(budget))
 
 
 def kept_refit(run: Path, units: Mapping[str, str]) -> LevelDatabase | None:
-    """The levels that stand for a profile of the run's front; None if it was not refitted, or not kept.
+    """Open the refitted levels of a profile of the run's front, if its refit was kept.
 
     Args:
-        run: the run's folder.
-        units: unit name to label, as `Space.describe` gives it.
+        run: folder of the run.
+        units: labels of the profile by unit name, as `Space.describe` returns them.
+
+    Returns:
+        The refitted levels, or None if the front has no such profile with a kept refit.
 
     Raises:
-        FileNotFoundError: the front names refitted levels that are gone or were made anew.
+        FileNotFoundError: the refitted levels are missing or are not those that the front names.
     """
     front = RunFolder(run).read_front()
     point = front.kept_refit(units) if front else None

@@ -1,1 +1,1 @@
-"""Where heavy work is done: in this process, or on a Ray cluster."""
+"""The site of a run, where levels are built and profiles evaluated: this process or a Ray cluster."""

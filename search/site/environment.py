@@ -1,4 +1,4 @@
-"""What a run ran on: versions, platform, processors, devices."""
+"""Description of the software and hardware that a run uses."""
 
 import os
 import platform
@@ -22,9 +22,9 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware as JSON values.
+    """Return the versions of packages, the platform, the processors and the devices as JSON values.
 
-    Threads and devices are those torch uses, if it is loaded already; it is not loaded for this.
+    Threads and devices are those of torch. They are left out if torch is not loaded yet.
     """
     record: dict[str, Any] = {
         "packages": {name: found for name in _PACKAGES if (found := _version(name))},

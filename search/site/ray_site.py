@@ -1,4 +1,4 @@
-"""Heavy work by workers on a Ray cluster; this process needs neither their hardware nor their memory."""
+"""The site of a run whose workers are on a Ray cluster; this process needs neither a GPU nor much memory."""
 
 import secrets
 import time
@@ -33,19 +33,19 @@ from .site import LocalSite, Say
 
 Data = Mapping[str, Sequences]
 Levels = Mapping[str, bytes] | None
-"""The level database's files, for nodes that do not see its folder; None where they are too large."""
+"""Content of the level database's files by name, for nodes that do not see its folder; None if it is too large."""
 
 
-_LATE = 60.0  # seconds that a network file system may keep what it knew of a folder
+_LATE = 60.0  # seconds for which a network file system may still show an old state of a folder
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a worker finds files.
+    """The places where a worker finds the files of a run.
 
     Attributes:
         databases: folder of the level databases.
-        sent: what it may not see.
+        sent: function that returns the files of the model and of the latency table, for a node that lacks them.
     """
 
     databases: Path
@@ -54,7 +54,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class _Found:
-    """What one worker says of its place."""
+    """The facts that one worker reports about its node: settings, recipe, description and environment."""
 
     evaluation: EvaluationConfig
     numerics: Mapping[str, Any]
@@ -64,16 +64,23 @@ class _Found:
 
 
 class RaySite:
-    """Workers on a Ray cluster: one of them opens the model, checks it and builds levels, then all evaluate.
+    """Workers on a Ray cluster. One of them opens the model, checks it and builds levels, then all evaluate profiles.
 
     Args:
-        config: of the run.
-        workers: of the run, its `workers: ray`.
-        databases: of the levels; where a node does not see the folder, they are sent.
+        config: configuration of the run.
+        workers: settings of the workers, from the section `workers` of the configuration.
+        databases: folder of the level databases; levels are sent to nodes that do not see it.
+
+    Attributes:
+        assembly: objects of the run in this process, with the evaluation settings and numerics of the worker.
+        recipe: everything that decides a value in the worker.
+        fingerprint: digest of the recipe.
+        description: one line on what the worker evaluates at once and how it uses memory.
+        environment: versions and hardware of the worker's node.
 
     Raises:
-        ValueError: no cluster, or something about the run that cannot work, here or there.
-        TimeoutError: no worker could start.
+        ValueError: there is no cluster, or the run cannot work in this process or in the worker.
+        TimeoutError: no worker could start in time.
     """
 
     def __init__(self, config: RunConfig, workers: RayConfig, databases: Path) -> None:
@@ -103,7 +110,7 @@ class RaySite:
         self.environment = found.environment
 
     def check(self) -> Sanity:
-        """Have the worker run the dense model on a few sequences."""
+        """Let the worker run the dense model on a few sequences."""
         return self._hand.call(_check)
 
     @property
@@ -112,10 +119,14 @@ class RaySite:
         return self._errands
 
     def build(self, progress: Say) -> None:
-        """Have the worker fill the level database, and bring the levels where they are needed.
+        """Let the worker fill the level database, and send the levels between the worker and this process if needed.
+
+        Args:
+            progress: function that is called with the name of each finished part.
 
         Raises:
-            ValueError: the worker has another folder than this process, and the levels are too large to send.
+            ValueError: the worker does not see the folder of this process and the levels are too large to send, or
+                levels are missing afterwards.
         """
         database = self.assembly.database
         if self.assembly.level_bytes > MOST and not self._shared():
@@ -136,7 +147,7 @@ class RaySite:
             )
 
     def _shared(self) -> bool:
-        """Whether the worker sees a file that is written here."""
+        """Tell whether the worker sees a file that this process writes to the folder of the level databases."""
         folder = self.assembly.databases
         folder.mkdir(parents=True, exist_ok=True)
         mark = folder / f".seen-{secrets.token_hex(8)}"
@@ -147,7 +158,11 @@ class RaySite:
             mark.unlink()
 
     def pool(self, say: Say = lambda text: None) -> RayPool:
-        """Start the workers; the one that built the levels is the first of them."""
+        """Start the workers, of which the first is the one that built the levels.
+
+        Args:
+            say: function that gets messages about workers that come and go.
+        """
         assembly = self.assembly
         self._sent = share_out(_dumped(assembly))
         opened = partial(
@@ -162,7 +177,7 @@ class RaySite:
         return RayPool(opened, assembly.space, grain, self._workers, say, self._hand.release())
 
     def close(self) -> None:
-        """End the worker that built, and leave the cluster, once the pool is closed."""
+        """End the worker that built the levels and disconnect from the cluster; the pool must be closed before."""
         if self._errands is not None:
             self._errands.dismiss()
         if self._own:
@@ -172,16 +187,20 @@ class RaySite:
 def place(
     evaluation: EvaluationConfig, workers: RayConfig, *, gpus: bool, cores: int
 ) -> tuple[RayConfig, EvaluationConfig]:
-    """What each worker asks for, and where it evaluates.
+    """Decide how many GPUs and CPUs each worker gets, and its device and threads.
 
     Args:
-        evaluation: of the run.
-        workers: of the run.
-        gpus: whether the cluster has any.
-        cores: of its smallest node; threads change the last bits of values, so they are the same everywhere.
+        evaluation: settings of evaluations from the configuration.
+        workers: settings of the workers from the configuration.
+        gpus: whether the cluster has any GPU.
+        cores: number of CPUs of the smallest node. The number of threads changes the last bits of values, so it must
+            fit every node.
+
+    Returns:
+        The settings of the workers with `gpus` and `cpus` set, and those of evaluations with device and threads set.
 
     Raises:
-        ValueError: devices and GPUs that differ in number.
+        ValueError: the device names several GPUs, and `workers.gpus` is another number.
     """
     device = evaluation.device
     if device == "auto":
@@ -214,20 +233,20 @@ def open_evaluator(
     share: Share,
     held: LocalSite | None = None,
 ) -> PopulationEvaluator:
-    """Open model and levels in another process, perhaps on another machine.
+    """Open model and levels in a worker, which may be on another machine, and return its evaluator.
 
     Args:
-        config: resolved, as JSON values.
-        folders: where the levels are, or are written.
-        data: tokenised sequences by name.
-        recipe: what decides a value where the levels were built.
-        levels: gives them where this machine does not see them.
-        share: of this machine's memory.
-        held: what this process has open already.
+        config: resolved configuration as JSON values.
+        folders: places of the run's files; levels that are sent are written there.
+        data: tokenised sequences of each data set by name.
+        recipe: recipe of the evaluator in the worker that built the levels.
+        levels: function that returns the level database's files; called only if this machine does not see them.
+        share: share of this machine's memory that the worker may use.
+        held: site that this worker has open already, or None.
 
     Raises:
-        ValueError: something else decides a value here.
-        FileNotFoundError: model or levels are not here.
+        ValueError: the recipe of this worker differs, so that its values would not be comparable.
+        FileNotFoundError: the model or the levels are not on this machine.
     """
     site = held or _open(config, folders, data, share)
     assembly = site.assembly
@@ -241,6 +260,7 @@ def open_evaluator(
 
 
 def _compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse two recipes that differ; the message names the differences."""
     if changed := differences(there, here):
         named = "; ".join(f"{name} is {new}, not {old}" for name, (old, new) in changed.items())
         raise ValueError(
@@ -249,6 +269,7 @@ def _compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
 
 
 def _open(config: Mapping[str, Any], folders: Folders, data: Data, share: Share) -> LocalSite:
+    """Open the run in a worker, with the files that its machine lacks taken from those that were sent."""
     content = unpacked(config, folders.databases.parent / "sent", folders.sent)
     run = RunConfig.model_validate(content)
     return LocalSite(assemble(run, folders.databases, data, host=share.host, device=share.device))
@@ -277,7 +298,7 @@ def _build(known: Levels, recipe: Mapping[str, Any], site: LocalSite, say: Say) 
 
 
 def _sees(name: str, seconds: float, site: LocalSite, say: Say) -> bool:
-    """Whether a new file shows within `seconds`."""
+    """Tell whether a new file in the folder of the level databases becomes visible within `seconds`."""
     del say
     return _waited((site.assembly.databases / name).exists, seconds)
 
@@ -293,16 +314,17 @@ def _levels(site: LocalSite, say: Say) -> Levels:
 
 
 def _dumped(assembly: Assembly) -> Levels:
+    """Return the level database's files, or None if they are too large to send."""
     return assembly.database.dump() if assembly.database.bytes <= MOST else None
 
 
 def _missing(assembly: Assembly) -> int:
-    """Layers whose levels are not in the database that this process sees."""
+    """Return the number of layers whose levels are not in the database that this process sees."""
     return len(assembly.labels.keys() - assembly.database.errors().keys())
 
 
 def _awaited(assembly: Assembly) -> int:
-    """Layers that are missing still after a while: shared folders show late what another machine wrote."""
+    """Return the number of layers that are still missing after waiting for a shared folder to show new files."""
 
     def settled() -> bool:
         assembly.database.refresh()
@@ -313,7 +335,7 @@ def _awaited(assembly: Assembly) -> int:
 
 
 def _waited(done: Callable[[], bool], seconds: float) -> bool:
-    """Whether it is done within `seconds`."""
+    """Tell whether `done` becomes true within `seconds`, calling it every second."""
     until = time.monotonic() + seconds
     while not (found := done()) and time.monotonic() < until:
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""Small files of a run for machines that do not see them."""
+"""Sending of small files of a run (a small model, the latency table) to machines that do not see them."""
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -9,16 +9,16 @@ from ...spaces.storage.files import digest, visible_files, write_atomic
 from ..run.configuration import RunConfig
 
 MOST = 256 << 20
-"""Bytes of a model, and of levels, that are sent; they stay in the object store of the node that searches."""
+"""Largest size in bytes of a model, and of levels, to send; they stay in the object store of the node that searches."""
 
 Files = Mapping[str, bytes]
-"""Content by name below a folder."""
+"""Content of files by their name below a folder."""
 
 _TABLE = "latency.yaml"
 
 
 def elsewhere(config: RunConfig) -> dict[str, Any]:
-    """The configuration for a process with another working directory."""
+    """Return the configuration as JSON values with absolute paths, for a process with another working directory."""
     content = config.model_dump(mode="json")
     if (model := Path(config.model).expanduser()).is_dir():
         content["model"] = str(model.resolve())
@@ -28,7 +28,15 @@ def elsewhere(config: RunConfig) -> dict[str, Any]:
 
 
 def packed(content: Mapping[str, Any]) -> dict[str, Files]:
-    """What a configuration names here: its model, if that is a folder of at most `MOST` bytes, and its latency table."""
+    """Read the files that a configuration names and that can be sent.
+
+    Args:
+        content: configuration as `elsewhere` returns it.
+
+    Returns:
+        Files under the keys `model`, if the model is a folder of at most `MOST` bytes, and `latency`, if there is a
+        latency table.
+    """
     found: dict[str, Files] = {}
     model = Path(content["model"])
     files = visible_files(model) if model.is_dir() else {}
@@ -42,12 +50,12 @@ def packed(content: Mapping[str, Any]) -> dict[str, Files]:
 def unpacked(
     content: Mapping[str, Any], folder: Path, sent: Callable[[], Mapping[str, Files]]
 ) -> dict[str, Any]:
-    """The configuration with what is not on this machine kept in `folder`, named by content.
+    """Write the files that this machine lacks and return the configuration with their paths.
 
     Args:
-        content: of the configuration, its paths absolute.
-        folder: where files may be written.
-        sent: gives what was packed; called only where something is missing.
+        content: configuration as `elsewhere` returned it on the sending machine.
+        folder: folder for the files; each set of files gets a subfolder named by the digest of its content.
+        sent: function that returns what `packed` returned; called only if a file is missing.
     """
     here = {**content, "space": dict(content["space"])}
     if Path(content["model"]).is_absolute() and not Path(content["model"]).is_dir():
@@ -59,6 +67,7 @@ def unpacked(
 
 
 def _kept(folder: Path, files: Files) -> Path | None:
+    """Write the files that are not there yet and return their folder, or None if there are no files."""
     if not files:
         return None
     kept = folder / digest({name: sha256(content).hexdigest() for name, content in files.items()})

@@ -1,4 +1,4 @@
-"""Values that runs over the same levels share: `values/` in the level database links to the journal of each."""
+"""Sharing of values between runs with the same level database, whose folder `values/` links to each run's journal."""
 
 from pathlib import Path
 
@@ -7,13 +7,16 @@ from ..run.assembly import Assembly
 
 
 def journals(assembly: Assembly, path: Path, name: str, fingerprint: str) -> tuple[Journal, Journal]:
-    """The journal at `path`, linked as `name` for others, and a library of what the others hold by now.
+    """Open the journal of a run, link to it for other runs, and open the journals of the other runs.
 
     Args:
-        assembly: a run whose levels are built.
-        path: of its own journal.
-        name: of the link, which no other run has.
-        fingerprint: of the evaluator; values made with another one are not read.
+        assembly: objects of the run, whose levels must be built.
+        path: path of the run's own journal.
+        name: name of the link, which must be unique among the runs.
+        fingerprint: fingerprint of the evaluator; values made with another fingerprint are not read.
+
+    Returns:
+        The run's own journal, and a journal for reading only with the values that other runs have so far.
     """
     folder = assembly.database.path / "values"
     folder.mkdir(parents=True, exist_ok=True)

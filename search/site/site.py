@@ -1,4 +1,4 @@
-"""Where a run's heavy work is done: in this process, or by workers elsewhere."""
+"""The interface of sites, where levels are built and profiles evaluated, and the site that is this process."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -17,11 +17,11 @@ Say = Callable[[str], None]
 
 
 class Site(Protocol):
-    """Opens a run's model, checks it, builds levels and gives workers.
+    """The place of a run's heavy work, which opens the model, checks it, builds levels and provides workers.
 
     Attributes:
-        assembly: the run as it is there: no `auto` left in what decides a value.
-        environment: versions and hardware there.
+        assembly: objects of the run, with every `auto` that can change a value resolved for the site.
+        environment: versions and hardware of the site as JSON values.
     """
 
     assembly: Assembly
@@ -29,31 +29,35 @@ class Site(Protocol):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides a value where the work is done."""
+        """Everything that decides a value at the site."""
 
     @property
     def fingerprint(self) -> str:
-        """Digest of the recipe."""
+        """The digest of the recipe."""
 
     @property
     def description(self) -> str:
-        """One line for people: how much runs at once, and what the memory is used for."""
+        """One line for the user on how much runs at once and how memory is used."""
 
     def check(self) -> Sanity:
-        """Run the dense model on a few sequences (`check_dense`)."""
+        """Run the dense model on a few sequences, as `check_dense` does."""
 
     def build(self, progress: Say) -> None:
-        """Fill the level database; `progress` is called with each finished part."""
+        """Fill the level database and call `progress` with the name of each finished part."""
 
     def pool(self, say: Say = lambda text: None) -> WorkerPool:
-        """The workers, once levels are built; `say` is told of those that come and go."""
+        """Start the workers, once levels are built, and call `say` with messages about workers that come and go."""
 
     def close(self) -> None:
-        """Release everything, once the pool is closed."""
+        """Release all resources, once the pool is closed."""
 
 
 class LocalSite:
-    """This process."""
+    """The site that is this process, which is its only worker.
+
+    Args:
+        assembly: objects of the run.
+    """
 
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
@@ -61,7 +65,7 @@ class LocalSite:
 
     @cached_property
     def evaluator(self) -> PopulationEvaluator:
-        """Made when it is needed, which building levels does not."""
+        """The evaluator of this process, built at first use because building levels does not need it."""
         return self.assembly.evaluator()
 
     @property
@@ -93,14 +97,18 @@ class LocalSite:
         return LocalPool(self.evaluator)
 
     def close(self) -> None:
-        """Release nothing: the pool has the evaluator."""
+        """Do nothing, because this site has no workers to end."""
 
 
 def open_site(config: RunConfig, databases: Path) -> Site:
-    """Where `config` says that work is done, with the model open.
+    """Open the site that `config.workers` selects, with the model open.
+
+    Args:
+        config: configuration of the run.
+        databases: folder of the level databases.
 
     Raises:
-        ValueError: model, text, levels, budgets or workers that cannot work, before any heavy work.
+        ValueError: model, text, levels, budgets or workers cannot work; this is found before any heavy work.
     """
     if isinstance(config.workers, LocalConfig):
         return LocalSite(assemble(config, databases))

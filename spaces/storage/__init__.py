@@ -1,1 +1,1 @@
-"""Files: atomic writes, ownership, and the level database."""
+"""Storage on disk: atomic writes, the ownership of files, and the level database."""

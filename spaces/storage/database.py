@@ -1,7 +1,8 @@
-"""The level database: every layer's weights at every level, on disk, built once per model.
+"""The level database: the weights of every layer at every level, built once per model and stored on disk.
 
-One safetensors file per block, each with a JSON record of checksum, errors and layers beside it; a block whose
-record is there is complete, so a build that was killed goes on where it stopped.
+The database has one part per decoder block and one for embeddings and head. A part is a safetensors file and a JSON
+record with its checksum, the shapes of its layers and their errors. The record is written last, so a part that has a
+record is complete, and a build that was killed continues with the parts that have none.
 """
 
 import json
@@ -26,19 +27,19 @@ from .files import (
 from .streaming import safetensors_pieces
 
 Errors = dict[str, dict[str, float]]
-"""Layer path to label to relative output error (NMSE)."""
+"""Maps a layer path and a label to the relative output error (NMSE) of the layer at that level."""
 
 
 class LevelDatabase:
-    """Packed levels by layer path and label.
+    """A folder of packed levels, looked up by layer path and label.
 
     Args:
-        path: folder of the database.
-        recipe: everything that decides the levels' values: fingerprints of model and calibration, the
-            builder's settings, the labels of each layer.
+        path: folder of the database; it need not exist.
+        recipe: JSON values on which the levels depend: fingerprints of model and calibration, the builder's settings,
+            and the labels of each layer.
 
     Raises:
-        ValueError: the folder holds another recipe, or a file is damaged.
+        ValueError: the folder holds the levels of another recipe, or its manifest or a record cannot be read.
     """
 
     def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
@@ -51,7 +52,11 @@ class LevelDatabase:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in what other processes have built."""
+        """Read the records of all parts on disk, including those that other processes have written.
+
+        Raises:
+            ValueError: the folder holds the levels of another recipe, or its manifest or a record cannot be read.
+        """
         if not self._manifest.exists():
             return
         manifest = check_version(self._manifest, read_json(self._manifest))
@@ -67,23 +72,30 @@ class LevelDatabase:
         return self.path / "manifest.json"
 
     def _begin(self) -> None:
-        """Make the folder and its manifest; nothing is written before the first part."""
+        """Create the folder and its manifest, which happens only when the first part is written."""
         self.path.mkdir(parents=True, exist_ok=True)
         content = {"format_version": FORMAT_VERSION, "fingerprint": self.fingerprint, "recipe": self.recipe}
         write_json(self._manifest, content)
 
     def _adopt(self, part: str, record: dict[str, Any]) -> None:
+        """Keep the record of a part in memory; a part whose record has changed must be verified again."""
         if self._records.get(part) != record:
             self._verified.discard(part)
         self._records[part] = record
         self._place |= dict.fromkeys(record["errors"], part)
 
     def has(self, part: str) -> bool:
-        """Whether the part (`block-003`, `ends`) was written completely."""
+        """Tell whether the part, such as `block-003` or `ends`, was written completely."""
         return part in self._records
 
     def write(self, part: str, levels: Mapping[str, Mapping[str, Packed]], errors: Errors) -> None:
-        """Write one part: layer path to label to level, with the layers' errors."""
+        """Write one part and its record.
+
+        Args:
+            part: name of the part, such as `block-003` or `ends`.
+            levels: maps each layer path and label to the packed level; the levels of a layer have one shape.
+            errors: relative output errors of the same layers and levels.
+        """
         if not self._manifest.exists():
             self._begin()
         tensors = {
@@ -112,16 +124,16 @@ class LevelDatabase:
         return self.path / f"{part}.safetensors.json"
 
     def dump(self) -> dict[str, bytes]:
-        """The content of every file by name, for a machine that does not see the folder."""
+        """Return the content of every file by file name, for a machine that has no access to the folder."""
         files = [self._manifest, *map(self._file, self._records)]
         files += [self._record(part) for part in self._records]
         return {file.name: file.read_bytes() for file in files if file.exists()}
 
     def restore(self, content: Mapping[str, bytes]) -> None:
-        """Write what `dump` gave elsewhere, records last, and take it in.
+        """Write the files that `dump` returned on another machine, records last, then read and verify them.
 
         Raises:
-            ValueError: it is another recipe's, or damaged; nothing is written of another's.
+            ValueError: the files belong to another recipe, in which case none is written, or a file is damaged.
         """
         manifest = json.loads(content.get(self._manifest.name, b"{}"))
         if manifest.get("fingerprint") != self.fingerprint or any(Path(n).name != n for n in content):
@@ -133,15 +145,16 @@ class LevelDatabase:
         self.verify()
 
     def verify(self) -> None:
-        """Compare every file with its checksum.
+        """Compare every level file with its checksum.
 
         Raises:
-            ValueError: a file is missing or differs; the remedy is to remove it and build again.
+            ValueError: a level file is missing or differs from its checksum; the message says how to rebuild it.
         """
         for part in self._records:
             self._verify(part)
 
     def _verify(self, part: str) -> None:
+        """Compare the level file of a part with its checksum and raise ValueError where they differ."""
         file = self._file(part)
         if not file.exists() or sha256_file(file) != self._records[part]["sha256"]:
             raise ValueError(
@@ -150,12 +163,12 @@ class LevelDatabase:
         self._verified.add(part)
 
     def load(self, layer: str, label: str, device: torch.device) -> Packed:
-        """One level of one layer on `device`, still packed.
+        """Load one level of one layer to `device`; the level stays packed.
 
-        The layer's file is compared with its checksum when this object reads from it for the first time.
+        The level file of the layer is compared with its checksum before this object first reads from it.
 
         Raises:
-            ValueError: there is no such layer or level, or the file is damaged.
+            ValueError: the database has no such layer or level, or the level file is damaged.
         """
         part = self._place.get(layer)
         if part is None:
@@ -172,10 +185,10 @@ class LevelDatabase:
         return Packed(label, (shape[0], shape[1]), tensors)
 
     def errors(self) -> Errors:
-        """Relative output errors of every layer and level built so far."""
+        """Return the relative output errors of all layers and levels that are built so far."""
         return {layer: row for record in self._records.values() for layer, row in record["errors"].items()}
 
     @property
     def bytes(self) -> int:
-        """Bytes of the level files on disk."""
+        """The bytes of all level files on disk, without manifest and records."""
         return sum(int(record["bytes"]) for record in self._records.values())

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON and YAML with clear errors, checksums, digests."""
+"""Atomic writes of files, reading of JSON and YAML with clear errors, checksums and digests."""
 
 import hashlib
 import json
@@ -14,25 +14,29 @@ import yaml
 from .ownership import is_own
 
 FORMAT_VERSION = 1
-"""Version of the files this release writes; newer ones are refused."""
+"""Format version of the files that this release writes; files of a newer version are refused."""
 
 _LEFTOVER = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.part")
-"""The temporary names of `write_pieces`."""
+"""Pattern of the names of the temporary files that `write_pieces` creates."""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content` so that a reader or a crash sees the old file or the new one, never a part.
+    """Replace `path` by `content` so that a reader, also after a crash, finds the whole old file or the whole new one.
 
-    The text goes to a temporary file in the same folder, which is synced and renamed; the folder is synced.
+    The content is written to a temporary file in the same folder. That file is synced and renamed to `path`, then the
+    folder is synced.
 
     Raises:
-        OSError: the folder is missing or cannot be written; the old file is untouched.
+        OSError: the folder is missing or cannot be written to; the old file is unchanged.
     """
     write_pieces(path, [content.encode() if isinstance(content, str) else content])
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
-    """`write_atomic` of bytes that come in pieces; returns their SHA-256 in hex, so that none is read again."""
+    """Write bytes that come in pieces as `write_atomic` does, and return their SHA-256 in hex.
+
+    The checksum is computed while writing, so that the file need not be read again.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     found = hashlib.sha256()
     try:
@@ -51,8 +55,8 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renamed and created names in `folder` survive a power cut, where the system can be told so."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+    """Sync `folder` to disk, so that files created or renamed in it survive a power cut; on Windows do nothing."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders.
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -62,13 +66,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def visible_files(folder: Path) -> dict[Path, str]:
-    """Files below a folder with their names there, but hidden ones and what hidden folders hold."""
+    """Map all files below a folder to their paths relative to it, except hidden files and files in hidden folders."""
     paths = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
     return {path: str(name) for path, name in paths.items() if not any(p.startswith(".") for p in name.parts)}
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left of `write_atomic` in `folder`; only for a process that has it to itself."""
+    """Delete the temporary files that killed processes left in `folder`.
+
+    No other process may write to the folder meanwhile, because its temporary files would be deleted too.
+    """
     for part in folder.iterdir():
         if is_leftover(part):
             part.unlink(missing_ok=True)
@@ -80,16 +87,16 @@ def is_leftover(path: Path) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. Floats, infinities and NaN included, read back exactly."""
+    """Write `value` as indented JSON, atomically. All floats, including infinities and NaN, are read back exactly."""
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Read the value in a JSON file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON; the message names file and position.
+        ValueError: the content is not JSON in UTF-8; the message names the file and the position.
     """
     text = _text(path, "JSON")
     try:
@@ -105,11 +112,11 @@ def write_yaml(path: Path, value: Any) -> None:
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML file; an empty one is None.
+    """Read the value in a YAML file; an empty file gives None.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML; the message names file and position.
+        ValueError: the content is not YAML in UTF-8; the message names the file and the position.
     """
     text = _text(path, "YAML")
     try:
@@ -124,6 +131,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _text(path: Path, kind: str) -> str:
+    """Return the text of a UTF-8 file; `kind` is the file type that error messages name."""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -133,10 +141,10 @@ def _text(path: Path, kind: str) -> str:
 
 
 def check_version(path: Path, record: Any, newest: int = FORMAT_VERSION) -> dict[str, Any]:
-    """`record`, read from `path`, if this release can read it.
+    """Return a copy of `record`, which was read from `path`, if this release supports its format version.
 
     Raises:
-        ValueError: it is no mapping, carries no `format_version`, or one that is newer than `newest`.
+        ValueError: the record is not a mapping, has no `format_version`, or has one that is newer than `newest`.
     """
     version = record.get("format_version") if isinstance(record, dict) else None
     if not isinstance(version, int):
@@ -149,19 +157,20 @@ def check_version(path: Path, record: Any, newest: int = FORMAT_VERSION) -> dict
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes in hex, in constant memory."""
+    """Return the SHA-256 of a file's bytes in hex, in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """32 hex digits that stand for a JSON value: equal values, whatever the order of their keys, agree.
+    """Return a digest of a JSON value as 32 hex digits.
 
-    Tuples count as lists; 1 and 1.0 differ.
+    Equal values have equal digests, whatever the order of the keys in their mappings. Tuples count as lists. The
+    numbers 1 and 1.0 have different digests.
 
     Raises:
-        TypeError: `value` holds something that is not a JSON value.
-        ValueError: it holds NaN or an infinity, which have no canonical text.
+        TypeError: `value` contains an object that is not a JSON value.
+        ValueError: `value` contains NaN or an infinity, which have no canonical text.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

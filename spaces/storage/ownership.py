@@ -1,4 +1,4 @@
-"""What the program may replace or delete: regular files of its own, and nothing else."""
+"""Checks that the program replaces and deletes only regular files of its own."""
 
 import os
 import re
@@ -18,11 +18,14 @@ _KINDS = {
 
 
 _DATABASE = re.compile(r"manifest\.json|(block-\d{3,}|ends)\.safetensors(\.json)?")
-"""Names of the files of a level database."""
+"""Pattern of the names of the files of a level database."""
 
 
 def kind_of(path: Path) -> str | None:
-    """Say what lies at `path`: `a file`, `a folder`, `a link` (whatever it points to), `a device`; None for nothing."""
+    """Return the kind of the object at `path`, such as `a file`, `a folder` or `a device`; None if there is no object.
+
+    A symbolic link is `a link`, whatever its target is.
+    """
     return _KINDS[stat.S_IFMT(path.lstat().st_mode)] if os.path.lexists(path) else None
 
 
@@ -32,17 +35,17 @@ def is_own(path: Path, name: re.Pattern[str]) -> bool:
 
 
 def check_output_file(path: Path, kind: str, read: Callable[[Path], object], *, overwrite: bool) -> None:
-    """Refuse to write a file where something lies that the user did not ask to replace.
+    """Refuse to write a file at a path that is in use, unless the user asked to replace a file of the same kind.
 
     Args:
         path: the file that a command is about to write.
         kind: what such a file is called, for example `profile file`.
-        read: reads a file of this kind and raises ValueError for any other.
+        read: function that reads a file of this kind and raises ValueError for any other file.
         overwrite: whether the user asked to replace an earlier file of this kind.
 
     Raises:
-        FileExistsError: a file lies there and `overwrite` is not set, or what lies there is no regular file of this kind.
-        PermissionError: the file there is write-protected.
+        FileExistsError: a file exists there and `overwrite` is not set, or it is not a regular file of this kind.
+        PermissionError: the existing file is write-protected.
     """
     if (found := kind_of(path)) is None:
         return
@@ -61,10 +64,10 @@ def check_output_file(path: Path, kind: str, read: Callable[[Path], object], *, 
 
 
 def check_removable(paths: list[Path]) -> None:
-    """Make sure, before the first of several files is removed, that all of them may be.
+    """Check that all of several files can be removed, before the first of them is.
 
     Raises:
-        PermissionError: a folder that holds one of them is write-protected.
+        PermissionError: the folder of one of the files is write-protected.
     """
     for folder in dict.fromkeys(path.parent for path in paths):
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -72,6 +75,6 @@ def check_removable(paths: list[Path]) -> None:
 
 
 def database_files(folder: Path) -> list[Path]:
-    """List the files of a level database in `folder`, the manifest last; whatever else lies there is not the program's."""
+    """List the files of a level database in `folder`, the manifest last; other files are not the program's own."""
     found = [path for path in folder.iterdir() if is_own(path, _DATABASE)] if folder.is_dir() else []
     return sorted(found, key=lambda path: (path.name == "manifest.json", path.name))

@@ -1,4 +1,4 @@
-"""A safetensors file piece by piece, so that writing one needs no second copy of its tensors."""
+"""The content of a safetensors file in pieces, so that writing it needs no second copy of the tensors."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
-"""Names of the types in a safetensors file, in the order in which a file holds them."""
+"""Names of the tensor types in a safetensors file, in the order in which the file stores tensors of these types."""
 
 
 def safetensors_pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes that `safetensors.torch.save` gives, header first.
+    """Yield the bytes that `safetensors.torch.save` returns: the header, then one piece per tensor.
 
     Args:
-        tensors: name to contiguous tensor in host memory, of 8-bit integers or 16-bit floats.
+        tensors: contiguous tensors in host memory by name; their types are unsigned 8-bit integers or 16-bit floats.
     """
     ordered = sorted(tensors, key=lambda name: (list(_NAMES).index(tensors[name].dtype), name))
     places, end = {}, 0

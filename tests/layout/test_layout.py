@@ -104,6 +104,7 @@ def test_ray_is_imported_only_where_the_name_says_so() -> None:
     assert all(needs_ray(path) for path in found)
 
 
+@pytest.mark.slow
 def test_without_ray_all_else_is_there_and_ray_is_answered_with_its_remedy(tmp_path: Path) -> None:
     names = [f"paretopress.{module}" for module, path in ALL.items() if not needs_ray(path)]
     configuration = str(ROOT / "configs" / "quickstart.yaml")

@@ -1,11 +1,10 @@
 """The command on a Ray cluster of processes: the same front and journal as in one process."""
 
-import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -26,17 +25,13 @@ from tests.end_to_end.conftest import Driver, Tiny
 from tests.end_to_end.test_resume import Case
 from tests.end_to_end.tiny import FRONTIER, ROOT, evolution
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
-    """A cluster, and the environment in which the command finds it."""
-    context = ray.init(
-        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
-    yield {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": context.address_info["address"]}
-    ray.shutdown()
+def cluster(ray_address: str) -> dict[str, str]:
+    """The environment in which the command finds the cluster."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ray_address}
 
 
 def test_two_workers_find_the_same_front(

@@ -323,6 +323,7 @@ with RunFolder(Path(sys.argv[1])) as folder:
 """
 
 
+@pytest.mark.slow
 def test_a_run_works_without_what_only_linux_has(tmp_path: Path) -> None:
     """As on Windows (no fcntl, no opening of folders) and macOS (no affinity)."""
     done = subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path)], capture_output=True, text=True)

@@ -1,9 +1,8 @@
 """Errands on a real Ray: what is held, told, tried again and refused."""
 
-import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,14 @@ from paretopress.workers.cluster.ray_cluster import Share
 from paretopress.workers.cluster.ray_errand import RayErrands
 from paretopress.workers.configuration import RayConfig
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
+pytestmark = pytest.mark.usefixtures("ray_address")
 
 Say = Callable[[str], None]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One machine with room for one worker."""
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
-
-
 def errands(make: Callable[[Share], Any], **settings: Any) -> RayErrands[Any]:
-    usual = {"kind": "ray", "cpus": 1, "gpus": 0, "retries": 2}
+    usual = {"kind": "ray", "cpus": 4, "gpus": 0, "retries": 2}
     return RayErrands(make, RayConfig.model_validate(usual | settings))
 
 
@@ -94,9 +86,9 @@ def test_bad_input_is_told_with_the_node_and_not_tried_again(tmp_path: Path) -> 
 
 
 def test_resources_that_nobody_has_are_not_waited_for_for_ever(tmp_path: Path) -> None:
-    worker = errands(partial(visit, tmp_path), cpus=2, patience=0.5)
+    worker = errands(partial(visit, tmp_path), cpus=1000, patience=0.5)
     with pytest.raises(
         TimeoutError,
-        match=r"no worker could start in 0\.5 s: each asks for 0 GPUs and 2 CPUs, free are 0 GPUs",
+        match=r"no worker could start in 0\.5 s: each asks for 0 GPUs and 1000 CPUs, free are 0 GPUs",
     ):
         worker.call(times)

@@ -26,6 +26,7 @@ CONFIG = RayConfig.model_validate({"kind": "ray", "cpus": 1, "gpus": 0, "max_fai
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """One node for one worker; further ones can be added."""
+    ray.shutdown()  # what other tests of this process left
     made = cluster_utils.Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )

@@ -1,6 +1,5 @@
 """The pool on a real Ray: answers, mishaps, and what they cost."""
 
-import logging
 import math
 import os
 import random
@@ -24,7 +23,7 @@ from tests.workers.cluster.mishaps import Mishap, WithoutSlopes, cannot_open, gi
 from tests.workers.cluster.ray_processes import worker_processes
 from tests.workers.simulation.simulations import ROUGH, at, random_profiles
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 
 
 SPACE = bits_space()
@@ -35,18 +34,10 @@ OPENED = partial(given, LANDSCAPE)
 TRIALS = [Trial(n, p, at(0, 16) if n % 3 else at(5, 7, seed=3)) for n, p in enumerate(PROFILES)]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One machine with room for eight workers."""
-    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
-def make(cluster: None) -> Iterator[Callable[..., RayPool]]:
+def make(ray_address: str) -> Iterator[Callable[..., RayPool]]:
     """Makes pools of two workers, and closes them."""
-    del cluster
+    del ray_address
     pools: list[RayPool] = []
 
     def made(evaluator: Open, **settings: Any) -> RayPool:
@@ -229,7 +220,7 @@ def test_a_run_that_is_given_up_leaves_the_next_alone(make: Callable[..., RayPoo
 
 
 def test_as_many_workers_as_the_cluster_has_room_for(make: Callable[..., RayPool]) -> None:
-    pool = make(OPENED, number=None, cpus=4)
+    pool = make(OPENED, number=None, cpus=2)
     settle(pool, 2)
 
 
