@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
-import torch
 from _pytest.terminal import TerminalReporter
 from hypothesis import settings
 from xdist.remote import Producer
@@ -14,7 +13,12 @@ from xdist.scheduler import LoadFileScheduling
 
 LONG = ("tests/end_to_end", "tests/exporters", "tests/layout")
 """Files that begin first, so that no process is left with one of them when the others are done."""
-CLUSTER = ("tests/workers/cluster", "tests/end_to_end/cluster", "tests/end_to_end/test_resume.py")
+CLUSTER = (
+    "tests/workers/cluster",
+    "tests/end_to_end/cluster",
+    "tests/end_to_end/test_resume.py",
+    "tests/end_to_end/test_terminal.py",
+)
 """Files of one process, which share a Ray and a driver."""
 LISTED = 25
 """Files whose times are printed one by one."""
@@ -23,10 +27,16 @@ settings.register_profile("paretopress", deadline=None)  # a busy machine is no 
 settings.load_profile("paretopress")
 
 
+def _gpu() -> bool:
+    import torch  # not above, where it would delay the start of the processes that run the tests
+
+    return torch.cuda.is_available()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take long, and skip what needs a GPU where there is none."""
     items.sort(key=lambda item: (not item.nodeid.startswith(CLUSTER), not item.nodeid.startswith(LONG)))
-    if not torch.cuda.is_available():
+    if not _gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
@@ -65,6 +75,8 @@ def ray_address() -> str:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Models as small as those of the tests only wait for each other's threads."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

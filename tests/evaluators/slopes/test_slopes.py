@@ -32,7 +32,7 @@ from paretopress.spaces.construction import build_space
 from paretopress.spaces.levels.packed import Packed
 from paretopress.spaces.space import DENSE, Profile, Space
 from paretopress.spaces.storage.database import LevelDatabase
-from tests.architectures import LENGTH, random_tokens, save_model
+from tests.architectures import LENGTH, core_first, random_tokens, save_model
 from tests.evaluators.population.test_population import AMPLE, memory_plan
 from tests.evaluators.runner.test_gradients import DEVICES, make_runner
 from tests.evaluators.runner.test_runner import BATCH, run_plain
@@ -148,7 +148,7 @@ def assert_close(found: Slopes, expected: Slopes, error: float = 2e-4) -> None:
 
 
 @pytest.mark.parametrize("fitness", FITNESSES, ids=lambda fitness: fitness.name)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", core_first(NAMES, ("llama", "gpt2")))
 def test_slopes_are_those_of_the_definition(name: str, fitness: FitnessConfig, made: Make) -> None:
     """One branch dropped by itself, and both of a block, which then has no layers to pass through."""
     model = made(name)
@@ -166,7 +166,7 @@ def test_slopes_are_those_of_the_definition(name: str, fitness: FitnessConfig, m
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fitness", [KL, FITNESSES[2]], ids=lambda fitness: fitness.name)
-@pytest.mark.parametrize("name", [*NAMES, "mistral"])
+@pytest.mark.parametrize("name", core_first([*NAMES, "mistral"], ("gemma2", "opt")))
 def test_embedding_and_head_have_slopes(name: str, fitness: FitnessConfig, seed: int, made: Make) -> None:
     """Tied and not, scaled, projected, capped after the head; the dense model's ends stay the teacher's."""
     model = made(name, drop="none", ends=True)
@@ -185,7 +185,7 @@ def test_embedding_and_head_have_slopes(name: str, fitness: FitnessConfig, seed:
     assert model.slopes(DENSE, fitness=fitness) == model.slopes(DENSE, fitness=fitness)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", core_first(NAMES, ("llama",)))
 def test_around_the_dense_model_they_are_fisher_scores(name: str, made: Make) -> None:
     """Where the divergence is least, so that it has no slope."""
     model = made(name)

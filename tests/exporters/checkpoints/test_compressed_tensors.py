@@ -89,7 +89,7 @@ def weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name.endswith("weight")}
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "quickstart"])
+@pytest.mark.parametrize("name", core_first(["llama", "qwen2", "quickstart"], ("llama", "qwen2")))
 def test_every_weight_and_logit_is_that_of_the_dense_export(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
