@@ -180,6 +180,7 @@ def test_the_token_limit_holds_and_may_be_raised(
     assert front_of(folder) == whole
 
 
+@pytest.mark.slow
 def test_a_search_that_looks_have_ended_may_go_on(driver: Driver, tiny: Tiny, tmp_path: Path) -> None:
     alone = {"search": [evolution(20)], "budgets": [{"bits": 3.5}]}
     (tmp_path / "on").mkdir()
@@ -268,7 +269,7 @@ def damage(path: Path, number: int) -> None:
     path.write_bytes(b"\n".join(lines))
 
 
-@pytest.mark.parametrize("when", ["in mid-search", "at the end"])
+@pytest.mark.parametrize("when", ["in mid-search", pytest.param("at the end", marks=pytest.mark.slow)])
 def test_damaged_lines_are_reported_and_measured_again(case: Case, when: str) -> None:
     folder = case.make(f"damaged {when}")
     journal = folder / "runs" / "tiny" / "journal.jsonl"

@@ -48,12 +48,12 @@ class Case:
         self.checkpoint = self.model.checkpoint
         self.structure = self.model.structure
         self.database = LevelDatabase(databases / path.name, {"model": self.checkpoint.fingerprint})
-        levels = {}
+        blocks = {f"block-{block.index}": block.linears for block in self.structure.blocks}
         ends = self.structure.ends
-        for linear in (*self.structure.linears, *(ends.linears[:1] if ends.tied else ends.linears)):
-            weight = linear.turn(self.checkpoint.tensor(f"{linear.path}.weight"))
-            levels[linear.path] = build(weight, None, labels, config=ROUNDED)
-        self.database.write("all", levels, {path: {} for path in levels})
+        for part, linears in {**blocks, "ends": ends.linears[:1] if ends.tied else ends.linears}.items():
+            weights = {x.path: x.turn(self.checkpoint.tensor(f"{x.path}.weight")) for x in linears}
+            levels = {path: build(weight, None, labels, config=ROUNDED) for path, weight in weights.items()}
+            self.database.write(part, levels, {path: {} for path in levels})
 
     def assignment(self, dropped: Mapping[int, tuple[str, ...]]) -> dict[str, str]:
         """Levels in turn, then a dense layer, and the branches of `dropped`."""

@@ -34,6 +34,7 @@ def cluster(ray_address: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ray_address}
 
 
+@pytest.mark.slow
 def test_two_workers_find_the_same_front(
     driver: Driver, tiny: Tiny, tmp_path: Path, cluster: dict[str, str]
 ) -> None:

@@ -315,6 +315,7 @@ def test_configuration_is_checked() -> None:
         DataConfig(length=512, heldout=SetConfig(tokens=100))
 
 
+@pytest.mark.slow
 def test_quickstart_finds_enough_in_the_standard_library() -> None:
     tokenizer = load_tokenizer(MODEL)
     assert (tokenizer.bos, tokenizer.size) == (0, 8192)

@@ -340,6 +340,7 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_packed_model_is_evaluated_as_its_dense_export(quickstart: Case, tmp_path: Path) -> None:
     assignment = mixed(quickstart)
     export(quickstart, assignment, tmp_path / "packed")

@@ -241,6 +241,7 @@ def test_mlps_may_have_widths_of_their_own(case: Case, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(reloaded(tmp_path / "out")), logits(plain), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_is_evaluated_as_its_dense_export(quickstart: Case, tmp_path: Path) -> None:
     assignment = quickstart.assignment({0: ("attention",), 3: BOTH, 7: ("mlp",)})
     export(quickstart, assignment, tmp_path / "short")

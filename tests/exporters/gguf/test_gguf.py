@@ -140,6 +140,7 @@ def test_a_file_that_llama_cpp_computes_otherwise_does_not_appear(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_held_out_figures_are_those_of_the_profile(quickstart: Case, tmp_path: Path) -> None:
     config = quickstart_config(length=512, heldout=2048)
     assignment = {linear.path: "q4_0" for linear in quickstart.structure.linears}

@@ -120,7 +120,8 @@ def tensors(path: Path) -> dict[str, tuple[str, bytes]]:
     return {x.name: (x.tensor_type.name, x.data.tobytes()) for x in GGUFReader(path).tensors}
 
 
-@pytest.mark.parametrize("removed", [pytest.param((), marks=pytest.mark.slow), (0, 3, 7)])
+@pytest.mark.slow
+@pytest.mark.parametrize("removed", [(), (0, 3, 7)])
 def test_llama_cpp_makes_of_a_recipe_what_was_searched(
     removed: tuple[int, ...], searched: Case, dense: Path, tmp_path: Path
 ) -> None:

@@ -104,7 +104,7 @@ def test_answers_do_not_depend_on_how_many_workers_there_are(
     ("kind", "failures"),
     [
         ("dies", 2),
-        ("hangs", 1),
+        pytest.param("hangs", 1, marks=pytest.mark.slow),
         pytest.param("raises", 1, marks=pytest.mark.slow),
         pytest.param("goes bad", 1, marks=pytest.mark.slow),
         pytest.param("nan", 0, marks=pytest.mark.slow),
