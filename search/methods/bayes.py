@@ -7,12 +7,11 @@ deviations from the budget, and not one of a thousand trials was as good as the 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import optuna
-from cmaes import CMA
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from pydantic import PositiveFloat, PositiveInt
@@ -22,6 +21,9 @@ from ..asking.calibration_sequences import CalibrationSequences, Workload
 from ..asking.method import MethodConfig, Task
 from ..asking.turns import Request, Turns, read_fitness, read_profiles, starting_profiles, write_fitness
 from .projection import Projection
+
+if TYPE_CHECKING:
+    from cmaes import CMA
 
 Parameters = dict[str, float]
 
@@ -205,6 +207,8 @@ class OptunaSearcher(Turns):
         """
         names, spread = self.projection.names, self.config.spread
         if self._cma is None:
+            from cmaes import CMA  # imports scipy.stats, which takes longer than optuna itself
+
             bounds = np.tile([-spread, spread], (len(names), 1))
             self._cma = CMA(np.zeros(len(names)), spread / 4, bounds, seed=self._seed_of(0))
         cma, size = self._cma, self._cma.population_size
