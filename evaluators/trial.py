@@ -1,14 +1,13 @@
-"""Trials, evaluations and slopes: the requests of a searcher and the answers of an evaluator."""
+"""Trials and evaluations: the requests of a searcher and the answers of an evaluator."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from ..spaces.space import Profile
+from ..spaces.space import Profile, Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,74 +58,34 @@ class Fidelity:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A request to evaluate a profile at a fidelity.
+    """A request to evaluate a profile at a fidelity; subclasses ask for something else than the fitness.
 
     Attributes:
         number: number of the trial within its run.
         profile: profile of the model to evaluate.
         fidelity: sequences to evaluate the profile on.
-        slopes: whether the slopes around the profile are asked for instead of its fitness.
+        asks_for: name of what the trial asks for, for messages.
+        essential: whether a search cannot go on as the same search without the answer.
+        repeats_work: whether every part of a divided trial repeats most of the work of the whole.
     """
 
     number: int
     profile: Profile
     fidelity: Fidelity
-    slopes: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class Slopes:
-    """Predicted change of the fitness when one unit of a profile moves to another level.
-
-    Both mappings go from unit name to label to a change in nats per token.
-
-    Attributes:
-        first: first-order term of each change, from the gradient at the profile.
-        second: second-order term of each change, from the curvature at the profile.
-    """
-
-    first: Mapping[str, Mapping[str, float]]
-    second: Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SlopeSums:
-    """Slopes as one sum per micro-batch, so that the slopes of a trial do not depend on how it was divided.
-
-    Memory: 16 bytes per level of a unit and micro-batch; 26 MB for 10,000 units, 5 levels and 32 micro-batches.
-
-    Attributes:
-        levels: unit name to the labels of the levels that the unit can move to, in the order of `sums_FM2`.
-        sums_FM2: first- and second-order changes in nats, each summed over the tokens of a micro-batch: F levels of
-            all units one after the other, M micro-batches, 2 orders.
-        tokens: number of tokens in all micro-batches, which the sums are divided by.
-    """
-
-    levels: Mapping[str, tuple[str, ...]]
-    sums_FM2: npt.NDArray[np.float64]
-    tokens: int
+    asks_for: ClassVar[str] = "fitness"
+    essential: ClassVar[bool] = False
+    repeats_work: ClassVar[bool] = False
 
     @property
-    def finite(self) -> bool:
-        """Whether every sum is finite."""
-        return bool(np.isfinite(self.sums_FM2).all())
+    def stage(self) -> Hashable:
+        """Key of the trials that are evaluated together with this one: those of the same fidelity."""
+        return self.fidelity
 
-    @classmethod
-    def joined(cls, parts: Sequence["SlopeSums"]) -> "SlopeSums":
-        """Join the sums of the parts of one trial."""
-        sums_FM2 = np.concatenate([part.sums_FM2 for part in parts], axis=1)
-        return cls(parts[0].levels, sums_FM2, sum(part.tokens for part in parts))
-
-    def mean(self) -> Slopes:
-        """Return the slopes per token; every sum must be finite.
-
-        The sums of the micro-batches are added exactly, so the order of the micro-batches does not change a bit.
-        """
-        return Slopes(self._mean(0), self._mean(1))
-
-    def _mean(self, order: int) -> dict[str, dict[str, float]]:
-        means = (math.fsum(sums_M) / self.tokens for sums_M in self.sums_FM2[:, :, order].tolist())
-        return {unit: {label: next(means) for label in labels} for unit, labels in self.levels.items()}
+    def work(self, space: Space) -> int:
+        """Return the time that the trial takes, in tokens that go forward through the model."""
+        del space  # needed by other kinds
+        return self.fidelity.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +98,6 @@ class Evaluation:
         cross_entropy: mean next-token cross-entropy of each sequence in nats, in the same order.
         seconds: time that this trial took; shared work is divided evenly over the trials that shared it.
         error: reason why the trial has no usable values, or None.
-        slopes: slopes around the profile where the trial asks for them; then there are no values.
     """
 
     trial: Trial
@@ -147,7 +105,6 @@ class Evaluation:
     cross_entropy: tuple[float, ...]
     seconds: float = 0.0
     error: str | None = None
-    slopes: SlopeSums | None = None
 
     @property
     def fitness(self) -> float:
@@ -162,24 +119,6 @@ class Evaluation:
     def perplexity(self) -> float:
         """Exponential of the mean cross-entropy over the sequences."""
         return math.exp(min(math.fsum(self.cross_entropy) / len(self.cross_entropy), 700.0))
-
-
-def joined_slopes(trial: Trial, parts: Iterable[Evaluation]) -> Evaluation:
-    """Join the answers to all parts of a trial that asks for slopes.
-
-    Args:
-        trial: the whole trial.
-        parts: answers to all its parts, in any order.
-
-    Returns:
-        The answer to the whole trial; if any part has an error, so has the answer.
-    """
-    ordered = sorted(parts, key=lambda part: part.trial.fidelity.start)
-    seconds = math.fsum(part.seconds for part in ordered)
-    if errors := [part.error for part in ordered if part.error is not None]:
-        return Evaluation(trial, (), (), seconds, errors[0])
-    found = [part.slopes for part in ordered if part.slopes is not None]
-    return Evaluation(trial, (), (), seconds, slopes=SlopeSums.joined(found))
 
 
 class Evaluator(Protocol):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial
+from paretopress.evaluators.slopes.slope_trial import SlopeEvaluation, Slopes, SlopeSums, SlopeTrial
+from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.spaces.configuration import MinimumConfig
 from paretopress.spaces.minimums import with_minimums
@@ -227,8 +228,8 @@ class ToyEvaluator:
             if self.broken(trial.profile):
                 yield Evaluation(trial, (), (), error="broken")
                 continue
-            if trial.slopes:
-                yield Evaluation(trial, (), (), slopes=as_sums(self.slopes(trial)))
+            if isinstance(trial, SlopeTrial):
+                yield SlopeEvaluation(trial, (), (), slopes=as_sums(self.slopes(trial)))
                 continue
             rows = trial.fidelity.rows(CALIBRATION.sequences)
             values = tuple(self.value(trial.profile, int(row)) for row in rows)

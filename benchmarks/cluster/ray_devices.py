@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from paretopress.evaluators.trial import Evaluation, Fidelity, Trial, joined_slopes
+from paretopress.evaluators.slopes.slope_trial import SlopeTrial, joined_slopes
+from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.run.assembly import Assembly
 from paretopress.search.site.ray_site import RaySite
 from paretopress.workers.configuration import RayConfig
@@ -83,7 +84,7 @@ class Work:
             ],
         )
         start += self.window
-        yield "slopes", [[Trial(0, bench.parent, self._fidelity(start), slopes=True)]]
+        yield "slopes", [[SlopeTrial(0, bench.parent, self._fidelity(start))]]
 
     def _fidelity(self, start: int) -> Fidelity:
         return Fidelity(0, start, start + self.sequences, self._length)
@@ -170,7 +171,7 @@ def answers(pool: WorkerPool, trials: Sequence[Trial]) -> Iterator[object]:
     for answer in pool.run(trials):
         parts[answer.trial.number].append(answer)
     for trial in trials:
-        if trial.slopes:
+        if isinstance(trial, SlopeTrial):
             sums = joined_slopes(trial, parts[trial.number]).slopes
             assert sums is not None
             yield sums.mean()

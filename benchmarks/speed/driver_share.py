@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from paretopress.evaluators.journal.journal import Journal
+from paretopress.evaluators.slopes.slope_trial import SlopeTrial
 from paretopress.evaluators.trial import Evaluation, Trial
 from paretopress.search.folder.runfolder import RunFolder
 from paretopress.search.jobs.job import make_study
@@ -45,7 +46,7 @@ class TimedPool:
             self.seconds += time.perf_counter() - began
             if answer is None:
                 return
-            if answer.trial.slopes:
+            if isinstance(answer.trial, SlopeTrial):
                 self.slopes += answer.seconds
             yield answer
 

@@ -32,6 +32,7 @@ from ..runner.memory import MemoryPlan
 from ..runner.recent import RecentTensors
 from ..runner.runner import BlockRunner
 from ..slopes.slope_answers import SlopeAnswers
+from ..slopes.slope_trial import SlopeTrial
 from ..text.data import Sequences
 from ..trial import Evaluation, Fidelity, Trial
 from .scoring import Scorer, Student
@@ -121,7 +122,7 @@ class PopulationEvaluator:
         """Yield one evaluation per trial; trials of equal fidelity are evaluated together."""
         stages: dict[Fidelity, list[Trial]] = {}
         for trial in trials:
-            if trial.slopes:
+            if isinstance(trial, SlopeTrial):
                 yield self._slopes.answer(trial, self._sequences(trial.fidelity).tokens)
             else:
                 stages.setdefault(trial.fidelity, []).append(trial)

@@ -11,8 +11,8 @@ from ..fitness import FitnessConfig
 from ..runner.block_weights import BlockWeights
 from ..runner.gradients import GradientRunner
 from ..runner.runner import BlockRunner
-from ..trial import Evaluation, Trial
 from .batches import batches_of
+from .slope_trial import SlopeEvaluation, SlopeTrial
 from .slopes import level_slopes
 
 
@@ -34,7 +34,7 @@ class SlopeAnswers:
     fitness: FitnessConfig
     memory: int
 
-    def answer(self, trial: Trial, tokens_NT: np.ndarray) -> Evaluation:
+    def answer(self, trial: SlopeTrial, tokens_NT: np.ndarray) -> SlopeEvaluation:
         """Compute the slopes around a trial's profile.
 
         Args:
@@ -64,8 +64,8 @@ class SlopeAnswers:
             ) from failure
         seconds = time.perf_counter() - start
         if not found.finite:
-            return Evaluation(trial, (), (), seconds, "a slope is not finite")
-        return Evaluation(trial, (), (), seconds, slopes=found)
+            return SlopeEvaluation(trial, (), (), seconds, "a slope is not finite")
+        return SlopeEvaluation(trial, (), (), seconds, slopes=found)
 
     def _together(self, tokens: int) -> int:
         """Return how many micro-batches of `tokens` tokens have hidden states that fit in memory at once."""

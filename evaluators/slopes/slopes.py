@@ -20,9 +20,9 @@ from ..runner.block_weights import BlockWeights, Key
 from ..runner.gradients import GradientRunner
 from ..runner.installing import configuration, install, wanted
 from ..runner.loaded import LoadedBlock
-from ..trial import SlopeSums
 from .batches import Batch
 from .end_slopes import EndMoves, orders_of
+from .slope_trial import SlopeSums
 
 Gradients = tuple[Tensor, Tensor]
 """Gradients of the fitness and of the drawn tokens' log-likelihood by the hidden states (B, T, D) of a micro-batch."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...evaluators.slopes.passes import passes
+from ...evaluators.slopes.slope_trial import passes
 from ...evaluators.trial import Fidelity
 from ...spaces.space import Space
 

@@ -95,7 +95,7 @@ class SeriesSearcher:
 
 
 def _renumbered(trial: Trial, offset: int) -> Trial:
-    return Trial(trial.number + offset, trial.profile, trial.fidelity, trial.slopes)
+    return replace(trial, number=trial.number + offset)
 
 
 def _write(scored: Sequence[Scored]) -> list[Any]:

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...evaluators.trial import Evaluation, Fidelity, Slopes, Trial
+from ...evaluators.slopes.slope_trial import SlopeEvaluation, Slopes, SlopeTrial
+from ...evaluators.trial import Evaluation, Fidelity, Trial
+from ...evaluators.trial_kinds import KINDS
 from ...spaces.space import Limits, Profile, Space
 from .calibration_sequences import CalibrationSequences, Workload
 
-Request = tuple[Profile, Fidelity] | tuple[Profile, Fidelity, bool]
-"""A profile to evaluate and the fidelity; a third item of True asks for the slopes around the profile instead."""
+Request = tuple[Profile, Fidelity] | tuple[Profile, Fidelity, type[Trial]]
+"""A profile, a fidelity, and the kind of trial if it is not the one that asks for the fitness."""
 
 
 def starting_profiles(space: Space, limits: Limits, start: Sequence[Profile]) -> list[Profile]:
@@ -118,7 +120,9 @@ class Turns(ABC):
             requests = own + self._due(own)
             self._own, self._owed = len(own), []
             numbers = range(self._asked, self._asked + len(requests))
-            self._pending = [Trial(n, *request) for n, request in zip(numbers, requests, strict=True)] or None
+            self._pending = [
+                _trial(n, *request) for n, request in zip(numbers, requests, strict=True)
+            ] or None
             self._asked += len(requests)
         return list(self._pending or [])
 
@@ -135,11 +139,13 @@ class Turns(ABC):
         self._pending = None
         fitness = [math.inf if e.error is not None else e.fitness for e in evaluations]
         for evaluation, value in zip(evaluations, fitness, strict=True):
-            if evaluation.trial.fidelity == self.calibration.archive and not evaluation.trial.slopes:
-                self.archived.setdefault(self.space.canonical(evaluation.trial.profile), value)
+            trial = evaluation.trial
+            if type(trial) is Trial and trial.fidelity == self.calibration.archive:
+                self.archived.setdefault(self.space.canonical(trial.profile), value)
         own = evaluations[: self._own]
-        if own and own[0].trial.slopes:
-            self._learn_slopes([e.slopes.mean() if e.slopes is not None else None for e in own])
+        if own and isinstance(own[0].trial, SlopeTrial):
+            sums = [e.slopes if isinstance(e, SlopeEvaluation) else None for e in own]
+            self._learn_slopes([found.mean() if found is not None else None for found in sums])
         elif own:
             self._learn([e.trial.profile for e in own], fitness[: self._own])
 
@@ -151,7 +157,7 @@ class Turns(ABC):
         """Return the requests for promoted profiles that are neither archived nor among the method's requests."""
         known = set(self.archived)
         known |= {
-            self.space.canonical(p) for p, at, *slopes in own if at == self.calibration.archive and not slopes
+            self.space.canonical(p) for p, at, *kind in own if at == self.calibration.archive and not kind
         }
         due = {self.space.canonical(p): p for p in self._owed}
         return [(p, self.calibration.archive) for key, p in due.items() if key not in known]
@@ -197,11 +203,16 @@ def read_profiles(rows: Iterable[Iterable[int]]) -> list[Profile]:
     return [tuple(row) for row in rows]
 
 
+def _trial(number: int, profile: Profile, fidelity: Fidelity, kind: type[Trial] = Trial) -> Trial:
+    return kind(number, profile, fidelity)
+
+
 def _write_trial(trial: Trial) -> list[Any]:
     f = trial.fidelity
-    return [trial.number, list(trial.profile), [f.seed, f.start, f.stop, f.length, f.data], trial.slopes]
+    kind = KINDS.index(type(trial))
+    return [trial.number, list(trial.profile), [f.seed, f.start, f.stop, f.length, f.data], kind]
 
 
 def _read_trial(row: Sequence[Any]) -> Trial:
-    number, profile, fidelity, slopes = row
-    return Trial(number, tuple(profile), Fidelity(*fidelity), slopes)
+    number, profile, fidelity, kind = row
+    return _trial(number, tuple(profile), Fidelity(*fidelity), KINDS[kind])

@@ -27,7 +27,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from ...evaluators.trial import Fidelity, Slopes
+from ...evaluators.slopes.slope_trial import Slopes
+from ...evaluators.trial import Fidelity
 from ...spaces.space import Limits, Profile, Space
 from ..allocation.allocator import Allocator
 from ..allocation.moves import Moves, dress

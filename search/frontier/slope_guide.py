@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...evaluators.trial import Fidelity, Slopes
+from ...evaluators.slopes.slope_trial import Slopes, SlopeTrial
+from ...evaluators.trial import Fidelity
 from ...spaces.space import DENSE, Profile, Space
 from ..asking.calibration_sequences import Workload, slope_tokens
 from ..asking.turns import Request
@@ -85,7 +86,7 @@ class SlopeGuide:
 
     def requests(self, base: Profile | None, fidelity: Fidelity) -> list[Request]:
         """Return the request for slopes around a base, or around the dense model if the base is None."""
-        return [(DENSE if base is None else base, fidelity, True)]
+        return [(DENSE if base is None else base, fidelity, SlopeTrial)]
 
     def workload(self, fidelity: Fidelity, *, first: bool) -> Workload:
         """Return the work of one request for slopes."""

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...evaluators.journal.journal import Journal, key_of_values
-from ...evaluators.trial import Evaluation, Fidelity, Trial, joined_slopes
+from ...evaluators.slopes.slope_trial import SlopeTrial, joined_slopes
+from ...evaluators.trial import Evaluation, Fidelity, Trial
 from ...spaces.space import Profile, Space
 from ...workers.pool import WorkerPool
 
@@ -61,7 +62,7 @@ class Answers:
                 fresh[key, evaluation.trial.fidelity] = evaluation
         return [self._answer(trial, keys[trial.profile], failed, fresh) for trial in trials]
 
-    def slopes(self, trials: Sequence[Trial]) -> list[Evaluation]:
+    def slopes(self, trials: Sequence[SlopeTrial]) -> list[Evaluation]:
         """Return the answers to trials that ask for slopes, in their order. The journal does not keep slopes."""
         parts: dict[int, list[Evaluation]] = {trial.number: [] for trial in trials}
         for part in self.pool.run(trials):

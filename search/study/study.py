@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ...evaluators.slopes.slope_trial import SlopeTrial
 from ...evaluators.trial import Evaluation, Trial
 from ...spaces.space import Limits
 from ..asking.calibration_sequences import slope_tokens
@@ -108,11 +109,11 @@ class Study:
         """Ask the searcher for trials, evaluate them and tell the searcher; return False if there was nothing to do."""
         began = time.perf_counter()
         asked = self._ask()
-        trials = [trial for trial in asked if not trial.slopes]
+        slopes = [trial for trial in asked if isinstance(trial, SlopeTrial)]
+        trials = [trial for trial in asked if not isinstance(trial, SlopeTrial)]
         keys = self.answers.keys(trials)
         profile_tokens, teacher_tokens = self._positions.new_tokens(trials, keys)
         teacher_tokens *= self.teacher
-        slopes = [trial for trial in asked if trial.slopes]
         new_slopes = sum(slope_tokens(self.answers.space, trial.fidelity) for trial in slopes)
         self.stopped = self._reached(profile_tokens + teacher_tokens + new_slopes) if asked else None
         if not asked or self.stopped:

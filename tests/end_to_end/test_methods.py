@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from paretopress.evaluators.slopes.slope_trial import SlopeTrial
 from paretopress.evaluators.trial import Trial
 from paretopress.exporters.export import export_run
 from paretopress.search.asking.calibration_sequences import slope_tokens
@@ -74,13 +75,13 @@ def check_front(
         assert row["heldout_kl"] > 0
     for trial in asked:
         if (
-            not trial.slopes
+            not isinstance(trial, SlopeTrial)
             and trial.fidelity.data == "calibration"
             and (within or trial.fidelity == assembly.archive_fidelity)
         ):
             assert any(space.fits(trial.profile, limit) for limit in limits.values())
     calibrated = sum(
-        slope_tokens(space, t.fidelity) if t.slopes else t.fidelity.tokens
+        slope_tokens(space, t.fidelity) if isinstance(t, SlopeTrial) else t.fidelity.tokens
         for t in asked
         if t.fidelity.data == "calibration"
     )

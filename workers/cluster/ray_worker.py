@@ -3,11 +3,12 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
 
-from ...evaluators.trial import Evaluation, Evaluator, SlopeSums
+from ...evaluators.trial import Evaluation, Evaluator, Fidelity, Trial
 from .ray_cluster import Share, own_share
 from .splitting import Part
 
@@ -16,8 +17,10 @@ Say = Callable[[str], None]
 Open = Callable[[Share, Any], Evaluator]
 """A function that opens model and levels, given the worker's share of its node and the object from errands or None."""
 
-Answer = tuple[int, tuple[float, ...], tuple[float, ...], float, str | None, SlopeSums | None]
-"""The fields of an evaluation, with the place of its trial in the part instead of the trial, to send less data."""
+Answer = tuple[int, Evaluation]
+"""The place of a trial in its part, and its evaluation with `_UNSENT` instead of the trial, to send less data."""
+
+_UNSENT = Trial(0, (), Fidelity(0, 0, 0, 0))
 
 
 class Worker:
@@ -64,15 +67,12 @@ class Worker:
     def evaluate(self, trials: Part) -> list[Answer]:
         """Evaluate the trials of a part and return their answers, each with the place of its trial in the part."""
         places = {trial.number: place for place, trial in enumerate(trials)}
-        return [
-            (places[e.trial.number], e.values, e.cross_entropy, e.seconds, e.error, e.slopes)
-            for e in self._evaluator.evaluate(trials)
-        ]
+        return [(places[e.trial.number], replace(e, trial=_UNSENT)) for e in self._evaluator.evaluate(trials)]
 
 
 def evaluations(trials: Part, answers: list[Answer]) -> list[Evaluation]:
     """Turn a worker's answers into evaluations of the part's trials."""
-    return [Evaluation(trials[answer[0]], *answer[1:]) for answer in answers]
+    return [replace(evaluation, trial=trials[place]) for place, evaluation in answers]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ class Task:
     """Trials for one worker; tasks are compared by identity.
 
     Attributes:
-        trials: trials of one fidelity, or one trial that asks for slopes.
+        trials: trials of one stage.
         tries: number of times that a worker failed on these trials.
         final: whether an evaluation with an error is accepted, instead of being tried once more.
     """
@@ -38,17 +38,16 @@ def settle(task: Task, answers: list[Evaluation] | str, retries: int) -> tuple[l
         Tasks to try again, and evaluations to give as answers.
 
     Raises:
-        ConnectionError: the worker failed too often on a trial that asks for slopes. The search ends, because without
-            slopes it would be a different search.
+        ConnectionError: the worker failed too often on an essential trial, so the search ends.
     """
     if isinstance(answers, str):
         if len(task.trials) > 1 and task.tries:
             return [Task([trial]) for trial in task.trials], []
         if len(task.trials) > 1 or task.tries < retries:
             return [replace(task, tries=task.tries + 1)], []
-        if task.trials[0].slopes:
+        if task.trials[0].essential:
             raise ConnectionError(
-                f"slopes failed {task.tries + 1} times: {answers}; the same command goes on from here"
+                f"{task.trials[0].asks_for} failed {task.tries + 1} times: {answers}; the same command goes on from here"
             )
         return [], [Evaluation(trial, (), (), error=answers) for trial in task.trials]
     odd = [] if task.final else [answer.trial for answer in answers if answer.error is not None]

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...evaluators.slopes.passes import passes
 from ...evaluators.trial import Trial
 from ...spaces.space import Space
 from .sharing import Population, edges
@@ -26,23 +25,23 @@ is the time of 23 tokens, and on CPUs it is too short to be seen.
 """
 
 Part = list[Trial]
-"""Trials of one fidelity, or one trial that asks for slopes."""
+"""Trials of one stage."""
 
 
 def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, install: float = 0) -> list[Part]:
     """Divide trials into parts of about equal work, about `PARTS` per worker.
 
     Profiles in one part share the teacher and the blocks that they agree on. Sequences in one part share the
-    installation of every block. A stage, which is all trials of one fidelity, is therefore cut into runs of successive
-    sequences, and each run into groups of neighbouring profiles.
+    installation of every block. A stage, which is all trials of one kind and fidelity, is therefore cut into runs of
+    successive sequences, and each run into groups of neighbouring profiles.
 
     Without `install`, the stage is first cut into as many runs as possible. With `install`, the numbers of runs and
-    parts are those that should finish first, where repeated work and waiting for the last part count. A trial that asks
-    for slopes is cut into one part per worker, because every part has to compute the weights of all levels.
+    parts are those that should finish first, where repeated work and waiting for the last part count. Trials whose parts
+    all repeat the work, such as those that ask for slopes, are cut into one part per worker.
 
     Args:
         trials: trials to divide.
-        space: space of the profiles, which also tells how long slopes take.
+        space: space of the profiles, which also tells how long a trial takes.
         grain: number of sequences that always run together; runs begin and end at multiples of it.
         workers: number of workers.
         install: time to install a block's weights, as the number of multiply-accumulates in that time.
@@ -52,7 +51,7 @@ def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, insta
     """
     stages: dict[object, Part] = {}
     for trial in trials:
-        stages.setdefault(trial if trial.slopes else trial.fidelity, []).append(trial)
+        stages.setdefault(trial.stage, []).append(trial)
     total = sum(work(stage, space) for stage in stages.values())
     blocks = len({unit.block for unit in space.units if unit.block >= 0})
     install_tokens = install * blocks / max(space.weights, 1)
@@ -65,8 +64,7 @@ def split(trials: Iterable[Trial], space: Space, grain: int, workers: int, insta
 
 def work(part: Part, space: Space) -> int:
     """Return the work of a part: tokens times passes through the model."""
-    first = part[0]
-    return len(part) * first.fidelity.tokens * (passes(space) if first.slopes else 1)
+    return len(part) * part[0].work(space)
 
 
 def _divided(stage: Part, space: Space, grain: int, workers: float, install_tokens: float) -> Iterator[Part]:
@@ -74,8 +72,8 @@ def _divided(stage: Part, space: Space, grain: int, workers: float, install_toke
     micro_batches = range(fidelity.start // grain, -(-fidelity.stop // grain))
     ordered = sorted(stage, key=lambda trial: trial.profile)
     population = Population.of([trial.profile for trial in ordered], space, install_tokens / fidelity.tokens)
-    if stage[0].slopes or not install_tokens:
-        wanted = max(round(workers * (1 if stage[0].slopes else PARTS)), 1)
+    if stage[0].repeats_work or not install_tokens:
+        wanted = max(round(workers * (1 if stage[0].repeats_work else PARTS)), 1)
         runs = min(wanted, len(micro_batches))
     else:
         wanted, runs = _soonest(population, len(micro_batches), workers)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from ...evaluators.journal.journal import Journal, key_of_values
+from ...evaluators.slopes.slope_trial import SlopeTrial
 from ...evaluators.trial import Evaluation, Trial
 from ...spaces.space import Space
 
@@ -35,7 +36,7 @@ class Replay:
                 for slopes, which no journal holds.
         """
         for trial in trials:
-            if trial.slopes:
+            if isinstance(trial, SlopeTrial):
                 raise LookupError(
                     f"{self.journal.path} holds values, no slopes, and trial {trial.number} asks for slopes; replay "
                     "with `sensitivities: measured`"

@@ -13,7 +13,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from ...evaluators.trial import Evaluation, Fidelity, SlopeSums, Trial
+from ...evaluators.slopes.slope_trial import SlopeEvaluation, SlopeSums, SlopeTrial
+from ...evaluators.trial import Evaluation, Fidelity, Trial
 from ...spaces.space import DENSE, Profile, Space
 from ...spaces.storage.files import digest
 from ...spaces.unit import Unit
@@ -120,8 +121,8 @@ class Landscape:
         """Yield one evaluation per trial; trials of one fidelity are computed together."""
         grouped: dict[Fidelity, list[Trial]] = {}
         for trial in trials:
-            if trial.slopes:
-                yield Evaluation(trial, (), (), slopes=self._slopes(trial.profile, trial.fidelity))
+            if isinstance(trial, SlopeTrial):
+                yield SlopeEvaluation(trial, (), (), slopes=self._slopes(trial.profile, trial.fidelity))
             else:
                 grouped.setdefault(trial.fidelity, []).append(trial)
         for fidelity, group in grouped.items():

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 
-from ...evaluators.slopes.passes import passes
 from ...evaluators.trial import Evaluation, Evaluator, Trial
 from ...spaces.space import Space
 from .landscape import check_share
@@ -98,8 +97,8 @@ class SimulatedPool:
         place = [self.seed, trial.number, fidelity.start, fidelity.stop]
         late, luck = np.random.default_rng(place).random(2)
         factor = 1 + self.spread * (2 * late - 1)
-        times = passes(self.evaluator.space) if trial.slopes else 1
-        return float(self.seconds * times * fidelity.sequences * factor), bool(luck < self.failures)
+        sequences = trial.work(self.evaluator.space) / fidelity.length
+        return float(self.seconds * sequences * factor), bool(luck < self.failures)
 
     def _finishes(self, seconds: list[float]) -> list[float]:
         """Return the time at which each trial is done, counted from the start of the call."""

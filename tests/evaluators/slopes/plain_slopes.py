@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from paretopress.evaluators.fitness import FitnessConfig
 from paretopress.evaluators.slopes.batches import Batch
-from paretopress.evaluators.trial import Slopes
+from paretopress.evaluators.slopes.slope_trial import Slopes
 from paretopress.spaces.model.checkpoint import Checkpoint
 from paretopress.spaces.model.structure import Structure, find_structure
 from paretopress.spaces.space import Profile, Space

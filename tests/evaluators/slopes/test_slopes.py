@@ -24,9 +24,17 @@ from paretopress.evaluators.runner.block_weights import BlockWeights, Residency
 from paretopress.evaluators.runner.gradients import GradientRunner
 from paretopress.evaluators.runner.runner import BlockRunner
 from paretopress.evaluators.slopes.batches import Batch, batches_of
+from paretopress.evaluators.slopes.slope_trial import (
+    SlopeEvaluation,
+    Slopes,
+    SlopeSums,
+    SlopeTrial,
+    joined_slopes,
+)
 from paretopress.evaluators.slopes.slopes import level_slopes
 from paretopress.evaluators.text.packing import Sequences
-from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial, joined_slopes
+from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
+from paretopress.evaluators.trial_kinds import KINDS
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import build_space
 from paretopress.spaces.levels.packed import Packed
@@ -351,7 +359,9 @@ def test_a_partly_filled_batch_counts_its_own_sequences(made: Make) -> None:
 
 def mean_of(evaluation: Evaluation) -> Slopes | None:
     """What a search is told."""
-    return None if evaluation.slopes is None else evaluation.slopes.mean()
+    if isinstance(evaluation, SlopeEvaluation) and evaluation.slopes is not None:
+        return evaluation.slopes.mean()
+    return None
 
 
 def make_evaluator(model: Made, runner: BlockRunner | None = None) -> PopulationEvaluator:
@@ -368,9 +378,9 @@ def test_an_evaluator_answers_slopes_and_values_in_any_company(made: Make) -> No
     evaluator = make_evaluator(model)
     profiles = [mixed_profile(model.space, seed=seed) for seed in range(3)]
     asked = [
-        Trial(2 * n + slopes, profile, Fidelity(0, n, 7, LENGTH), bool(slopes))
+        kind(2 * n + place, profile, Fidelity(0, n, 7, LENGTH))
         for n, profile in enumerate(profiles)
-        for slopes in (0, 1)
+        for place, kind in enumerate(KINDS)
     ]
     together = {e.trial: e for e in evaluator.evaluate(asked)}
     assert together.keys() == set(asked)
@@ -380,8 +390,8 @@ def test_an_evaluator_answers_slopes_and_values_in_any_company(made: Make) -> No
         assert alone.values == together[trial].values
         assert mean_of(alone) == mean_of(together[trial])
         assert alone.error is None
-        assert len(alone.values) == (0 if trial.slopes else trial.fidelity.sequences)
-        assert (alone.slopes is not None) == trial.slopes
+        assert len(alone.values) == (0 if isinstance(trial, SlopeTrial) else trial.fidelity.sequences)
+        assert (mean_of(alone) is not None) == isinstance(trial, SlopeTrial)
         assert alone.seconds > 0
     (first,) = evaluator.evaluate(asked[:1])
     assert first.values == together[asked[0]].values
@@ -396,12 +406,13 @@ def test_slopes_predict_what_the_evaluator_measures(tmp_path: Path) -> None:
     base = tuple(int(u % 3 > 0) for u in range(len(space.units)))
     moved = {u: (*base[:u], 2, *base[u + 1 :]) for u, level in enumerate(base) if level}
     fidelity = Fidelity(0, 0, 7, LENGTH)
-    (around,) = evaluator.evaluate([Trial(0, base, fidelity, slopes=True)])
+    (around,) = evaluator.evaluate([SlopeTrial(0, base, fidelity)])
     values = evaluator.evaluate([Trial(u, p, fidelity) for u, p in {0: base, **moved}.items()])
     fitness = {evaluation.trial.profile: evaluation.fitness for evaluation in values}
     measured = [fitness[profile] - fitness[base] for profile in moved.values()]
-    assert around.slopes is not None
-    first = around.slopes.mean().first
+    slopes = mean_of(around)
+    assert slopes is not None
+    first = slopes.first
     predicted = [first[space.units[u].name]["w8g8"] for u in moved]
     assert len(measured) == 14
     assert min(measured) < 0 < max(measured)
@@ -420,11 +431,11 @@ def test_slopes_that_are_not_finite_are_an_error(overflowing: bool, tmp_path: Pa
     }
     evaluator = make_evaluator(Made(model, runner, space, database_of(wide, tmp_path / "levels")), runner)
     profile = tuple(unit.index["s0" if overflowing else "dense"] for unit in space.units)
-    trials = [Trial(n, profile, Fidelity(0, 0, 3, LENGTH), slopes) for n, slopes in enumerate((True, False))]
+    trials = [kind(n, profile, Fidelity(0, 0, 3, LENGTH)) for n, kind in enumerate((SlopeTrial, Trial))]
     found, value = evaluator.evaluate(trials)
     assert found.error == "a slope is not finite"
     assert (found.values, found.fitness) == ((), math.inf)
-    assert found.slopes is None
+    assert mean_of(found) is None
     assert (value.error is not None) == overflowing
 
 
@@ -433,12 +444,12 @@ def test_what_slopes_cannot_be_of_is_refused(made: Make) -> None:
     profile = mixed_profile(model.space)
     evaluator = make_evaluator(model)
     with pytest.raises(ValueError, match="sequences 4..8 are asked of 7 in calibration"):
-        list(evaluator.evaluate([Trial(0, profile, Fidelity(0, 4, 8, LENGTH), slopes=True)]))
+        list(evaluator.evaluate([SlopeTrial(0, profile, Fidelity(0, 4, 8, LENGTH))]))
     with pytest.raises(ValueError, match=r"fidelity length 25 is not within 2\.\.24"):
-        list(evaluator.evaluate([Trial(0, profile, Fidelity(0, 0, 4, 25), slopes=True)]))
+        list(evaluator.evaluate([SlopeTrial(0, profile, Fidelity(0, 0, 4, 25))]))
     forward = make_evaluator(model, make_block_runner(model.model))
     with pytest.raises(TypeError, match="slopes need a GradientRunner; make the evaluator with one"):
-        list(forward.evaluate([Trial(0, profile, Fidelity(0, 0, 4, LENGTH), slopes=True)]))
+        list(forward.evaluate([SlopeTrial(0, profile, Fidelity(0, 0, 4, LENGTH))]))
 
 
 @DEVICES
@@ -489,7 +500,7 @@ def test_an_evaluators_parts_are_the_whole(made: Make) -> None:
     """However a request is divided, at the ends of micro-batches that are not full too."""
     model = made("llama")
     profile = mixed_profile(model.space, ("blocks.1.attention",))
-    whole = Trial(0, profile, Fidelity(5, 1, 7, LENGTH), slopes=True)
+    whole = SlopeTrial(0, profile, Fidelity(5, 1, 7, LENGTH))
     evaluator, other = make_evaluator(model), make_evaluator(model)
     (answer,) = evaluator.evaluate([whole])
     for cuts in ([4], [2, 6], [2, 4, 6]):

@@ -2,7 +2,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, Trial
+from paretopress.evaluators.slopes.slope_trial import Slopes, SlopeTrial
+from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
 from paretopress.search.asking.calibration_sequences import CalibrationSequences
 from paretopress.search.asking.turns import Turns
 from paretopress.search.frontier.frontier import FrontierConfig, FrontierSearcher
@@ -74,7 +75,7 @@ def test_slopes_take_as_much_text_as_the_archive_and_16384_tokens_at_most(archiv
     space, length = bits_space(), 512
     pool = CalibrationSequences(128, length, Fidelity(0, 0, archive, length))
     searcher = FrontierSearcher(FrontierConfig(), space, [bits_limits(space)], pool, 0)
-    assert {trial.fidelity.sequences for trial in searcher.ask() if trial.slopes} == {asked}
+    assert {trial.fidelity.sequences for trial in searcher.ask() if isinstance(trial, SlopeTrial)} == {asked}
 
 
 def test_one_survey_serves_every_budget_and_no_winner_loses_to_a_cheaper_one() -> None:
@@ -83,7 +84,7 @@ def test_one_survey_serves_every_budget_and_no_winner_loses_to_a_cheaper_one() -
     evaluator = ToyEvaluator(space, seed=2, interaction=0.5, noise=0.05)
     searcher = FrontierSearcher(small(), space, budgets, CALIBRATION, 0)
     trials = finish(searcher, evaluator)
-    assert [t.profile for t in trials if t.slopes].count(DENSE) == 1
+    assert [t.profile for t in trials if isinstance(t, SlopeTrial)].count(DENSE) == 1
     best = []
     for limits in sorted(budgets, key=lambda limits: limits["bits"]):
         fitting = [f for p, f in searcher.archived.items() if space.fits(p, limits)]
@@ -102,8 +103,10 @@ def test_looks_around_on_text_behind_the_archive_and_compares_on_the_archive() -
         CALIBRATION.archive,
         check,
     }
-    assert not [t for t in trials if t.slopes and t.fidelity.start < CALIBRATION.archive.stop]
-    looks = [t.fidelity for t in trials if t.slopes]
+    assert not [
+        t for t in trials if isinstance(t, SlopeTrial) and t.fidelity.start < CALIBRATION.archive.stop
+    ]
+    looks = [t.fidelity for t in trials if isinstance(t, SlopeTrial)]
     assert [f.sequences for f in looks] == sorted(f.sequences for f in looks)
     assert {f.sequences for f in looks} == {1, 2, 4, 8}
     assert len(set(looks)) > 3
@@ -145,7 +148,7 @@ def test_no_rounds_is_the_allocation_alone() -> None:
     evaluator = ToyEvaluator(space, seed=3)
     searcher = FrontierSearcher(small(rounds=0), space, [limits], CALIBRATION, 0)
     trials = finish(searcher, evaluator)
-    assert [t.slopes for t in trials] == [True, False, False]
+    assert [isinstance(t, SlopeTrial) for t in trials] == [True, False, False]
     assert searcher.best == evaluator.optimum(limits)[0]
 
 
@@ -157,7 +160,7 @@ def test_drops_and_all_else_on_request_are_measured_one_at_a_time() -> None:
     ]
     for searched, limits, config in cases:
         trials = finish(FrontierSearcher(config, searched, [limits], CALIBRATION, 0), ToyEvaluator(searched))
-        assert not any(t.slopes for t in trials)
+        assert not any(isinstance(t, SlopeTrial) for t in trials)
 
 
 def test_slopes_that_fail_are_replaced_by_measurements_or_passed_over() -> None:
@@ -170,7 +173,7 @@ def test_slopes_that_fail_are_replaced_by_measurements_or_passed_over() -> None:
             searcher.tell(
                 [
                     Evaluation(e.trial, (), (), error="a slope is not finite")
-                    if e.trial.slopes and (e.trial.profile == DENSE) == dense_fails
+                    if isinstance(e.trial, SlopeTrial) and (e.trial.profile == DENSE) == dense_fails
                     else e
                     for e in evaluator.evaluate(asked)
                 ]
@@ -195,7 +198,7 @@ def test_a_pool_that_is_all_archive_is_enough(name: str, sensitivities: str) -> 
         trials = finish(searcher, evaluator)
         assert searcher.best is not None
         assert len(trials) <= work.trials
-        looks = [t for t in trials if t.slopes]
+        looks = [t for t in trials if isinstance(t, SlopeTrial)]
         assert len({(t.profile, t.fidelity) for t in looks}) == len(looks)
 
 

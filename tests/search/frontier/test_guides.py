@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from paretopress.evaluators.trial import Fidelity, Slopes, Trial
+from paretopress.evaluators.slopes.slope_trial import SlopeEvaluation, Slopes, SlopeTrial
+from paretopress.evaluators.trial import Fidelity
 from paretopress.search.frontier.slope_guide import CAUTION, CURVATURE, SlopeGuide, has_slopes
 from paretopress.search.frontier.stepping import single_steps
 from paretopress.spaces.space import DENSE, Profile, Space
@@ -17,7 +18,8 @@ SURVEY = Fidelity(0, 0, 1, LENGTH)
 
 
 def slopes(evaluator: ToyEvaluator, profile: Profile) -> Slopes:
-    (answer,) = evaluator.evaluate([Trial(0, profile, SURVEY, slopes=True)])
+    (answer,) = evaluator.evaluate([SlopeTrial(0, profile, SURVEY)])
+    assert isinstance(answer, SlopeEvaluation)
     assert answer.slopes is not None
     return answer.slopes.mean()
 

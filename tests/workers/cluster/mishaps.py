@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from paretopress.evaluators.slopes.slope_trial import SlopeTrial
 from paretopress.evaluators.trial import Evaluation, Trial
 from paretopress.spaces.space import Profile
 from paretopress.workers import Landscape
@@ -86,7 +87,7 @@ class WithoutSlopes(Landscape):
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
         for trial in trials:
-            if trial.slopes:
+            if isinstance(trial, SlopeTrial):
                 raise RuntimeError("no slopes here")
             yield from super().evaluate([trial])
 

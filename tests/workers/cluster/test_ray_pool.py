@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from paretopress.evaluators.trial import Evaluation, Slopes, Trial, joined_slopes
+from paretopress.evaluators.slopes.slope_trial import Slopes, SlopeTrial, joined_slopes
+from paretopress.evaluators.trial import Evaluation, Trial
 from paretopress.workers import Landscape, LocalPool
 from paretopress.workers.cluster.ray_pool import RayPool
 from paretopress.workers.cluster.ray_worker import Open
@@ -82,7 +83,7 @@ def slopes_of(parts: list[Evaluation]) -> Slopes:
 
 
 WANTED = by_position(list(LocalPool(LANDSCAPE).run(TRIALS)))
-SLOPED = Trial(99, PROFILES[0], at(2, 16), slopes=True)
+SLOPED = SlopeTrial(99, PROFILES[0], at(2, 16))
 SLOPES = slopes_of(list(LocalPool(LANDSCAPE).run([SLOPED])))
 
 
@@ -92,8 +93,8 @@ def test_answers_do_not_depend_on_how_many_workers_there_are(
 ) -> None:
     pool = make(OPENED, number=number)
     found = list(pool.run([*TRIALS, SLOPED]))
-    assert by_position([e for e in found if not e.trial.slopes]) == WANTED
-    assert slopes_of([e for e in found if e.trial.slopes]) == SLOPES
+    assert by_position([e for e in found if not isinstance(e.trial, SlopeTrial)]) == WANTED
+    assert slopes_of([e for e in found if isinstance(e.trial, SlopeTrial)]) == SLOPES
     settle(pool, number)
     assert by_position(list(pool.run(TRIALS))) == WANTED
     assert pool.failures == []
@@ -161,7 +162,7 @@ def test_slopes_that_cannot_be_had_end_the_search_and_change_nothing_in_it(
     with pytest.raises(
         ConnectionError, match=r"slopes failed 2 times: RuntimeError: no slopes here; the same"
     ):
-        list(pool.run([Trial(0, PROFILES[0], at(0, 8), slopes=True)]))
+        list(pool.run([SlopeTrial(0, PROFILES[0], at(0, 8))]))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from paretopress.evaluators.slopes.slope_trial import SlopeTrial
 from paretopress.evaluators.trial import Evaluation, Trial
 from paretopress.workers.cluster.retries import Task, settle
 from tests.toys import bits_space
@@ -32,7 +33,7 @@ def test_values_that_are_not_finite_are_asked_once_more() -> None:
 
 
 def test_slopes_are_not_answered_with_an_error() -> None:
-    slopes = Trial(0, TRIALS[0].profile, at(0, 2), slopes=True)
+    slopes = SlopeTrial(0, TRIALS[0].profile, at(0, 2))
     ((again,), given) = settle(Task([slopes]), "bad luck", 1)
     assert given == []
     with pytest.raises(ConnectionError, match="slopes failed 2 times: bad luck; the same command goes on"):

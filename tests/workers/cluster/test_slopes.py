@@ -16,8 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.speed.overhead import layered_space
-from paretopress.evaluators.slopes.passes import passes
-from paretopress.evaluators.trial import Evaluation, Fidelity, Slopes, SlopeSums, Trial, joined_slopes
+from paretopress.evaluators.slopes.slope_trial import (
+    SlopeEvaluation,
+    Slopes,
+    SlopeSums,
+    SlopeTrial,
+    joined_slopes,
+    passes,
+)
+from paretopress.evaluators.trial import Evaluation, Fidelity, Trial
+from paretopress.evaluators.trial_kinds import KINDS
 from paretopress.search.frontier.frontier import FrontierConfig
 from paretopress.spaces.space import DENSE, Profile
 from paretopress.workers import Landscape, LocalPool, SimulatedPool
@@ -30,13 +38,14 @@ CALM = {name: value for name, value in ROUGH.items() if name != "noise"}
 
 
 def slopes_of(landscape: Landscape, profile: Profile, fidelity: Fidelity) -> Slopes:
-    (found,) = landscape.evaluate([Trial(0, profile, fidelity, slopes=True)])
+    (found,) = landscape.evaluate([SlopeTrial(0, profile, fidelity)])
     assert found.error is None
     assert (found.values, found.fitness) == ((), math.inf)
     return mean_of(found)
 
 
 def mean_of(evaluation: Evaluation) -> Slopes:
+    assert isinstance(evaluation, SlopeEvaluation)
     assert evaluation.slopes is not None
     return evaluation.slopes.mean()
 
@@ -110,7 +119,7 @@ def test_around_the_dense_model_all_is_second_order(name: str) -> None:
 def test_the_same_question_has_the_same_answer_in_any_company(seed: int) -> None:
     space = joint_space()
     profiles = random_profiles(space, 6, seed)
-    asked = [Trial(n, p, at(0, 4), slopes=n % 2 == 0) for n, p in enumerate([*profiles, profiles[1]])]
+    asked = [KINDS[n % 2 == 0](n, p, at(0, 4)) for n, p in enumerate([*profiles, profiles[1]])]
     landscape = Landscape(space, 32, seed, **ROUGH)
     together = {e.trial: e for e in LocalPool(landscape).run(asked)}
     assert together.keys() == set(asked)
@@ -119,8 +128,8 @@ def test_the_same_question_has_the_same_answer_in_any_company(seed: int) -> None
         (alone,) = again.evaluate([trial])
         both = alone, together[trial]
         assert both[0].values == both[1].values
-        assert (alone.slopes is not None) == trial.slopes
-        if trial.slopes:
+        assert isinstance(alone, SlopeEvaluation) == isinstance(trial, SlopeTrial)
+        if isinstance(trial, SlopeTrial):
             assert mean_of(both[0]) == mean_of(both[1])
 
 
@@ -130,7 +139,7 @@ def test_parts_in_any_order_are_the_whole(name: str, seed: int, cuts: set[int], 
     space = SPACES[name][0]()
     landscape = Landscape(space, 32, seed, **ROUGH)
     for profile in (DENSE, *random_profiles(space, 1, seed)):
-        whole = Trial(0, profile, at(2, 12, seed=seed % 2), slopes=True)
+        whole = SlopeTrial(0, profile, at(2, 12, seed=seed % 2))
         edges = pairwise([2, *sorted(cuts), 12])
         asked = [replace(whole, fidelity=replace(whole.fidelity, start=a, stop=b)) for a, b in edges]
         order.shuffle(asked)
@@ -158,14 +167,14 @@ def test_a_part_without_finite_slopes_makes_the_whole_one_without() -> None:
     good = SlopeSums({"a": ("w2",)}, np.ones((1, 2, 2)), 8)
     assert good.finite
     assert not SlopeSums({"a": ("w2",)}, np.array([[[1.0, math.nan]]]), 8).finite
-    asked = [Trial(0, (0,), at(start, start + 2), slopes=True) for start in (0, 2, 4)]
+    asked = [SlopeTrial(0, (0,), at(start, start + 2)) for start in (0, 2, 4)]
     parts = [
-        Evaluation(asked[0], (), (), 1.0, slopes=good),
-        Evaluation(asked[2], (), (), 2.0, "a slope is not finite"),
-        Evaluation(asked[1], (), (), 4.0, "no luck"),
+        SlopeEvaluation(asked[0], (), (), 1.0, slopes=good),
+        SlopeEvaluation(asked[2], (), (), 2.0, "a slope is not finite"),
+        Evaluation(asked[1], (), (), 4.0, "no luck"),  # as whoever lost a worker answers
     ]
-    whole = Trial(0, (0,), at(0, 6), slopes=True)
-    assert joined_slopes(whole, parts) == Evaluation(whole, (), (), 7.0, "no luck")
+    whole = SlopeTrial(0, (0,), at(0, 6))
+    assert joined_slopes(whole, parts) == SlopeEvaluation(whole, (), (), 7.0, "no luck")
 
 
 @dataclass
@@ -237,7 +246,7 @@ def test_slopes_take_simulated_workers_as_long_as_their_passes() -> None:
     landscape = Landscape(space, 32, 0, **ROUGH)
     (profile,) = random_profiles(space, 1)
     pool = SimulatedPool(landscape, 2, seconds=0.5)
-    trials = [Trial(0, profile, at(0, 3), slopes=True), Trial(1, profile, at(0, 3))]
+    trials = [SlopeTrial(0, profile, at(0, 3)), Trial(1, profile, at(0, 3))]
     value, slopes = pool.run(trials)
     assert (value.seconds, slopes.seconds) == (1.5, 1.5 * passes(space))
     assert mean_of(slopes) == slopes_of(landscape, profile, at(0, 3))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.evaluators.slopes.passes import passes
+from paretopress.evaluators.slopes.slope_trial import SlopeTrial, passes
 from paretopress.evaluators.trial import Fidelity, Trial
 from paretopress.spaces.space import DENSE
 from paretopress.workers.cluster.splitting import PARTS, split, work
@@ -21,7 +21,7 @@ def trials_of(ranges: list[tuple[int, int, int, int]], slopes: bool) -> list[Tri
         for profile in random_profiles(SPACE, profiles, seed=len(found)):
             found.append(Trial(len(found), profile, at(start, start + sequences, seed)))
     if slopes:
-        found += [Trial(len(found), found[0].profile, at(0, 8), slopes=True)]
+        found += [SlopeTrial(len(found), found[0].profile, at(0, 8))]
     return found
 
 
@@ -52,11 +52,11 @@ def test_parts_are_all_of_the_work_once(
     )
     edges = {trial.number: {trial.fidelity.start, trial.fidelity.stop} for trial in trials}
     for part in parts:
-        assert len({(trial.fidelity, trial.slopes) for trial in part}) == 1
+        assert len({(trial.fidelity, isinstance(trial, SlopeTrial)) for trial in part}) == 1
         for trial in part:
             for edge in (trial.fidelity.start, trial.fidelity.stop):
                 assert edge % grain == 0 or edge in edges[trial.number]
-    assert all(len(part) == 1 for part in parts if part[0].slopes)
+    assert all(len(part) == 1 for part in parts if isinstance(part[0], SlopeTrial))
     assert [work(part, SPACE) for part in parts] == sorted((work(p, SPACE) for p in parts), reverse=True)
 
 
@@ -100,15 +100,15 @@ def test_slopes_count_with_all_their_passes() -> None:
     (profile,) = random_profiles(SPACE, 1)
     fidelity = Fidelity(0, 0, 4, 8)
     assert work([Trial(0, profile, fidelity)], SPACE) == 32
-    assert work([Trial(0, profile, fidelity, slopes=True)], SPACE) == 32 * passes(SPACE)
+    assert work([SlopeTrial(0, profile, fidelity)], SPACE) == 32 * passes(SPACE)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8, 100])
 def test_slopes_are_one_part_for_each_worker(workers: int) -> None:
     (profile,) = random_profiles(SPACE, 1)
-    parts = split([Trial(7, profile, at(3, 33), slopes=True)], SPACE, 4, workers)
+    parts = split([SlopeTrial(7, profile, at(3, 33))], SPACE, 4, workers)
     assert len(parts) == min(workers, 9)
-    assert {(len(part), part[0].number, part[0].slopes) for part in parts} == {(1, 7, True)}
+    assert {(len(part), part[0].number, isinstance(part[0], SlopeTrial)) for part in parts} == {(1, 7, True)}
     sizes = [part[0].fidelity.sequences for part in parts]
     assert max(sizes) - min(sizes) < 8
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from paretopress.evaluators.journal.journal import Journal
+from paretopress.evaluators.slopes.slope_trial import SlopeTrial
 from paretopress.evaluators.trial import Trial
 from paretopress.workers import Landscape, LocalPool, Replay, SimulatedPool
 from tests.toys import CALIBRATION, bits_limits, bits_space
@@ -47,4 +48,4 @@ def test_a_replay_holds_no_slopes(tmp_path: Path) -> None:
     with pytest.raises(
         LookupError, match="holds values, no slopes, and trial 4 asks for slopes; replay with"
     ):
-        list(replay.evaluate([Trial(4, profile, at(0, 2), slopes=True)]))
+        list(replay.evaluate([SlopeTrial(4, profile, at(0, 2))]))
