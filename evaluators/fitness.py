@@ -88,11 +88,14 @@ def teacher_chunk(config: FitnessConfig, logits_PV: Tensor) -> TeacherChunk:
     return TeacherChunk(log_probs_PV, probs_PV, negentropy_P, top_PK)
 
 
+FITNESSES: dict[str, Fitness | None] = {
+    "kl": kl_divergence,
+    "topk-kl": topk_kl_divergence,
+    "cross-entropy": None,
+}
+"""The divergence of each fitness, by the name in `FitnessConfig`; None for the one that needs no teacher."""
+
+
 def fitness_of(config: FitnessConfig) -> Fitness | None:
     """Return the divergence that the configuration names, or None for cross-entropy, which needs no teacher."""
-    known: dict[str, Fitness | None] = {
-        "kl": kl_divergence,
-        "topk-kl": topk_kl_divergence,
-        "cross-entropy": None,
-    }
-    return known[config.name]
+    return FITNESSES[config.name]

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ...evaluators.fitness import fitness_of
 from ...evaluators.journal.journal import Journal
 from ...evaluators.population.sanity import Sanity
 from ...spaces.space import Profile
@@ -211,7 +212,7 @@ def make_study(
         SeriesSearcher([opening, *methods], fidelity),
         Answers(pool, journal, space=assembly.space, data=assembly.fingerprints, library=library),
         ParetoArchive(assembly.space, assembly.kind, fidelity),
-        teacher=assembly.config.fitness.name != "cross-entropy",
+        teacher=fitness_of(assembly.config.fitness) is not None,
         budgets=budgets,
         max_tokens=assembly.config.stop.max_tokens,
         max_time=assembly.config.stop.max_time,

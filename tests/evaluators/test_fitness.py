@@ -1,10 +1,13 @@
 """Divergences against float64 definitions."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
 from paretopress.evaluators.fitness import (
+    FITNESSES,
     FitnessConfig,
     cross_entropy,
     fitness_of,
@@ -71,3 +74,9 @@ def test_cross_entropy_is_the_negative_log_likelihood() -> None:
         cross_entropy(student.log_softmax(-1), targets).double(), expected, rtol=1e-5, atol=1e-5
     )
     assert fitness_of(FitnessConfig(name="cross-entropy")) is None
+
+
+def test_the_registry_holds_what_the_configuration_names() -> None:
+    names = get_args(FitnessConfig.model_fields["name"].annotation)
+    assert tuple(FITNESSES) == names
+    assert all(fitness_of(FitnessConfig(name=name)) is FITNESSES[name] for name in names)

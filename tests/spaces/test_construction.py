@@ -2,6 +2,7 @@
 
 import dataclasses
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 
@@ -206,6 +207,7 @@ def test_sizes_with_units() -> None:
 
 
 def test_size_rules() -> None:
+    assert tuple(SIZE_RULES) == get_args(SpaceConfig.model_fields["format"].annotation)
     scheme, dense = parse_label("w3g128"), parse_label("dense")
     assert SIZE_RULES["compressed-tensors"](scheme, (10, 256), 16) == 10 * 24 * 4 + 10 * 2 * 2 + 16
     assert SIZE_RULES["compressed-tensors"](dense, (10, 256), 16) == 5120
