@@ -27,15 +27,6 @@ def size(value: float | None) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Format a number of seconds in hours, minutes and seconds, with at most two units."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
-
-
 def percent(value: float | None) -> str:
     """Format a fraction as a percentage with its sign, or None as a dash."""
     return "–" if value is None else f"{100 * value:+.1f} %".replace("-", "−")

@@ -12,17 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .spaces.storage.files import digest, read_yaml, sha256_file, visible_files, write_atomic, write_yaml
+from .search.run.file_keys import FILE_KEYS, SOURCE_KEYS, set_at, text_at
+from .spaces.storage.files import keep_by_content, read_yaml, visible_files, write_yaml
 
 if TYPE_CHECKING:
     from .search.run.configuration import RunConfig
 
 _INPUTS = "inputs"
 _HUB = "hf:"
-_SETS = ("data", "data.calibration", "data.validation", "data.heldout")
-_SOURCES = tuple(f"{name}.source.source" for name in _SETS)
-_PLACES = ("model", "space.latency", "start_from", *_SOURCES)
-"""Dotted keys of a configuration whose values may name files."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +82,17 @@ def pack(config: "RunConfig", folder: Path, limit: int) -> Parcel:
     for named in sorted(_named(content), key=lambda named: named.bytes):
         key = (named.value, *map(str, named.files))
         if key in travels:
-            _put(content, named.place, travels[key].arrives)
+            set_at(content, named.place, travels[key].arrives)
         elif not named.files:
             stays[named.value] = f"{named.place} {named.value}"
         elif total + named.bytes > limit:
             there = _absolute(named.value)
-            _put(content, named.place, there)
+            set_at(content, named.place, there)
             stays[named.value] = f"{named.place} {there} ({named.bytes / 1e6:,.0f} MB do not travel)"
         else:
             total += named.bytes
             travels[key] = named
-            _put(content, named.place, named.arrives)
+            set_at(content, named.place, named.arrives)
             for path, name in named.files.items():
                 target = folder / _INPUTS / named.place / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,16 +115,14 @@ def unpack(config: Path, run: Path) -> dict[str, Any]:
     """
     content: dict[str, Any] = read_yaml(config)
     sent = config.parent / _INPUTS
-    files = {str(path.relative_to(sent)): path for path in sorted(sent.rglob("*")) if path.is_file()}
-    kept = run.absolute() / _INPUTS / digest({name: sha256_file(path) for name, path in files.items()})
-    for name, path in files.items():
-        if not (kept / name).is_file():
-            (kept / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept / name, path.read_bytes())
-    for place in _PLACES:
-        hub, value = _split(_get(content, place))
+    files = {
+        str(path.relative_to(sent)): path.read_bytes() for path in sorted(sent.rglob("*")) if path.is_file()
+    }
+    kept = keep_by_content(run.absolute() / _INPUTS, files)
+    for place in FILE_KEYS:
+        hub, value = _split(text_at(content, place))
         if value.startswith(f"{_INPUTS}/"):
-            _put(content, place, f"{hub}{kept / value.removeprefix(f'{_INPUTS}/')}")
+            set_at(content, place, f"{hub}{kept / value.removeprefix(f'{_INPUTS}/')}")
     return content
 
 
@@ -138,13 +133,13 @@ def copy_package(folder: Path) -> Path:
 
 
 def _named(content: dict[str, Any]) -> Iterator[_Named]:
-    """Yield what the keys in `_PLACES` name, except the text of the standard library, which every machine has.
+    """Yield what the keys in `FILE_KEYS` name, except the text of the standard library, which every machine has.
 
     Raises:
         ValueError: a relative path names no file on this machine.
     """
-    for place in _PLACES:
-        value = _get(content, place)
+    for place in FILE_KEYS:
+        value = text_at(content, place)
         if value in ("", "stdlib"):
             continue
         hub, path = _split(value)
@@ -155,7 +150,7 @@ def _named(content: dict[str, Any]) -> Iterator[_Named]:
             files = {found / "front.json": f"{name}/front.json"} if (found / "front.json").is_file() else {}
         elif place == "model" or hub:
             files = {file: f"{name}/{inner}" for file, inner in visible_files(found).items()}
-        elif found.is_file() or place not in _SOURCES:
+        elif found.is_file() or place not in SOURCE_KEYS:
             files = {found: name} if found.is_file() else {}
         else:
             # A source reads its files in the order of their names, so the new names are numbers that keep the order.
@@ -182,19 +177,3 @@ def _absolute(value: str) -> str:
 def _split(value: str) -> tuple[str, str]:
     """Return the prefix `hf:` of a Hugging Face dataset, empty for other values, and the rest of the value."""
     return (_HUB, value.removeprefix(_HUB)) if value.startswith(_HUB) else ("", value)
-
-
-def _get(content: dict[str, Any], place: str) -> str:
-    """Return the text at a dotted key; empty if there is none."""
-    found: Any = content
-    for key in place.split("."):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, str) else ""
-
-
-def _put(content: dict[str, Any], place: str, value: str) -> None:
-    """Set the value at a dotted key."""
-    *parents, last = place.split(".")
-    for key in parents:
-        content = content[key]
-    content[last] = value

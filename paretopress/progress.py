@@ -133,5 +133,5 @@ def _amounts(event: Event, rate: float) -> list[str]:
     if rate:
         parts.append(_rate(rate, _UNITS[event.stage]))
         if event.total is not None and event.done < event.total:
-            parts.append(f"at most {duration((event.total - event.done) / rate)} left")
+            parts.append(f"at most {duration(round((event.total - event.done) / rate))} left")
     return parts

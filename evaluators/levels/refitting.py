@@ -39,7 +39,6 @@ from ...spaces.levels.packed import Packed
 from ...spaces.model.checkpoint import Checkpoint
 from ...spaces.model.structure import Linear, Structure
 from ...spaces.storage.database import Errors, LevelDatabase
-from ..runner.installing import dropped_kinds
 from ..runner.loaded import LoadedBlock
 from ..runner.runner import BlockRunner
 from .building import CalibratedBuilderConfig, Labels, build_ends, part_of
@@ -108,7 +107,7 @@ def refit_database(
     for block in structure.blocks[: left[-1] + 1]:
         compressed = {linear.path: linear for linear in block.linears if linear.path in labels}
         with runner.block(block.index) as loaded:
-            passage = Passage(loaded, dropped_kinds(block, assignment), dense, states)
+            passage = Passage(loaded, block.dropped(assignment), dense, states)
             if compressed and not database.has(part_of(block)):
                 database.write(
                     part_of(block),

@@ -22,15 +22,6 @@ def wanted(block: Block, models: Iterable[Mapping[str, str]]) -> set[Key]:
     return {key for labels in models for key in configuration(block, labels) if key[1] != "drop"}
 
 
-def dropped_kinds(block: Block, assignment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the kinds of those branches of a block in which every layer has the label `drop`."""
-    return tuple(
-        branch.kind
-        for branch in block.branches
-        if all(assignment.get(linear.path) == "drop" for linear in branch.linears)
-    )
-
-
 def install(loaded: LoadedBlock, keys: Configuration, weights: Mapping[Key, Tensor]) -> None:
     """Install the configuration that a model has in a loaded block.
 
@@ -39,5 +30,5 @@ def install(loaded: LoadedBlock, keys: Configuration, weights: Mapping[Key, Tens
         keys: configuration of the block.
         weights: matrix (O, I) of every key that is not dropped.
     """
-    dropped = dropped_kinds(loaded.block, dict(keys))
+    dropped = loaded.block.dropped(dict(keys))
     loaded.install({key[0]: weights[key] for key in keys if key[1] != "drop"}, dropped)

@@ -119,18 +119,18 @@ class Compression:
 
 def _dropped(structure: Structure, assignment: Mapping[str, str]) -> dict[int, tuple[str, ...]]:
     """Return the kinds of the dropped branches of every block that has any, by the index of the block."""
-    found: dict[int, tuple[str, ...]] = {}
+    found: dict[int, tuple[str, ...]] = {
+        block.index: kinds for block in structure.blocks if (kinds := block.dropped(assignment))
+    }
     left = {path for path, label in assignment.items() if label == "drop"}
     for block in structure.blocks:
         for branch in block.branches:
             paths = {linear.path for linear in branch.linears}
-            if paths & left and not paths <= left:
+            if paths & left and branch.kind not in found.get(block.index, ()):
                 raise ValueError(
                     f"blocks.{block.index}.{branch.kind} is dropped in part; drop all its layers or none"
                 )
-            if paths <= left:
-                found[block.index] = (*found.get(block.index, ()), branch.kind)
-                left -= paths
+            left -= paths
     if left:
         raise ValueError(f"{min(left)} cannot be dropped; only branches of blocks can")
     return found

@@ -13,12 +13,12 @@ from typing import Any
 
 from ...search.folder.front import Front, LookRow, Point
 from ...search.folder.runfolder import RunFolder
+from ...search.run.event import duration
 from ...spaces.storage.files import write_atomic
-from ..figures import cost_figure, duration, figure, percent, size, whole
+from ..figures import cost_figure, figure, percent, size, whole
 from .heatmap import HeatMaps
 from .plot import Mark, Series, chart
-from .section import section
-from .stylesheet import STYLE, selection_rules
+from .stylesheet import STYLE, section, selection_rules
 from .task_scores import read_scores, scores_section
 
 _SHAPES = (("first dashed", "square"), ("second dashed", "diamond"), ("third dashed", "square"))

@@ -114,3 +114,8 @@ def selection_rules(identifiers: list[str]) -> str:
         f"#{i}:checked ~ section [data-selects={i}] .dot {{ stroke: var(--ink); stroke-width: 2.5; }}\n"
         for i in identifiers
     )
+
+
+def section(title: str, note: str, body: str) -> str:
+    """Return the HTML of a section: its heading, an explanatory note and its body (HTML each)."""
+    return f'<section>\n<h2>{title}</h2>\n<p class="note">{note}</p>\n{body}\n</section>'

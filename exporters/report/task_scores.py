@@ -10,7 +10,7 @@ from ...search.jobs.measure import Figures
 from ...spaces.storage.files import FORMAT_VERSION, check_version, digest, read_json, write_json
 from ..evaluate import Compared, finite
 from ..figures import figure
-from .section import section
+from .stylesheet import section
 
 _HEADS = ("model", "text", "KL", "perplexity", "task", "metric", "score", "dense")
 _WORDS = ("model", "text", "task", "metric")

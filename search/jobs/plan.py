@@ -57,7 +57,7 @@ def plan(config: RunConfig, run: Path) -> list[str]:
         f"budgets: {'; '.join(budget.name for budget, _ in assembly.limits)}; "
         f"{low:.9g} to {high:.9g} {COST_UNITS[kind]} can be reached",
         f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
-        f"time: at most {duration(seconds)} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
+        f"time: at most {duration(round(seconds))} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
         "building not counted",
         f"memory: {site.description}",
         f"disk: {assembly.level_bytes:,} bytes of levels in {assembly.databases}, "

@@ -16,6 +16,7 @@ from ...spaces.configuration import SpaceConfig
 from ...spaces.storage.files import read_yaml
 from ...workers.configuration import LocalConfig, WorkersConfig
 from ..frontier.frontier import FrontierConfig
+from .file_keys import FILE_KEYS, SHORT_KEYS, set_at, text_at
 from .messages import explain
 from .method_registry import SearchConfig
 
@@ -97,7 +98,7 @@ class RunConfig(BaseModel):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a configuration and apply overrides.
 
-    A relative path (of model, text or latency table) that does not exist in the working directory, but does in the
+    A relative path (of model, text, latency table or earlier run) that does not exist in the working directory, but does in the
     folder of the configuration, refers to that folder. The `config.yaml` of a run folder is a configuration too.
 
     Args:
@@ -121,11 +122,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         _override(content, override)
         _name_workers(content, content.get("workers"), before)
     content.setdefault("name", path.stem)
-    _resolve(content, ("model",), path.parent)
-    _resolve(content, ("space", "latency"), path.parent)
-    for place in ("data", "data.calibration", "data.validation", "data.heldout"):
-        _resolve(content, (*place.split("."), "source"), path.parent)
-        _resolve(content, (*place.split("."), "source", "source"), path.parent)
+    for key in (*FILE_KEYS, *SHORT_KEYS):
+        value = text_at(content, key)
+        if value and not Path(value).exists() and (path.parent / value).exists():
+            set_at(content, key, str(path.parent / value))
     return parse_config(content, str(path))
 
 
@@ -178,14 +178,3 @@ def _index(items: list[Any], part: str, key: str) -> int:
     if not part.isdecimal() or int(part) >= len(items):
         raise ValueError(f"--set {key}: {part!r} is no place in a list of {len(items)}; count from 0")
     return int(part)
-
-
-def _resolve(content: Mapping[str, Any], keys: Sequence[str], folder: Path) -> None:
-    """Replace the path at `keys` by the same path in `folder`, if it exists there and not in the working directory."""
-    *parents, last = keys
-    place: Any = content
-    for key in parents:
-        place = place.get(key) if isinstance(place, dict) else None
-    path = place.get(last) if isinstance(place, dict) else None
-    if isinstance(path, str) and path and not Path(path).exists() and (folder / path).exists():
-        place[last] = str(folder / path)

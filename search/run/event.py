@@ -25,7 +25,9 @@ Listener = Callable[[Event], None]
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text in seconds, minutes or hours, with the precision that a forecast needs."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    """Format a number of seconds in hours, minutes and seconds, with at most two units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"

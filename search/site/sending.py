@@ -1,11 +1,10 @@
 """Sending of small files of a run (a small model, the latency table) to machines that do not see them."""
 
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ...spaces.storage.files import digest, visible_files, write_atomic
+from ...spaces.storage.files import keep_by_content, visible_files
 from ..run.configuration import RunConfig
 
 MOST = 256 << 20
@@ -58,21 +57,9 @@ def unpacked(
         sent: function that returns what `packed` returned; called only if a file is missing.
     """
     here = {**content, "space": dict(content["space"])}
-    if Path(content["model"]).is_absolute() and not Path(content["model"]).is_dir():
-        here["model"] = str(_kept(folder, sent().get("model", {})) or content["model"])
-    if (table := content["space"]["latency"]) and not Path(table).is_file():
-        kept = _kept(folder, sent().get("latency", {}))
-        here["space"]["latency"] = str(kept / _TABLE) if kept else table
+    model, table = Path(content["model"]), content["space"]["latency"]
+    if model.is_absolute() and not model.is_dir() and (files := sent().get("model")):
+        here["model"] = str(keep_by_content(folder, files))
+    if table and not Path(table).is_file() and (files := sent().get("latency")):
+        here["space"]["latency"] = str(keep_by_content(folder, files) / _TABLE)
     return here
-
-
-def _kept(folder: Path, files: Files) -> Path | None:
-    """Write the files that are not there yet and return their folder, or None if there are no files."""
-    if not files:
-        return None
-    kept = folder / digest({name: sha256(content).hexdigest() for name, content in files.items()})
-    for name, content in files.items():
-        if not (kept / name).is_file():
-            (kept / name).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept / name, content)
-    return kept

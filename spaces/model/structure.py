@@ -10,7 +10,7 @@ The structure is found by rules instead of lists of architectures:
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +86,14 @@ class Block:
     def linears(self) -> tuple[Linear, ...]:
         """The linear layers of all branches of the block."""
         return tuple(linear for branch in self.branches for linear in branch.linears)
+
+    def dropped(self, labels: Mapping[str, str]) -> tuple[Kind, ...]:
+        """Return the kinds of those branches in which every linear layer has the label `drop`, by layer path."""
+        return tuple(
+            branch.kind
+            for branch in self.branches
+            if all(labels.get(linear.path) == "drop" for linear in branch.linears)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,23 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex, in constant memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def keep_by_content(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files to a folder that is named by a digest of their names and content, and return that folder.
+
+    Files that are there already are not written again, and other contents stay beside them.
+
+    Args:
+        folder: folder that receives the new folder.
+        files: content of each file by its path in the new folder.
+    """
+    kept = folder / digest({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    for name, content in files.items():
+        if not (kept / name).is_file():
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(kept / name, content)
+    return kept
 
 
 def digest(value: Any) -> str:

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.exporters.figures import cost_figure, duration, figure, percent, size, whole
+from paretopress.exporters.figures import cost_figure, figure, percent, size, whole
 from paretopress.exporters.report.heatmap import HeatMaps, Place, bits_per_weight, place, short_label
 from paretopress.exporters.report.picture import write_picture
 from paretopress.exporters.report.plot import Mark, Series, chart, linear_ticks, log_ticks
 from paretopress.exporters.report.report import front_chart, write_report
 from paretopress.search.folder.front import Front
+from paretopress.search.run.event import duration
 from paretopress.spaces.levels.labels import parse_label, stored_bits
 
 VOID = {"meta", "input", "br"}

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.end_to_end.conftest import Tiny
-from tests.end_to_end.tiny import ROOT
+from tests.end_to_end.tiny import ROOT, save_tiny, write_text
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +121,13 @@ class Copy:
 
 
 @pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp("tiny")
+    text = write_text(folder / "text.jsonl")
+    return Tiny(save_tiny(folder / "model", text), text)
+
+
+@pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     """A project with a method, a level, a fitness and a format more."""
     copy = Copy(tmp_path_factory.mktemp("project"))
@@ -208,8 +216,10 @@ def test_what_is_added_is_searched_with_and_exported(copy: Copy, tiny: Tiny) -> 
 def test_what_is_added_is_listed(copy: Copy, tiny: Tiny) -> None:
     code, said = copy.run("export", "--help")
     assert (code, "mine: labels only" in " ".join(said.split())) == (0, True), said
-    for number, (wrong, right) in enumerate(
-        [({"search": [{"method": "min"}]}, "'mine'"), ({"fitness": {"name": "twice"}}, "'twice-kl'")]
-    ):
-        code, said = copy.run("search", tiny.config(copy.folder, **wrong, name=f"wrong{number}"))
-        assert (code, right in said) == (2, True), said
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"search": [{"method": "min"}]}, "'mine'"),
+        ({"fitness": {"name": "twice"}}, "'twice-kl'"),
+    ]
+    for number, (changes, known) in enumerate(wrong):
+        code, said = copy.run("search", tiny.config(copy.folder, **changes, name=f"wrong{number}"))
+        assert (code, known in said) == (2, True), said
