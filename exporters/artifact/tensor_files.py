@@ -4,7 +4,6 @@ References:
     https://huggingface.co/docs/safetensors (layout: an 8-byte header length, a JSON header, the bytes of the tensors).
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...spaces.storage.files import write_json
-
-_ELEMENT_BYTES = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4,
-    "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+from ...spaces.storage.streaming import ELEMENT_BYTES, safetensors_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,7 @@ class PlannedTensor:
     @property
     def bytes(self) -> int:
         """The size of the tensor in bytes."""
-        return math.prod(self.shape) * _ELEMENT_BYTES[self.dtype]
+        return math.prod(self.shape) * ELEMENT_BYTES[self.dtype]
 
 
 def write_tensors(folder: Path, planned: Sequence[PlannedTensor], shard_bytes: int) -> int:
@@ -127,16 +122,9 @@ def _shards(planned: Sequence[PlannedTensor], shard_bytes: int) -> list[list[Pla
 
 def _write_file(path: Path, planned: Sequence[PlannedTensor]) -> None:
     """Write a new safetensors file, making each tensor only when its turn comes."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for tensor in planned:
-        offsets = [start, start + tensor.bytes]
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
-        start = offsets[1]
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    header = safetensors_header(((t.name, t.dtype, t.shape) for t in planned), {"format": "pt"})
     with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(header)
         for tensor in planned:
             file.write(_raw(tensor.make()).numpy().data)
         file.flush()
