@@ -1,7 +1,7 @@
 """The objects of a run, such as model, data, space and evaluator, built from its configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,14 @@ import numpy as np
 import torch
 
 from ...evaluators.levels.building import build_database, labels_to_build
-from ...evaluators.population.population import SLICE, PopulationEvaluator
+from ...evaluators.population.population import PopulationEvaluator
 from ...evaluators.runner.gradients import GradientRunner
-from ...evaluators.runner.launch import Pace
-from ...evaluators.runner.memory import MemoryPlan, Needs, share_out
+from ...evaluators.runner.memory import MemoryPlan
 from ...evaluators.text.data import load_sequences
 from ...evaluators.text.packing import Sequences
 from ...evaluators.text.tokenizer import Tokenizer, load_tokenizer
 from ...evaluators.trial import Fidelity
-from ...spaces.budget import BudgetConfig, parse_bytes
+from ...spaces.budget import BudgetConfig
 from ...spaces.construction import space_of
 from ...spaces.levels import ggml_quantizer
 from ...spaces.levels.builders import REVISION
@@ -30,7 +29,8 @@ from ...spaces.space import Space
 from ...spaces.storage.database import LevelDatabase
 from ...spaces.storage.files import digest
 from .configuration import RunConfig
-from .machine import DTYPES, block_weights, devices_of, free_memory, numerics, resolve
+from .machine import DTYPES, devices_of, numerics, resolve
+from .memory_limits import MemoryLimits
 
 
 @dataclass(frozen=True)
@@ -139,17 +139,18 @@ class Assembly:
             dtype=DTYPES[evaluation.dtype],
             micro_batch=int(evaluation.micro_batch),
             length=self.config.data.length,
-            pace=self.pace,
+            pace=self._memory_limits.pace,
         )
 
-    @property
-    def pace(self) -> Pace:
-        """How blocks run their micro-batches."""
-        evaluation = self.config.evaluation
-        rows = int(evaluation.micro_batch) * self.config.data.length
-        pace = Pace.of(block_weights(self.structure), rows, devices_of(evaluation)[0])
-        most = self._device_memory // (8 * self._row_bytes)
-        return replace(pace, compiled=bool(evaluation.compile), rows=min(pace.rows, most))
+    @cached_property
+    def memory(self) -> MemoryPlan:
+        """The plan of what stays on the device and what is streamed, made from the memory that is free at first use."""
+        return self._memory_limits.plan(self.runner, self.labels)
+
+    @cached_property
+    def _memory_limits(self) -> MemoryLimits:
+        length = self.config.data.length
+        return MemoryLimits(self.config.evaluation, length, self.structure, self.host, self.device)
 
     def build(self, progress: Callable[[str], None]) -> None:
         """Fill the level database.
@@ -180,7 +181,6 @@ class Assembly:
             refitted: refitted levels of one profile, or None for the level database of the run. With refitted levels
                 the evaluator can evaluate that profile only.
         """
-        host = self._host_memory
         return PopulationEvaluator(
             self.space,
             refitted or self.database,
@@ -188,58 +188,10 @@ class Assembly:
             self.data,
             self.config.fitness,
             memory=self.memory,
-            teacher=host // 4,
+            teacher=self._memory_limits.host_bytes // 4,
             chunk=int(self.config.evaluation.chunk),
             recipe=refitted.recipe if refitted else self.recipe,
         )
-
-    @cached_property
-    def memory(self) -> MemoryPlan:
-        """The plan of what stays on the device and what is streamed, made from the memory that is free at first use."""
-        evaluation, runner = self.config.evaluation, self.runner
-        on_gpu = runner.device.type == "cuda"
-        used = max(map(torch.cuda.memory_allocated, runner.devices)) if on_gpu else 0
-        rows = int(evaluation.micro_batch) * self.config.data.length
-        logits = 20 * int(evaluation.chunk) * self.structure.ends.head.out_features
-        state = runner.hidden * runner.dtype.itemsize
-        working = max(rows, self.pace.rows) * self._row_bytes + logits
-        if self.pace.replayed:  # a recording reads matrices at fixed addresses, so no two blocks share memory
-            weights = sum(linear.in_features * linear.out_features for linear in self.structure.linears)
-            working += weights * runner.dtype.itemsize
-        return share_out(
-            self._device_memory - used,
-            self._host_memory // 2 if on_gpu else 0,
-            Needs(working, rows * state, state),
-            self.structure,
-            self.labels,
-            runner.dtype,
-            SLICE,
-            len(runner.devices),
-        )
-
-    @property
-    def _row_bytes(self) -> int:
-        """An upper bound on the bytes of one position's activations while a block runs."""
-        hidden = self.structure.ends.embedding.in_features
-        widest = max((linear.out_features for linear in self.structure.linears), default=0)
-        return (8 * hidden + 6 * widest) * DTYPES[self.config.evaluation.dtype].itemsize
-
-    @cached_property
-    def _device_memory(self) -> int:
-        """The number of bytes that may be used on each device, including what PyTorch has allocated already."""
-        if (given := self.config.evaluation.memory) != "auto":
-            return parse_bytes(given)
-        devices = devices_of(self.config.evaluation)
-        if devices[0].type != "cuda":
-            return int(free_memory(devices[0]) * self.host) // 2
-        free = min(free_memory(device) + torch.cuda.memory_allocated(device) for device in devices)
-        return int(free * self.device) * 9 // 10
-
-    @cached_property
-    def _host_memory(self) -> int:
-        given = self.config.evaluation.host_memory
-        free = int(free_memory(torch.device("cpu")) * self.host)
-        return free // 2 if given == "auto" else parse_bytes(given)
 
 
 def assemble(
