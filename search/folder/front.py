@@ -200,7 +200,7 @@ class Front(_Record):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise ValueError(
-                f"{source} is damaged at {place}: {first['msg']}; restore it, or let the search write it again"
+                f"{source} is damaged at {place}: {first['msg']}; restore it, or run the search again to rewrite it"
             ) from error
 
     def find(self, budget: str) -> Point:
@@ -211,7 +211,10 @@ class Front(_Record):
         """
         exact = [point for point in self.points if point.budget == budget]
         found = exact or [point for point in self.points if point.budget.split()[-1:] == [budget]]
-        if len(found) != 1:
+        if len(found) > 1:
+            meant = ", ".join(point.budget for point in found)
+            raise ValueError(f"budget {budget!r} may mean any of {meant}; give the whole name")
+        if not found:
             names = [point.budget for point in self.points]
             raise ValueError(f"budget {budget!r} is not one of this run's; {nearest(budget, names)}")
         return found[0]
