@@ -62,9 +62,7 @@ def export_run(
         raise ValueError(f"format {form!r} is unknown; {nearest(form, FORMATS)}")
     chosen = FORMATS[form]
     if fused is not None and not chosen.fused:
-        raise ValueError(
-            f"--fused is of no use to the format {form!r}, where every layer stands alone; omit it"
-        )
+        raise ValueError(f"--fused is of no use to the format {form!r}, which has no fused layers; omit it")
     mode = check_fused(fused or "refuse")
     winners = Winners(run)
     winner = winners.choose(budget, profile, point=point, size=size)
@@ -92,8 +90,10 @@ def _raise(winners: Winners, winner: Winner, groups: list[tuple[str, ...]]) -> t
     before, after = winner.assignment, found.assignment
     changed = sum(before.get(path) != after.get(path) for path in {**before, **after})
     lines = [
-        f"raised {changed} layers to the widest scheme of {len(groups)} fused groups; this profile was not measured"
+        f"raised {changed} layers to the widest scheme of {len(groups)} fused groups; the new profile was not measured"
     ]
     if winner.refitted and not found.refitted:
-        lines.append("its levels are the run's own: the refit was of the profile before")
+        lines.append(
+            "the new profile takes the run's levels without the refit, which was made for the profile before"
+        )
     return found, lines

@@ -46,7 +46,7 @@ def heldout_check(
         if not measured:
             return {"heldout_measured": None}
         settings = _here(config)
-        say("measuring what was written on the held-out text; --no-measure skips it")
+        say("measuring the written model on the held-out text; --no-measure skips this")
         try:
             if isinstance(written, Path):
                 found, bounds = measure_file(settings, written, "heldout"), (LLAMA_RELATIVE, LLAMA_ABSOLUTE)
@@ -82,7 +82,7 @@ def compare_figures(
         if not abs(mine - theirs) <= relative * abs(theirs) + absolute:
             raise OSError(
                 f"the files have held-out {name} {found[name]:.6g}, the run has {value:.6g}, so nothing was exported; "
-                "check that text, model, levels and releases are the run's"
+                "check that text, model, levels and package versions are those of the run"
             )
 
 
@@ -105,4 +105,4 @@ def _here(config: RunConfig) -> RunConfig:
 
 def _unmeasured(error: Exception) -> ValueError:
     """Return the error that refuses a model whose figures cannot be measured."""
-    return ValueError(f"what was written cannot be measured, so nothing was exported: {error}")
+    return ValueError(f"the written model cannot be measured, so nothing was exported: {error}")

@@ -38,7 +38,7 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
 
     Raises:
         OSError: nobody is logged in, the Hub cannot be reached or refuses the upload, or the repository is public
-            without `public`. The message has the command that repeats the upload.
+            without `public`. The message says how to repeat the upload.
     """
     if get_token() is None:
         raise _failed(folder, repository, public, "nobody is logged in (`hf auth login`, or HF_TOKEN)")
@@ -56,7 +56,11 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
         fact = f"the upload to {api.endpoint} broke off: {error}"
         raise _failed(folder, repository, public, fact) from error
     if exposed:
-        raise _failed(folder, repository, True, f"{repository} is public already, and --public was not given")
+        # No command is suggested: `hf upload --private` would upload to the public repository all the same.
+        raise OSError(
+            f"not pushed, {repository} is public already; {folder} is complete, export again with --overwrite and "
+            "--public to push it there, or name a private repository"
+        )
     return f"pushed: {api.endpoint}/{repository} ({'private' if private else 'public'})"
 
 

@@ -51,4 +51,4 @@ def _usage(error: Exception) -> int:
         raise error
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "paretopress"
-    return console.fail(f"{describe().rstrip('.?')}; `{command} --help` tells more")
+    return console.fail(f"{describe().rstrip('.?')}; see `{command} --help`")

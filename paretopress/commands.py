@@ -30,7 +30,9 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key, e.g. --set model=DIR")
 ]
 Folder = Annotated[Path | None, typer.Option(help="run folder; default runs/NAME")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="forget what the run folder holds")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="delete the earlier results in the run folder and start over")
+]
 
 
 @app.command()
@@ -40,13 +42,17 @@ def search(
     run: Folder = None,
     fresh: Fresh = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="print the plan and its cost, do nothing")
+        bool, typer.Option("--dry-run", help="print the plan of the search and its cost, then stop")
     ] = False,
     workers: Annotated[
-        str | None, typer.Option(help="where evaluations run, local or ray; `workers` says more")
+        str | None,
+        typer.Option(
+            help="where evaluations run: local (this machine) or ray (a Ray cluster); "
+            "default: the configuration's key `workers`"
+        ),
     ] = None,
 ) -> None:
-    """Search, or go on where the same command stopped."""
+    """Search for the best profiles, or continue a stopped search."""
     chosen = [f"workers={workers}"] if workers else []
     settings, folder = settle(config, [*chosen, *(overrides or [])], run)
     _check_export(settings)
@@ -69,7 +75,10 @@ def submit(
     fresh: Fresh = False,
     wait: Annotated[bool, typer.Option(help="follow the log until the search ends")] = True,
 ) -> int:
-    """Search as a job of a Ray cluster; the same command again goes on."""
+    """Run a search as a job of a Ray cluster, or continue it.
+
+    If the search was stopped, the same command continues it.
+    """
     from .submitting import submit as submit_search
 
     settings, _ = settle(config, overrides, None)
@@ -78,11 +87,11 @@ def submit(
 
 @app.command(hidden=True)
 def job(config: Config, run: Annotated[Path, typer.Option(help="run folder")], fresh: Fresh = False) -> None:
-    """What a job that `submit` started runs."""
+    """Run the search of a job that `submit` started."""
     from .submitting import arrive
 
     settings, folder = arrive(config, run)
-    with _kept(f"{folder} keeps everything that was measured; submit it again to go on"):
+    with _kept(f"{folder} keeps everything that was measured; submit the search again to continue it"):
         _search(settings, folder, fresh)
 
 
@@ -92,7 +101,7 @@ def build(
     overrides: Overrides = None,
     run: Folder = None,
 ) -> None:
-    """Build the level database only."""
+    """Build the level database without searching."""
     from .search.jobs.job import build_levels
     from .search.site.site import open_site
 
@@ -112,20 +121,32 @@ def sensitivities(
     overrides: Overrides = None,
     run: Folder = None,
     scores: Annotated[
-        str | None, typer.Option(help="names with commas or spaces between, e.g. kl,nmse; default all")
+        str | None,
+        typer.Option(help="names of the scores, separated by commas or spaces, e.g. kl,nmse; default all"),
     ] = None,
-    tokens: Annotated[int, typer.Option(min=2, help="calibration tokens of each measurement")] = 8192,
+    tokens: Annotated[
+        int, typer.Option(min=2, help="number of calibration tokens for each measurement")
+    ] = 8192,
     base: Annotated[
-        Literal["best", "uniform"], typer.Option(help="levels of the others while one unit is measured")
+        Literal["best", "uniform"],
+        typer.Option(
+            help="levels of all other units while one unit is measured: the most expensive ones (best), "
+            "or those of the uniform profile of the first budget (uniform)"
+        ),
     ] = "best",
     check: Annotated[
-        bool, typer.Option("--check", help="evaluate the profiles that each score leads to")
+        bool, typer.Option("--check", help="evaluate the profiles that are allocated by the scores")
     ] = False,
     fitness: Annotated[
-        float | None, typer.Option(help="also find the cheapest profile predicted to be this good")
+        float | None,
+        typer.Option(help="also find the cheapest profile whose predicted fitness is at most this number"),
     ] = None,
 ) -> None:
-    """Score every level of every unit, compare the scores, allocate by each."""
+    """Score the levels of all units, and allocate by each score.
+
+    For each budget and each score, the allocation is the profile with the smallest sum of that score. The scores are
+    compared by their rank correlation with the measured score `kl`.
+    """
     from .search.sensitivities.sensitivities import SCORES, check_scores
     from .search.sensitivities.sensitivities import sensitivities as compare_scores
     from .tables import allocation_table, score_table
@@ -153,9 +174,15 @@ def sensitivities(
 @app.command()
 def refit(
     run: Run,
-    budget: Annotated[str | None, typer.Option(help="a budget of the run; default all")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="name of the budget to refit, e.g. 'bits 3.25'; default all")
+    ] = None,
 ) -> None:
-    """Rebuild the winners' weights behind their own compressed layers; keep what is better."""
+    """Rebuild the compressed weights of the points of a front.
+
+    Each compressed layer is built again for the inputs that it gets from the compressed layers before it. The new
+    weights of a point are kept if they are significantly better on the validation text.
+    """
     from .exporters.report.report import write_report
     from .search.jobs.refit import refit as refit_run
     from .tables import front_table
@@ -168,7 +195,7 @@ def refit(
 
 @app.command()
 def status(run: Run) -> None:
-    """How far a run is."""
+    """Print the progress of a run."""
     from .search.folder.runfolder import RunFolder
 
     folder = RunFolder(existing(run))
@@ -180,7 +207,11 @@ def status(run: Run) -> None:
     else:
         progress = checkpoint["progress"]
         state = (
-            "finished" if front else "searched, not reported" if checkpoint["finished"] else "not finished"
+            "finished"
+            if front
+            else "search finished, report not written"
+            if checkpoint["finished"]
+            else "not finished"
         )
         console.say(f"{run}: {state}; {progress['steps']} steps, {progress['evaluations']} evaluations")
         tokens = progress["tokens"] + progress["teacher_tokens"]
@@ -203,7 +234,7 @@ def show(
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="draw the front into an SVG file")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the SVG file")] = False,
 ) -> None:
-    """The front as a table, as JSON or as a picture."""
+    """Print the front as a table or as JSON, or draw it."""
     front = front_of(run)
     if svg is not None:
         from .exporters.report.picture import write_picture
@@ -223,23 +254,29 @@ def evaluate(
     target: Annotated[Path, typer.Argument(help="model folder, or a profile file")],
     config: Annotated[
         Path | None,
-        typer.Option(help="configuration that names the text and the levels; default that of the run"),
+        typer.Option(help="configuration that names the text and the levels; default: that of the run"),
     ] = None,
     overrides: Overrides = None,
-    data: Annotated[str, typer.Option(help="calibration, validation or heldout")] = "heldout",
+    data: Annotated[
+        str, typer.Option(help="text to evaluate on: calibration, validation or heldout")
+    ] = "heldout",
     run: Annotated[
-        Path | None, typer.Option(help="run folder; default the one that holds the profile, or runs/NAME")
+        Path | None, typer.Option(help="run folder; default: the run that the profile is in, or runs/NAME")
     ] = None,
     tasks: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FILE|NAME", help="score it on a task file of lm-eval, or on a task that lm-eval has"
+            metavar="FILE|NAME",
+            help="also score the target on an lm-eval task, given by its file or its name",
         ),
     ] = None,
-    dense: Annotated[bool, typer.Option(help="score the dense model on the tasks too")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="print figures and scores as JSON")] = False,
+    dense: Annotated[bool, typer.Option(help="also score the dense model on the tasks")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
 ) -> None:
-    """Perplexity, KL divergence and task scores of a profile or of a model folder."""
+    """Measure perplexity, KL divergence and task scores.
+
+    The target is a profile file or a model folder.
+    """
     if not target.exists():
         raise FileNotFoundError(f"there is no {target}; give a model folder or a profile file")
     reported = config is None
@@ -308,7 +345,7 @@ def _resumable(kept: str) -> Iterator[None]:
         kept: text that says what is kept; nothing is saved here, because results are on disk at any moment.
     """
     command = [argument for argument in sys.argv[1:] if argument != "--fresh"]
-    with _kept(f"{kept}. To go on: {shlex.join(['paretopress', *command])}"):
+    with _kept(f"{kept}. To continue: {shlex.join(['paretopress', *command])}"):
         yield
 
 

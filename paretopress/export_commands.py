@@ -14,17 +14,22 @@ Run = Annotated[Path, typer.Argument(help="run folder, e.g. runs/quickstart")]
 
 def export(
     run: Run,
-    output: Annotated[Path, typer.Option(help="folder to make; must not exist or be empty")],
-    budget: Annotated[str | None, typer.Option(help='a budget of the run, e.g. "bits 3.25" or 3.25')] = None,
+    output: Annotated[Path, typer.Option(help="folder to write; it must be empty or not exist yet")],
+    budget: Annotated[
+        str | None, typer.Option(help='export the point of this budget, e.g. "bits 3.25" or 3.25')
+    ] = None,
     point: Annotated[
-        int | None, typer.Option(help="a point of the front, from 1, in the order of `paretopress show`")
+        int | None,
+        typer.Option(help="export the point with this number, from 1 in the order of `paretopress show`"),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="the best point that takes no more bytes in all, e.g. 4.2GB, 900MiB or a number"),
+        typer.Option(
+            help="export the best point of at most this total size, e.g. 4.2GB, 900MiB or a number of bytes"
+        ),
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option(help="a profile file instead of a point of the front")
+        Path | None, typer.Option(help="export this profile file instead of a point of the front")
     ] = None,
     form: Annotated[
         str,
@@ -38,19 +43,24 @@ def export(
         str | None,
         typer.Option(
             metavar="refuse|raise|keep",
-            help="what to do where q/k/v or gate/up differ, which vLLM fuses; default refuse",
+            help="what to do where layers that vLLM fuses (q/k/v, gate/up) have different levels: refuse the "
+            "export, raise all of them to the widest level, or keep them; default refuse",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the export that is at the output")
+        bool, typer.Option("--overwrite", help="replace an earlier export in the output folder")
     ] = False,
     measure: Annotated[
-        bool, typer.Option(help="measure what was written on the held-out text, compare with the front")
+        bool,
+        typer.Option(help="measure the exported model on the held-out text, and compare it with the front"),
     ] = True,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="upload it to the Hugging Face Hub, private")
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="upload the export to a private repository of the Hugging Face Hub"
+        ),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="let everybody see what --push uploads")] = False,
+    public: Annotated[bool, typer.Option("--public", help="make the repository of --push public")] = False,
 ) -> None:
     """Write a point of the front as a model or recipe that other programs load."""
     from .exporters.export import export_run
@@ -83,18 +93,31 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="an EvoPress configuration: bits, sparsity levels or drops")],
+    file: Annotated[
+        Path, typer.Argument(help="EvoPress configuration file with bits, sparsity levels or drops")
+    ],
     output: Annotated[Path, typer.Option(help="profile file to write")],
-    base: Annotated[float | None, typer.Option(help="sparsity in percent that level 0 means")] = None,
-    step: Annotated[int, typer.Option(help="zeros per sparsity level")] = 1_000_000,
-    group: Annotated[int, typer.Option(help="group size of quantised levels; 0: whole rows")] = 128,
-    symmetric: Annotated[bool, typer.Option("--symmetric", help="symmetric quantised levels")] = False,
+    base: Annotated[
+        float | None,
+        typer.Option(
+            help="percentage of zeros at sparsity level 0; default: the number that ends the file name"
+        ),
+    ] = None,
+    step: Annotated[
+        int, typer.Option(help="number of zeros from one sparsity level to the next")
+    ] = 1_000_000,
+    group: Annotated[
+        int, typer.Option(help="number of weights that share a scale at quantised levels; 0: whole rows")
+    ] = 128,
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="quantised levels have no zero point")
+    ] = False,
     kind: Annotated[
         Literal["quantization", "sparsity", "drop"] | None,
-        typer.Option(help="what the file holds; default told by its content"),
+        typer.Option(help="kind of the file; default: recognised by its content"),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace the profile file that is at the output")
+        bool, typer.Option("--overwrite", help="replace an earlier profile file of that name")
     ] = False,
 ) -> None:
     """Turn an EvoPress configuration into a profile file."""

@@ -88,7 +88,7 @@ def pack(config: "RunConfig", folder: Path, limit: int) -> Parcel:
         elif total + named.bytes > limit:
             there = _absolute(named.value)
             set_at(content, named.place, there)
-            stays[named.value] = f"{named.place} {there} ({named.bytes / 1e6:,.0f} MB do not travel)"
+            stays[named.value] = f"{named.place} {there} ({named.bytes / 1e6:,.0f} MB, too large to send)"
         else:
             total += named.bytes
             travels[key] = named
@@ -158,7 +158,7 @@ def _named(content: dict[str, Any]) -> Iterator[_Named]:
             arrives = f"{_INPUTS}/{place}/*"
         if not files and not (hub or found.is_absolute() or place == "model"):
             raise ValueError(
-                f"{place} {value!r} is not here; correct it, or give an absolute path of the cluster"
+                f"{place} {value!r} is not on this machine; correct it, or give an absolute path of the cluster"
             )
         yield _Named(place, value, files, arrives)
 

@@ -47,7 +47,9 @@ def holder(target: Path) -> Path:
     """
     run = target.resolve().parent.parent
     if target.is_dir() or not (run / "config.yaml").is_file():
-        raise ValueError(f"{target} lies in no run; name text and levels with --run RUN or --config FILE")
+        raise ValueError(
+            f"{target} is not in a run folder; name the text and the levels with --run RUN or --config FILE"
+        )
     return run
 
 
@@ -62,7 +64,7 @@ def front_of(run: Path) -> "Front":
 
     front = RunFolder(existing(run)).read_front()
     if front is None:
-        raise FileNotFoundError(f"{run} has no front yet; `paretopress status {run}` tells how far it is")
+        raise FileNotFoundError(f"{run} has no front yet; see its progress with `paretopress status {run}`")
     return front
 
 
@@ -79,5 +81,5 @@ def occupant(run: Path) -> str:
         return ""
     journal = run / "journal.jsonl"
     seconds = time.time() - journal.stat().st_mtime if journal.exists() else None
-    last = "no answer yet" if seconds is None else f"last answer {max(seconds, 0):.0f} s ago"
+    last = "no evaluation yet" if seconds is None else f"last evaluation {max(seconds, 0):.0f} s ago"
     return f"process {holder['pid']} on host {holder['host']}, {last}"

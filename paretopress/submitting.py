@@ -107,12 +107,10 @@ def _send(jobs: "Jobs", job: str, settings: "RunConfig", run: str, fresh: bool, 
     parcel = pack(settings, files, PARCEL)
     named = ", ".join(["the package", "the configuration", *parcel.travels])
     console.say(f"cluster: {jobs.address}")
-    console.say(f"travels: {named} ({parcel.bytes / 1e6:.1f} MB of files)")
+    console.say(f"sent to the cluster: {named} ({parcel.bytes / 1e6:.1f} MB of files)")
     if parcel.stays:
-        console.say(f"the cluster must find: {', '.join(parcel.stays)}")
-    console.say(
-        f"run folder: {run} on the head node; where there are more nodes, a folder that all of them see"
-    )
+        console.say(f"not sent, needed on the cluster: {', '.join(parcel.stays)}")
+    console.say(f"run folder: {run} on the head node; with several nodes, give a folder that all of them see")
     console.say(f"job: {job}")
     command = ["python", "-m", "paretopress", "job", f"{settings.name}.yaml", "--run", run]
     jobs.submit(
@@ -129,7 +127,7 @@ def _follow(jobs: "Jobs", job: str) -> int:
     try:
         ending = jobs.follow(job, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
-        _leave(jobs, job, "no longer followed; it goes on")
+        _leave(jobs, job, "no longer followed, but still running")
         raise
     if ending.code:
         console.note(f"job {job} ended with exit code {ending.code}: {ending.text}")

@@ -20,8 +20,8 @@ def front_table(front: "Front") -> Table:
     """Build the table of a run's front and baselines, in order of budget, with their held-out figures."""
     dense = front.dense
     table = _table(
-        "→ what the search found, in order the points 1, 2, ... of `export --point`; KL in nats per token and perplexity on held-out text, ± half the 95 % interval of KL; "
-        "p on validation text: against uniform, a refit's against the row above",
+        "→ profiles that the search found, in order the points 1, 2, ... of `export --point`; KL (nats per token) and perplexity on held-out text; ± half the 95 % interval of KL; "
+        "p: p-value on validation text of being better than uniform, for a refit of being better than the row above",
         f"{front.name}: {front.model} ({size(dense['bytes'])}, perplexity {dense['heldout_perplexity']:.3f})",
     )
     table.add_column("budget", vertical="top")
@@ -70,7 +70,9 @@ def _figures(front: "Front", point: "Point", measured: "Point | Refit") -> list[
 
 def score_table(found: "Comparison") -> Table:
     """Build the table of the scores: their cost and their rank correlation with measured changes of fitness."""
-    table = _table("Spearman: rank correlation with kl, over all levels of all units and over units")
+    table = _table(
+        "Spearman: rank correlation with the measured score kl, over all levels of all units and over units"
+    )
     table.add_column("score")
     for heading in ("tokens", "seconds", "Spearman, levels", "units"):
         table.add_column(heading, justify="right")
@@ -87,11 +89,11 @@ def allocation_table(found: "Comparison") -> Table:
     rows = [*found.allocations, *([found.within] if found.within else [])]
     gaps = any(row.gap is not None for row in rows)
     caption = (
-        "predicted: fitness if the changes in kl added up; measured: on calibration text, the best in bold"
+        "predicted: fitness if the measured changes in kl add up; measured: fitness on calibration text, the best in bold"
         if any(row.fitness is not None for row in rows)
-        else "predicted: fitness if the changes in kl added up; --check measures it"
+        else "predicted: fitness if the measured changes in kl add up; the option --check measures the fitness"
     )
-    table = _table(caption + "; gap: how much lower the sum of that score could be, at most" * gaps)
+    table = _table(caption + "; gap: upper bound on how much lower the sum of that score could be" * gaps)
     for heading in ("budget", "by"):
         table.add_column(heading, no_wrap=True, vertical="top")
     for heading in (found.cost_unit, "predicted", "measured", *(["gap"] if gaps else [])):
@@ -124,7 +126,7 @@ def _levels(found: "Comparison", row: "Allocation") -> str:
 def task_table(rows: "Sequence[Compared]") -> Table:
     """Build the table of the scores on tasks, with those of the dense model where they are known."""
     dense = any(row.dense for row in rows)
-    table = _table("lm-eval; ± one standard error; ↑ higher is better, ↓ lower")
+    table = _table("scores of lm-eval; ± one standard error; ↑ higher is better, ↓ lower is better")
     table.add_column("task", overflow="fold")
     table.add_column("metric", min_width=15)
     for heading in ("docs", "score", "±", *(("dense", "±") if dense else ())):

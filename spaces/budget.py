@@ -37,7 +37,7 @@ class BudgetConfig(BaseModel):
         if not self.model_fields_set:
             raise ValueError("a budget needs a figure, for example `bits: 3.25` or `bytes: 4.2GB`")
         if self.sparsity is not None and self.kept is not None:
-            raise ValueError("`sparsity` and `kept` say the same; give one of them")
+            raise ValueError("`sparsity` and `kept` limit the same cost; give only one of them")
         return self
 
     @property

@@ -76,7 +76,9 @@ class MinimumConfig(BaseModel):
         try:
             re.compile(units)
         except re.error as error:
-            raise ValueError(f"units pattern {units!r} is no regular expression: {error}") from error
+            raise ValueError(
+                f"units pattern {units!r} is not a regular expression ({error}); correct it"
+            ) from error
         return units
 
 
@@ -113,13 +115,13 @@ class SpaceConfig(BaseModel):
                 parse_label(label)
             which = f"level {others[0]!r}" if others else "a ladder's sparsity"
             raise ValueError(
-                f"{which} is no type of llama.cpp, which `format: gguf` asks for; take levels such as q4_k, or "
+                f"{which} is not a type of llama.cpp, which `format: gguf` requires; give levels such as q4_k, or "
                 "another format"
             )
         if self.drop == "branches":
             raise ValueError(
-                "a file of llama.cpp keeps zeros for some branches that are dropped alone, which no budget in bytes "
-                "counts; with `format: gguf` give `drop: blocks`"
+                "`drop: branches` does not work with `format: gguf`, because a GGUF file keeps zeros for some branches "
+                "that are dropped without their block, and budgets in bytes do not count them; give `drop: blocks`"
             )
         return self
 
@@ -127,5 +129,7 @@ class SpaceConfig(BaseModel):
     @classmethod
     def _quoted(cls, levels: object) -> object:
         if isinstance(levels, list | tuple) and (numbers := [n for n in levels if isinstance(n, int)]):
-            raise ValueError(f"level {numbers[0]} is a number; YAML reads 2:4 as 124: put it in quotes")
+            raise ValueError(
+                f"level {numbers[0]} is a number, and YAML reads 2:4 as 124; put the level in quotes"
+            )
         return levels

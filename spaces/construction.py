@@ -214,7 +214,7 @@ class _Construction:
         if len(decided) > 1:
             raise ValueError(
                 f"{', '.join(linear.path for linear in group)} are tied but pinned to {', '.join(sorted(decided))}; "
-                "give them one pin"
+                "give them the same pin"
             )
         if decided:
             return list(decided)
@@ -229,7 +229,9 @@ class _Construction:
         for pattern, label in units.pin.items():
             if re.search(pattern, linear.path):
                 if not _fits(label, linear):
-                    raise ValueError(f"pin {label!r} does not fit {linear.path}: {linear.in_features} inputs")
+                    raise ValueError(
+                        f"pin {label!r} does not fit the {linear.in_features} inputs of {linear.path}; give another"
+                    )
                 return label
         return None
 
@@ -250,7 +252,9 @@ class _Construction:
                 if len(labels) > 1 and any(re.search(pattern, linear.path) for linear in group):
                     labels = [label for label in labels if allowed(bits(label), bits(bound))]
                     if not labels:
-                        raise ValueError(f"no level of {group[0].path} is within {pattern!r}: {bound!r}")
+                        raise ValueError(
+                            f"no level of {group[0].path} is within the bound {pattern!r}: {bound!r}; change it"
+                        )
         if not labels:
             remedy = "q4_0 or another type with blocks of 32" if self.config.format == "gguf" else "`dense`"
             raise ValueError(f"no level fits {group[0].path} ({group[0].in_features} inputs); add {remedy}")
@@ -306,7 +310,9 @@ def _compile(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"units pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(
+            f"units pattern {pattern!r} is not a regular expression ({error}); correct it"
+        ) from error
 
 
 def _add(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:

@@ -24,7 +24,7 @@ def read_latency(path: Path) -> Latency:
     """
     table = yaml.safe_load(path.read_text())
     if not isinstance(table, dict):
-        raise ValueError(f"{path} holds no latency table; see SpaceConfig.latency")
+        raise ValueError(f"{path} is not a latency table; map layers and levels to microseconds")
     return table
 
 

@@ -79,7 +79,7 @@ def read_profile(path: Path) -> ProfileFile:
     text = {name: record[name] for name in ("model", "fingerprint", "method", "budget") if name in record}
     for name, value in text.items():
         if not isinstance(value, str):
-            raise ValueError(f"{path}: `{name}` is {value!r}, which is no text; put it in quotes")
+            raise ValueError(f"{path}: `{name}` is {value!r}, which is not text; put it in quotes")
     return ProfileFile(
         _units(path, record.get("units")),
         **text,
@@ -94,7 +94,7 @@ def _units(path: Path, units: Any) -> dict[str, str]:
         raise ValueError(f"{path} has no units; a profile needs `units:` with a level for every unit")
     for name, label in units.items():
         if not isinstance(name, str):
-            raise ValueError(f"{path}: unit {name!r} is no text; put it in quotes")
+            raise ValueError(f"{path}: unit {name!r} is not text; put it in quotes")
         if not isinstance(label, str):
             raise ValueError(
                 f"{path}: the level of {name} reads as {label!r}, not as text; put it in quotes, as in '2:4'"

@@ -50,7 +50,7 @@ class Space:
             if not unit.levels:
                 raise ValueError(f"unit {unit.name!r} has no levels; give it at least one")
             if unit.parent is not None and unit.parent >= i:
-                raise ValueError(f"unit {unit.name!r} stands before its parent")
+                raise ValueError(f"unit {unit.name!r} stands before its parent; put the parent first")
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -85,7 +85,9 @@ class Space:
             ValueError: the profile's length differs from the number of units.
         """
         if len(profile) != len(self.units):
-            raise ValueError(f"a profile of {len(profile)} levels is none of {len(self.units)} units")
+            raise ValueError(
+                f"the profile has {len(profile)} levels, but there are {len(self.units)} units; give one for each"
+            )
         dropped = [children for unit, drop, children in self._drops if profile[unit] == drop]
         if not dropped:
             return profile
@@ -157,7 +159,7 @@ class Space:
             low, high = self.cost(self.extreme(kind), kind), self.cost(self.extreme(kind, True), kind)
             if limit < low:
                 raise ValueError(
-                    f"budget {limit} {kind} is below the cheapest profile ({low}; the dearest is {high}); "
+                    f"budget {limit} {kind} is below the cheapest profile ({low}; the most expensive is {high}); "
                     "raise the budget or add a cheaper level"
                 )
 
@@ -251,7 +253,7 @@ class Space:
         found = self.minimise(costs, limits)
         if found is None:
             wanted = ", ".join(f"{limit} {kind}" for kind, limit in limits.items())
-            raise ValueError(f"no profile is within all of {wanted}; raise one of them")
+            raise ValueError(f"no profile is within all of the limits {wanted}; raise one of them")
         return found
 
     def minimise(self, values: Sequence[Sequence[float]], limits: Limits) -> Profile | None:

@@ -116,7 +116,7 @@ class PopulationEvaluator:
 
     def describe(self) -> str:
         """Describe in one line how many tokens run at once and what the memory is used for."""
-        return f"{self.runner.micro_batch} x {self.runner.length} tokens at once; {self.memory.describe()}"
+        return f"{self.runner.micro_batch} x {self.runner.length} tokens; {self.memory.describe()}"
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
         """Yield one evaluation per trial; trials of equal fidelity are evaluated together."""
@@ -189,8 +189,8 @@ class PopulationEvaluator:
             raise ValueError(f"fidelity length {fidelity.length} is not within 2..{self.runner.length}")
         if not 0 <= fidelity.start < fidelity.stop <= len(sequences.tokens):
             raise ValueError(
-                f"sequences {fidelity.start}..{fidelity.stop} are asked of {len(sequences.tokens)} in "
-                f"{fidelity.data}; give more data or ask for less"
+                f"{fidelity.data} has {len(sequences.tokens)} sequences, not {fidelity.start}..{fidelity.stop}; "
+                "give more data or ask for fewer sequences"
             )
         return sequences
 

@@ -36,7 +36,7 @@ def check_dense(evaluator: PopulationEvaluator, vocabulary: int, sequences: int 
     pool = evaluator.data["calibration"]
     if (largest := int(pool.tokens.max())) >= vocabulary:
         raise ValueError(
-            f"the text has token {largest} but the model knows {vocabulary}; the tokenizer is another model's"
+            f"the text has token {largest}, but the vocabulary of the model has {vocabulary}; give the model its own tokenizer"
         )
     size = evaluator.runner.micro_batch
     count = min(max(sequences // size, 1) * size, len(pool.tokens))
@@ -47,7 +47,7 @@ def check_dense(evaluator: PopulationEvaluator, vocabulary: int, sequences: int 
     loss = math.fsum(losses) / len(losses)
     if not math.isfinite(loss):
         raise ValueError(
-            f"the dense model gives {loss} in {evaluator.runner.dtype}; choose evaluation.dtype=bfloat16 or float32"
+            f"the dense model's cross-entropy is {loss} in {evaluator.runner.dtype}; choose evaluation.dtype=bfloat16 or float32"
         )
     if loss > math.log(vocabulary):
         raise ValueError(

@@ -35,9 +35,9 @@ class MemoryPlan:
     def describe(self) -> str:
         """Describe in one line where the blocks stay and how much memory hidden states have."""
         stay, host = len(self.residency.device), len(self.residency.host)
-        fates = {"stay": stay, "pinned": host, "on disk": self.blocks - stay - host}
+        fates = {"on the device": stay, "pinned": host, "on disk": self.blocks - stay - host}
         blocks = ", ".join(f"{count} {fate}" for fate, count in fates.items() if count)
-        return f"blocks: {blocks}; states {self.states / 1e9:.1f} of {self.budget / 1e9:.1f} GB"
+        return f"blocks: {blocks}; hidden states: {self.states / 1e9:.1f} of {self.budget / 1e9:.1f} GB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ def share_out(
     spare = budget - visit
     if spare < least_states:
         raise ValueError(
-            f"evaluation.memory leaves {budget:,} bytes but one block, its work and two micro-batches need "
-            f"{visit + least_states:,}; raise it, or lower evaluation.micro_batch or chunk"
+            f"evaluation.memory leaves {budget:,} bytes, but one block, its computation and two micro-batches need "
+            f"{visit + least_states:,}; raise evaluation.memory, or lower evaluation.micro_batch or evaluation.chunk"
         )
     states = max(least_states, min(spare, 2 * max(STATES * needs.position, least_states)))
     on_device = frozenset[int]().union(*(_first(sizes, spare - states) for sizes in neighbours))

@@ -133,7 +133,7 @@ def _record(task: str, trust: bool) -> str | dict[str, Any]:
 def _refuse_metrics(task: str, missing: list[str]) -> None:
     if missing:
         raise ValueError(
-            f"{task}: lm-eval has no metric {missing[0]!r} and would run one of the hub; {TRUST}"
+            f"{task}: lm-eval has no metric {missing[0]!r} and would run code for it from the Hugging Face Hub; {TRUST}"
         )
 
 

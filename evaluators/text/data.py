@@ -78,7 +78,7 @@ class DataConfig(BaseModel):
             if wanted.tokens < self.length:
                 raise ValueError(
                     f"{name}.tokens {wanted.tokens} is less than one sequence of {self.length}; "
-                    "raise it or lower length"
+                    "raise it or lower data.length"
                 )
         return self
 
@@ -103,7 +103,9 @@ def load_sequences(config: DataConfig, tokenizer: Tokenizer, seed: int) -> dict[
             is `always` for a model without a BOS token.
     """
     if config.bos == "always" and tokenizer.bos is None:
-        raise ValueError("bos is 'always' but neither tokenizer nor model has a BOS token; use auto or never")
+        raise ValueError(
+            "data.bos is 'always', but neither tokenizer nor model has a BOS token; use auto or never"
+        )
     bos = [] if config.bos == "never" or tokenizer.bos is None else [tokenizer.bos]
     found = {}
     for name, keyed in _divide(config, seed).items():
@@ -113,7 +115,7 @@ def load_sequences(config: DataConfig, tokenizer: Tokenizer, seed: int) -> dict[
         if len(found[name]) < asked:
             source = (config.sets[name].source or config.source).source
             raise ValueError(
-                f"{name} needs {asked} sequences of {config.length} tokens, its {len(keyed)} documents of "
+                f"{name} needs {asked} sequences of {config.length} tokens, but its {len(keyed)} documents of "
                 f"{source!r} give {len(found[name])}; lower data.{name}.tokens or data.length, or give more text"
             )
     return {name: found[name] for name in ("calibration", "validation", "heldout")}
@@ -178,11 +180,11 @@ def _tokenise(
             continue
         if document.shape[1] < length:
             raise ValueError(
-                f"pre-tokenised rows have {document.shape[1]} tokens, data.length is {length}; lower it"
+                f"pre-tokenised rows have {document.shape[1]} tokens, but data.length is {length}; lower data.length"
             )
         if document.max() >= tokenizer.size:
             raise ValueError(
-                f"pre-tokenised text holds token {document.max()}, the vocabulary has {tokenizer.size}; "
-                "it was made with another tokenizer"
+                f"pre-tokenised text holds token {document.max()}, but the vocabulary has {tokenizer.size}; "
+                "make it with the model's tokenizer"
             )
         yield document

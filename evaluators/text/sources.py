@@ -117,7 +117,7 @@ def _divided(path: Path, pattern: str) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text at byte {error.start}; convert it") from error
+        raise ValueError(f"{path} is not UTF-8 text at byte {error.start}; convert it to UTF-8") from error
     start = 0
     for match in re.finditer(pattern, text, re.MULTILINE):
         yield text[start : match.start()]
@@ -142,7 +142,9 @@ def _field(record: Any, field: str, where: str) -> str:
     text = record[field] if field in fields else None
     if not isinstance(text, str):
         known = ", ".join(fields) or "no fields"
-        raise ValueError(f"{where} has no text in field {field!r} but {known}; name the right one as `field`")
+        raise ValueError(
+            f"{where} has no text in field {field!r}, it has {known}; name the field with the text as `field`"
+        )
     return text
 
 
@@ -158,7 +160,7 @@ def _tokenised(path: Path) -> Iterator[IntArray]:
     documents_N = tensors.get("documents", np.arange(len(tokens_NL)))
     if documents_N.shape != tokens_NL.shape[:1]:
         raise ValueError(
-            f"{path}: documents has shape {list(documents_N.shape)}, tokens has {list(tokens_NL.shape)}; "
+            f"{path}: `documents` has shape {list(documents_N.shape)}, `tokens` has {list(tokens_NL.shape)}; "
             "give one document number per row"
         )
     if tokens_NL.size and not 0 <= int(tokens_NL.min()) <= int(tokens_NL.max()) < 2**31:

@@ -120,8 +120,8 @@ def _listed(output: Path) -> set[str]:
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, list):
         raise FileExistsError(
-            f"{record} does not list the files of its export, as those of earlier releases do not; move {output} away, "
-            "or choose another folder"
+            f"{record} does not list the files of its export, perhaps because an earlier release wrote it; "
+            f"move {output} away, or choose another folder"
         )
     return set(map(str, files))
 

@@ -75,7 +75,9 @@ def _within(front: Front, size: str) -> Point:
     points = front.points
     sizes = [point.bytes for point in points]
     if None in sizes:
-        raise ValueError("this run's front has no bytes; choose with --budget or --point")
+        raise ValueError(
+            "the points of this run's front have no sizes in bytes; choose with --budget or --point"
+        )
     limit = parse_bytes(size)
     if small := [point for point in points if (point.bytes or 0) <= limit]:
         return min(small, key=lambda point: (_fitness(point), -(point.bytes or 0)))

@@ -53,7 +53,7 @@ class Compression:
                 raise ValueError(f"layer {path!r} is not in the model; {nearest(path, self.linears)}")
             if database is None and label not in ("dense", "drop"):
                 raise ValueError(
-                    f"layer {path} takes {label!r}, but there is no level database; give the run's"
+                    f"layer {path} takes {label!r}, but there is no level database; give the database of the run"
                 )
         self._database = database
         self._device = device
@@ -77,7 +77,7 @@ class Compression:
         shape = (self.linears[path].out_features, self.linears[path].in_features)
         if found.shape != shape:
             raise ValueError(
-                f"level {found.label!r} of {path} has shape {found.shape}, the model {shape}; use the level "
+                f"level {found.label!r} of {path} has shape {found.shape}, but the layer has {shape}; use the level "
                 "database of this model"
             )
         return found

@@ -53,10 +53,10 @@ def refuse_mixed(assignment: Mapping[str, str], groups: list[tuple[str, ...]]) -
     if not groups:
         return
     layers = ", ".join(f"{path} {assignment.get(path, 'dense')}" for path in groups[0])
-    more = f" and {len(groups) - 1} groups more" if len(groups) > 1 else ""
+    more = f" and {len(groups) - 1} more groups" if len(groups) > 1 else ""
     raise ValueError(
-        f"{layers}{more} differ, and vLLM fuses such layers: it would read them wrongly; give --fused raise, "
-        "search with space.units.tie=vllm, or give --fused keep for transformers alone"
+        f"{layers}{more} differ in scheme, but vLLM fuses such layers and would read them wrongly; give --fused raise, "
+        "search with space.units.tie=vllm, or give --fused keep to write a model for transformers only"
     )
 
 
@@ -104,7 +104,8 @@ def _dearest(unit: Unit, present: str, like: str, inputs: int) -> int:
     ]
     if not having:
         raise ValueError(
-            f"{unit.name} has no level with the scheme of {like!r} to be raised to (it has {', '.join(unit.index)}); "
+            f"{unit.name} cannot be raised to the scheme of {like!r}, which none of its levels has "
+            f"({', '.join(unit.index)}); "
             "search with space.units.tie=vllm, or use --fused keep"
         )
     return max(having)[1]

@@ -45,7 +45,7 @@ def check_budget(winner: Winner, space: Space, profile: Profile, change: str) ->
         if cost > limit:
             now, most = (_figure(in_units(kind, value, space)) for value in (cost, limit))
             raise ValueError(
-                f"{change} makes {kind} {now}, above {most} of the budget {budget.name!r}; search with "
+                f"{change} brings {kind} to {now}, above the {most} of the budget {budget.name!r}; search with "
                 "space.units.tie=vllm, or use --fused keep"
             )
 
@@ -85,7 +85,7 @@ def check_rule(
         ruled += rule(parse_label(compression.levels[layer]), shape, dense_bits)
     if found != ruled:
         raise OSError(
-            f"the files hold {found:,} bytes of tensors, the size rules say {ruled:,}; check the disk and export again"
+            f"the files hold {found:,} bytes of tensors, but the size rules say {ruled:,}; check the disk and export again"
         )
 
 

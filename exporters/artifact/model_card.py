@@ -44,15 +44,22 @@ def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str], ab
         if counts
         else []
     )
-    gone = f", {len(absent)} left out" if absent else ""
-    lines += ["", f"{removed} of {blocks} blocks were removed, {len(zeroed)} more branches are zero{gone}."]
+    gone = f", {len(absent)} are left out" if absent else ""
+    lines += [
+        "",
+        f"{removed} of {blocks} blocks were removed, {len(zeroed)} more branches are written as zeros{gone}.",
+    ]
     figures = [("held-out " + name, f"{value:.6g}") for name, value in profile.heldout.items()]
     figures += [(f"cost in {name}", f"{value:,}") for name, value in profile.costs.items()]
     if figures:
         lines += ["", "| figure | value |", "| --- | --- |"] + [
             f"| {_plain(name)} | {value} |" for name, value in figures
         ]
-    lines += ["", "`paretopress.json` has the level of every layer, the fingerprints and the versions.", ""]
+    lines += [
+        "",
+        "`paretopress.json` has the level of every layer, the fingerprints of model and levels, and the package versions.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -53,7 +53,7 @@ def compare_logits(
     limit = _TOLERANCE * float(meant_PV.abs().max())
     if not torch.allclose(meant_PV, found_PV, rtol=0, atol=limit, equal_nan=True):
         raise ValueError(
-            f"the {written.structure.model_class} written gives other logits than the one searched: its blocks depend on "
+            f"the written {written.structure.model_class} gives other logits than the searched model: its blocks depend on "
             "their number in a way that its configuration does not say; drop single branches instead of whole blocks"
         )
 

@@ -40,7 +40,7 @@ class Remains:
         """
         if self.zeroed:
             raise ValueError(
-                f"{self.zeroed[0]} is dropped alone, and {fact}; search with space.drop=blocks, or export with "
+                f"{self.zeroed[0]} is dropped but its block is kept, and {fact}; search with space.drop=blocks, or export with "
                 "--format nemotron-nas or hf"
             )
 

@@ -122,8 +122,8 @@ def export_compressed_tensors(winner: Winner, output: Path, overwrite: bool) -> 
     written = write_model(winner, PackedLayout(winner.checkpoint.dtype), output, overwrite=overwrite)
     limit = byte_limit(winner, PackedLayout.name)
     return [
-        f"{output}: {written.bytes:,} bytes, {written.tensor_bytes:,} of them tensors as the size rules say"
-        + (f", of {limit:,} in the budget" if limit else ""),
+        f"{output}: {written.bytes:,} bytes, {written.tensor_bytes:,} of them tensors, as the size rules say"
+        + (f"; the budget allows {limit:,}" if limit else ""),
         *written.lines(winner),
         *serving_notes(winner),
         f"next: AutoModelForCausalLM.from_pretrained({str(output)!r})",
@@ -139,22 +139,27 @@ def serving_notes(winner: Winner) -> list[str]:
     ]
     if groups := mixed_groups(winner.structure, winner.assignment):
         notes.append(
-            f"not for vLLM: {len(groups)} groups of layers that it fuses differ in scheme, first {', '.join(groups[0])}"
+            f"not for vLLM: {len(groups)} groups of layers that vLLM fuses differ in scheme; the first group is "
+            f"{', '.join(groups[0])}"
         )
     if len(set(grids)) > 1:
         notes.append(
-            "load it as it is: `CompressedTensorsConfig(dequantize=True)` of transformers 5.23 and 5.24 gives wrong "
+            "load the packed model as it is: `CompressedTensorsConfig(dequantize=True)` of transformers 5.23 and 5.24 gives wrong "
             "weights where layers differ in bits"
         )
     if odd := sorted({grid.bits for grid in grids} - set(_KERNEL_BITS)):
-        notes.append(f"{_listed(odd)} bits: vLLM needs its Humming kernels for them, 4 and 8 have more")
+        notes.append(
+            f"vLLM runs layers of {_listed(odd)} bits only with its Humming kernels; 4 and 8 bits have more kernels"
+        )
     if other := sorted({grid.group for grid in grids if grid.group} - set(_KERNEL_GROUPS)):
-        notes.append(f"groups of {_listed(other)}: vLLM's Marlin kernels take 32, 64, 128 or whole rows")
+        notes.append(
+            f"vLLM's Marlin kernels take groups of 32, 64, 128 or whole rows, not of {_listed(other)}"
+        )
     if winner.assignment.get(winner.structure.ends.head.path, "dense") != "dense":
-        notes.append("the head is packed too: SGLang and vLLM before March 2026 do not read that")
+        notes.append("the head is packed too, which SGLang and vLLM before March 2026 do not read")
     if zeros := sum(scheme.sparsity is not None for scheme in schemes):
         notes.append(
-            f"zeros in {zeros} layers are kept, but nothing is smaller or faster for them: no engine uses them here"
+            f"the zeros in {zeros} layers are kept, but they make nothing smaller or faster: no engine uses zeros in this format"
         )
     return notes
 
@@ -167,11 +172,11 @@ def _held(compression: Compression, path: str, grid: Grid) -> Grid:
     if path == ends.embedding.path or (ends.tied and path == ends.head.path):
         fact = "holds no quantised embeddings; pin it to `dense` (space.units.ends=false)"
     elif linear.transposed:
-        fact = "holds torch.nn.Linear layers alone, and this is a Conv1D"
+        fact = "holds only torch.nn.Linear layers, not a Conv1D; pin it to `dense` (space.units.exclude)"
     elif not grid.symmetric:
         fact = f"is written without zero points; search the symmetric {label.removesuffix('a')!r}"
     elif grid.group is not None and grid.group < linear.in_features and linear.in_features % grid.group:
-        fact = f"has whole groups, and {linear.in_features} inputs are none of {grid.group}; choose a divisor"
+        fact = f"needs whole groups, and {linear.in_features} inputs are no multiple of {grid.group}; choose a divisor"
     if fact:
         raise ValueError(f"{path} takes {label!r}, but compressed-tensors {fact}, or export with --format hf")
     return grid

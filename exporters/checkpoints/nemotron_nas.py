@@ -77,8 +77,8 @@ class NemotronLayout:
         kept = sorted({types[i] for i in left.kept} if types else ())
         if len(kept) > 1 and any(name.endswith(".attention") for name in left.absent):
             raise ValueError(
-                f"{compression.structure.model_class} has {' and '.join(kept)}, whose cache cannot do "
-                "without single attentions; export with --format hf, or search with space.drop=blocks"
+                f"{compression.structure.model_class} mixes {' and '.join(kept)}, and its cache needs the attention of "
+                "every block; export with --format hf, or search with space.drop=blocks"
             )
         auto = ("AutoConfig", "AutoModelForCausalLM")
         return config | {
@@ -125,7 +125,7 @@ def export_nemotron_nas(winner: Winner, output: Path, overwrite: bool) -> list[s
     limit = byte_limit(winner, layout.budget) if layout.budget else None
     return [
         f"{output}: {written.bytes:,} bytes of dense weights in {winner.checkpoint.dtype}"
-        + (f", {written.tensor_bytes:,} of them tensors, of {limit:,} in the budget" if limit else ""),
+        + (f", {written.tensor_bytes:,} of them tensors; the budget allows {limit:,}" if limit else ""),
         *written.lines(winner),
         _serving_note(winner, written),
         f"next: AutoModelForCausalLM.from_pretrained({str(output)!r}, trust_remote_code=True)",
@@ -137,7 +137,7 @@ def _serving_note(winner: Winner, written: WrittenModel) -> str:
     model_class = winner.structure.model_class
     first = next(block.index for block in winner.structure.blocks if block.index not in written.removed)
     if model_class != "LlamaForCausalLM":
-        return f"not for vLLM: its model of this kind is Llama, and this is {model_class}"
+        return f"not for vLLM: its DeciLMForCausalLM, which reads this format, is a Llama, and this is {model_class}"
     if f"blocks.{first}.attention" in written.absent:
-        return "not for vLLM: its model of this kind needs the attention of the first block"
-    return "vLLM has a model of this kind, DeciLMForCausalLM, which was not run"
+        return "not for vLLM: its DeciLMForCausalLM, which reads this format, needs the attention of the first block"
+    return "for vLLM: its DeciLMForCausalLM reads this format by its source code; this was not tested"

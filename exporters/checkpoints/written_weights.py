@@ -26,7 +26,7 @@ def verify_weights(written: Checkpoint, compression: Compression, left: Remains)
         meant = compression.linears[source].turn(level.cpu()).to(found.dtype)
         if found.shape != meant.shape or not torch.equal(_bits(found), _bits(meant)):
             raise OSError(
-                f"{path}.weight of {written.path} is not {source} at {compression.levels[source]!r}; "
+                f"{path}.weight in {written.path} differs from level {compression.levels[source]!r} of {source}; "
                 "check the disk and export again"
             )
 

@@ -56,7 +56,7 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     checkpoint = winner.checkpoint
     compression = Compression(winner.structure, winner.database, winner.assignment, device)
     left = remains(winner.model, compression, device, _parts(checkpoint))
-    left.check_whole("llama.cpp keeps both branches of a block of this architecture")
+    left.check_whole("llama.cpp needs both branches of a block of this architecture")
     target = _target(checkpoint, left)
     tensors = typed(
         plan_tensors(checkpoint, compression, left, _dense),
@@ -91,8 +91,8 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         write_record(folder, "gguf", winner, details)
     return [
         f"{output / FILE}: {size:,} bytes, {inside:,} of them tensors",
-        f"what llama.cpp computes is {divergence:.2g} nats from what was searched, on random tokens",
-        *([f"without a tokenizer, so for token ids alone: {lack}"] if lack else []),
+        f"the KL from the searched model to llama.cpp is {divergence:.2g} nats per token, on random tokens",
+        *([f"the file has no tokenizer, so it takes only token ids: {lack}"] if lack else []),
         f"next: llama-cli -m {output / FILE}",
     ]
 
@@ -141,6 +141,7 @@ def _divergence(path: Path, source: DenseModel, compression: Compression, device
     found = float((meant_PV.exp() * (meant_PV - found_PV)).sum(-1).mean())
     if not found <= DIVERGENCE:
         raise OSError(
-            f"llama.cpp computes something else than was searched: {found:.3g} nats apart, {DIVERGENCE} are allowed"
+            f"llama.cpp computes another model than was searched: the KL is {found:.3g} nats per token, above the allowed "
+            f"{DIVERGENCE}; export with --format hf"
         )
     return found

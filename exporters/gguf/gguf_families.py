@@ -81,7 +81,7 @@ def differences(config: Any) -> Iterator[str]:
     for kind, rope in rotary(config).items():
         allowed = family.rotary if kind != "sliding_attention" else ("default",)
         if rope["rope_type"] not in allowed:
-            yield f"without what is known here of the rotary type {rope['rope_type']!r}"
+            yield f"without the rotary type {rope['rope_type']!r}, which cannot be written"
     if family.scaled is not None and (scalar := _scalar(config, family)) != config.query_pre_attn_scalar:
         yield f"with query_pre_attn_scalar {scalar:g}, not {config.query_pre_attn_scalar:g}"
     yield from _OWN.get(config.model_type, lambda config: ())(config)
@@ -123,29 +123,29 @@ def _scalar(config: Any, family: Family) -> int:
 def _gemma2(config: Any) -> Iterator[str]:
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if not getattr(config, name):
-            yield f"with {name}, which is off"
+            yield f"with {name}, which is off in this model"
 
 
 def _gemma3(config: Any) -> Iterator[str]:
     if config.attn_logit_softcapping:
         yield "without attn_logit_softcapping"
     if config.use_bidirectional_attention:
-        yield "with causal attention alone"
+        yield "with causal attention only"
 
 
 def _phi3(config: Any) -> Iterator[str]:
     if head_size(config) * config.num_attention_heads != config.hidden_size:
-        yield f"with heads that fill the hidden size of {config.hidden_size}"
+        yield f"with heads whose sizes add up to the hidden size {config.hidden_size}"
 
 
 def _gpt2(config: Any) -> Iterator[str]:
     if not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx:
-        yield "with attention scaled by the size of a head alone"
+        yield "with attention scaled only by the size of a head"
 
 
 def _gpt_neox(config: Any) -> Iterator[str]:
     if config.tie_word_embeddings:
-        yield "with a head of its own"
+        yield "with a head that is not tied to the embedding"
     if not config.attention_bias:
         yield "with biases in attention"
 

@@ -100,7 +100,7 @@ class EvoPressConfiguration:
             base = self.base if scale.base is None else scale.base
             if base is None:
                 raise ValueError(
-                    "the sparsity of level 0 is unknown; give it as base, or name the file ..._60.txt"
+                    "the sparsity at level 0 is unknown; give it with --base, or let the file name end in it, as in ..._60.txt"
                 )
             offset = level * scale.step
             label = f"s{base:.10g}" + (f"{offset:+d}" if offset else "")
@@ -125,14 +125,18 @@ class EvoPressConfiguration:
     def _check(self, structure: Structure) -> None:
         if self.kind == "drop":
             if len(self.drops) != len(structure.blocks):
-                raise ValueError(f"the file has {len(self.drops)} blocks, the model {len(structure.blocks)}")
+                raise ValueError(
+                    f"the file has {len(self.drops)} blocks, but the model has {len(structure.blocks)}; give a file of this model"
+                )
             return
         known = [linear.path for linear in structure.linears]
         for path in self.modules:
             if path not in known:
                 raise ValueError(f"module {path!r} is not in the model; {nearest(path, known)}")
         if missing := [path for path in known if path not in self.modules]:
-            raise ValueError(f"{len(missing)} layers have no level in the file, the first is {missing[0]}")
+            raise ValueError(
+                f"{len(missing)} layers have no level in the file, the first is {missing[0]}; give a file of this model"
+            )
 
     def text(self) -> str:
         """Return the text of the file as EvoPress writes it."""
@@ -230,7 +234,7 @@ def parse_evopress(text: str, source: str = "text", kind: Kind | None = None) ->
     if kind == "quantization":
         for number, line in lines:
             if not 2 <= int(line.rpartition(":")[2]) <= 8:
-                raise ValueError(f"{source} line {number}: {line!r} is not 2 to 8 bits")
+                raise ValueError(f"{source} line {number}: {line!r} does not give 2 to 8 bits; correct it")
     return EvoPressConfiguration(kind, levels)
 
 
@@ -276,5 +280,5 @@ def _kind_of(source: str, levels: Iterable[int]) -> Kind:
         return "sparsity"
     raise ValueError(
         f"{source} has levels {min(found)} to {max(found)}, neither bits (2 to 8) nor sparsity levels around 0; "
-        "name the kind"
+        "give --kind"
     )

@@ -18,8 +18,8 @@ from ..artifact.winner import Winner
 from .evopress import EvoPressConfiguration, Scale, read_evopress
 
 _SENTENCE = (
-    "`{name}` says to EvoPress which level each layer takes; its weights will be EvoPress's own, and figures below are of "
-    "paretopress's."
+    "`{name}` gives EvoPress the level of every layer. EvoPress takes its own weights; the figures below are of the "
+    "weights of paretopress."
 )
 _OPTIONS = {
     "quantization": "--quant_weights_path LEVELS --quant_config_path",
@@ -62,10 +62,14 @@ def export_evopress(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     what = {"quantization": "bit widths", "sparsity": "sparsity levels", "drop": "blocks"}[configuration.kind]
     return [
         f"{path}: {count} {what}",
-        "its weights will be EvoPress's own, not those that were measured",
+        "EvoPress takes its own weights, not those that were measured",
         f"next: eval_ppl.py {winner.checkpoint.path} {_OPTIONS[configuration.kind]} {path}",
         " ".join(
-            [f"read again: paretopress import {path}", *_flags(configuration, scale), "--output profile.yaml"]
+            [
+                f"to read the file again: paretopress import {path}",
+                *_flags(configuration, scale),
+                "--output profile.yaml",
+            ]
         ),
     ]
 
@@ -98,14 +102,14 @@ def from_units(units: Mapping[str, str], step: int = 1_000_000) -> EvoPressConfi
             levels[name] = scheme.sparsity.offset // step
         else:
             raise ValueError(
-                f"level {label!r} of {name} has no name in EvoPress's files; they know bits or sparsity"
+                f"level {label!r} of {name} cannot be written to EvoPress's files, which hold bits or sparsity"
             )
     if len(bases) != 1:
         raise ValueError("levels of different kinds or base sparsities do not fit one EvoPress file")
     if len(grids) > 1:
         raise ValueError(
-            "levels of different group sizes or with and without zero points do not fit one EvoPress file, which says "
-            "bits alone"
+            "levels of different group sizes or with and without zero points do not fit one EvoPress file, which holds "
+            "only bits"
         )
     base = bases.pop()
     return EvoPressConfiguration("quantization" if base is None else "sparsity", levels, base=base)
@@ -184,10 +188,12 @@ def _from_branches(units: Mapping[str, str]) -> EvoPressConfiguration:
         match = re.fullmatch(r"blocks\.(\d+)(?:\.(attention|mlp))?", name)
         if match is None or label not in ("keep", "drop"):
             raise ValueError(
-                f"{name}: {label} does not fit an EvoPress drop list; it knows only kept and dropped branches"
+                f"{name}: {label} does not fit an EvoPress drop list, which holds only kept and dropped branches"
             )
         branches = (match[2],) if match[2] else ("attention", "mlp")
         removed.setdefault(int(match[1]), set()).update(branches if label == "drop" else ())
     if sorted(removed) != list(range(len(removed))):
-        raise ValueError("an EvoPress drop list needs every block; some are missing from the units")
+        raise ValueError(
+            "an EvoPress drop list names every block, but some blocks have no unit in the profile"
+        )
     return EvoPressConfiguration("drop", {}, tuple(tuple(sorted(removed[i])) for i in range(len(removed))))

@@ -34,10 +34,10 @@ _IMPORTANT = ("iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs")
 _FILE_TYPE = "Q8_0"
 
 _SENTENCE = (
-    f"`sh {SCRIPT} MODEL.gguf OUTPUT.gguf --imatrix FILE` has llama-quantize (of 2026 or later) quantise a 16-bit "
-    f"GGUF file of the model; `{TYPES}` has the type of every layer, blocks numbered as they remain. The weights will "
-    "be llama-quantize's own, and figures below are of paretopress's, which were made with an importance matrix of the "
-    "calibration data: give one of your own, from llama-imatrix."
+    f"`sh {SCRIPT} MODEL.gguf OUTPUT.gguf --imatrix FILE` runs llama-quantize (of 2026 or later) on a 16-bit GGUF file "
+    f"of the model. `{TYPES}` has the type of every layer, under the block numbers that the written model has. "
+    "llama-quantize makes its own weights; the figures below are of the weights of paretopress, which were made with an "
+    "importance matrix of the calibration data. Make an importance matrix of your own with llama-imatrix."
 )
 
 
@@ -73,10 +73,10 @@ def export_llama_quantize(winner: Winner, output: Path, overwrite: bool) -> list
     return [
         f"{output / SCRIPT}: llama-quantize's arguments for {len(layers)} layers, embeddings and head, "
         f"{len(left.removed)} blocks left out",
-        "its weights will be llama-quantize's own, not those that were measured: these had an importance matrix of the "
-        "calibration data; give it one of your own, from llama-imatrix",
-        *([f"{', '.join(without)}: llama-quantize makes nothing of it without --imatrix"] if without else []),
-        *(["what the refit changed is not in a recipe"] if winner.refitted else []),
+        "llama-quantize makes its own weights, not those that were measured, which had an importance matrix of the "
+        "calibration data; make an importance matrix of your own with llama-imatrix",
+        *([f"llama-quantize writes {', '.join(without)} only with --imatrix"] if without else []),
+        *(["the recipe does not hold the weights that the refit changed"] if winner.refitted else []),
         f"next: sh {shlex.quote(str(output / SCRIPT))} MODEL.gguf OUTPUT.gguf --imatrix IMATRIX.gguf",
     ]
 
@@ -90,8 +90,8 @@ def _types(winner: Winner, compression: Compression) -> dict[str, str]:
         multiple = compression.storage(path).weights if label else 1
         if linear.in_features % multiple:
             raise ValueError(
-                f"{path} takes {label!r}, whose rows are multiples of {multiple}, but has {linear.in_features} inputs: "
-                "llama-quantize would take another type; use one with blocks of 32, such as q4_0"
+                f"{path} takes {label!r}, which needs a multiple of {multiple} inputs, but has {linear.in_features}, so "
+                "llama-quantize would take another type; use a level with blocks of 32, such as q4_0"
             )
         found[path] = label or dense
     return found
@@ -99,12 +99,12 @@ def _types(winner: Winner, compression: Compression) -> dict[str, str]:
 
 def _check_blocks(winner: Winner, left: Remains) -> None:
     """Refuse dropped branches and blocks that llama-quantize cannot remove."""
-    left.check_whole("llama-quantize prunes whole blocks")
+    left.check_whole("llama-quantize removes only whole blocks")
     kinds: Sequence[str] = getattr(winner.checkpoint.config, "layer_types", None) or ()
     if kinds and [kinds[i] for i in left.kept] != list(kinds[: len(left.kept)]):
         raise ValueError(
-            f"blocks {', '.join(map(str, left.removed))} are dropped, and llama.cpp tells by its number which attention "
-            "a block has; export with --format hf"
+            f"blocks {', '.join(map(str, left.removed))} are dropped, but llama.cpp derives the kind of attention of a "
+            "block from its number; export with --format hf"
         )
 
 
@@ -123,8 +123,9 @@ def _layers(winner: Winner, left: Remains, types: Mapping[str, str]) -> dict[str
 def _script(options: Sequence[str]) -> str:
     return f"""#!/bin/sh
 # Usage: sh {SCRIPT} MODEL.gguf OUTPUT.gguf [--imatrix IMATRIX.gguf] [more options of llama-quantize]
-# MODEL.gguf has 16 or 32 bits, as convert_hf_to_gguf.py writes it. LLAMA_QUANTIZE: the program, if it is elsewhere.
-# {_FILE_TYPE} is the type of what has no other, and the name that llama.cpp will show.
+# MODEL.gguf has 16 or 32 bits, as convert_hf_to_gguf.py writes it.
+# If llama-quantize is not on the PATH, set the variable LLAMA_QUANTIZE to the path of the program.
+# {_FILE_TYPE} is the type of tensors without a type of their own, and the type that llama.cpp will show for the file.
 set -eu
 model=${{1:?is the GGUF file to quantise}}
 output=${{2:?is the GGUF file to write}}

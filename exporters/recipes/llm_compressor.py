@@ -12,8 +12,8 @@ from ..checkpoints.quantization_config import config_groups
 
 RECIPE = "recipe.yaml"
 _SENTENCE = (
-    f"`{RECIPE}` says to llm-compressor which bits each layer takes; its weights will be its own, and figures below "
-    "are of paretopress's."
+    f"`{RECIPE}` gives llm-compressor the bits of every layer. llm-compressor makes its own weights; the figures below "
+    "are of the weights of paretopress."
 )
 
 
@@ -41,7 +41,7 @@ def export_recipe(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         write_record(folder, "llm-compressor", winner, {"modifier": modifier})
     return [
         f"{output / RECIPE}: a recipe with {modifier} for {len(grids)} layers",
-        "its weights will be llm-compressor's own, not those that were measured",
+        "llm-compressor makes its own weights, not those that were measured",
         f"next: oneshot(model={str(winner.checkpoint.path)!r}, recipe={str(output / RECIPE)!r}, ...)",
     ]
 
@@ -59,9 +59,9 @@ def _grid(winner: Winner, path: str) -> Grid:
     linears = {linear.path: linear for linear in (*winner.structure.linears, *ends.linears)}
     scheme = None if label == "drop" else parse_label(label)
     if scheme is None or scheme.grid is None or scheme.sparsity is not None:
-        fact = "recipes of this kind say bits alone"
+        fact = "recipes of llm-compressor hold only bits"
     elif path == ends.embedding.path or linears[path].transposed:
-        fact = "recipes quantise torch.nn.Linear layers alone"
+        fact = "recipes of llm-compressor quantise only torch.nn.Linear layers"
     else:
         return scheme.grid
     raise ValueError(f"{path} takes {label!r}, but {fact}; export with --format hf")

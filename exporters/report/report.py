@@ -179,7 +179,7 @@ def _profiles(front: Front) -> str:
         for i, p in drawn
     )
     body = f'<div class="tabs">{tabs}</div>{panels}<div class="legend">{maps.legend()}</div>'
-    note = "The level of every unit: blocks across, kinds of layers downwards; darker stores more bits per weight."
+    note = "The level of every unit. Columns are blocks, rows are kinds of layers; darker cells have more bits per weight."
     return section("Profiles", note, body)
 
 
@@ -201,9 +201,7 @@ def _progress(front: Front) -> str:
     drawn = chart(
         series, "tokens through the model", "fitness (log)", "Fitness of the incumbent against tokens"
     )
-    note = (
-        "Fitness of the best profile so far, on calibration text. It is what the search saw, not the result."
-    )
+    note = "Fitness of the best profile so far, on calibration text. The search minimises it; the result is held-out KL."
     return section("Progress", note, f'<div class="scroll">{drawn}</div>')
 
 
@@ -219,13 +217,13 @@ def _looks(front: Front) -> str:
         _shares("calibration", "front", "circle", groups, lambda row: row.calibration_of_uniform or 0),
     ]
     budgets = max(len(rows) for rows in groups)
-    title = "fitness / uniform's (log)"
+    title = "fitness / uniform's fitness (log)"
     label = "Fitness on calibration and on validation text against tokens"
-    note = "Fitness of the best profile so far as a share of the uniform profile's on the same text"
+    note = "Fitness of the best profile so far as a share of the uniform profile's fitness on the same text"
     note += f", geometric mean over {budgets} budgets. " if budgets > 1 else ". "
-    note += "Where the lines part, the search fits its calibration text."
+    note += "Where the lines diverge, the search overfits its calibration text."
     if front.stopped == "looks":
-        note += " The search was ended because validation no longer followed."
+        note += " The search ended early because the fitness on validation text no longer improved."
     drawn = chart(series, "tokens through the model", title, label)
     return section("Calibration and validation", note, f'<div class="scroll">{drawn}</div>')
 
@@ -273,9 +271,11 @@ def _table(front: Front) -> str:
         group = [_row(front, p, chosen=p in chosen) for p in (*chosen, *others)]
         rows += [group[0].replace('<tr class="', '<tr class="start ', 1), *group[1:]]
     dense = _dense_row(front)
-    note = f"Rows in bold are the front. Cost in {escape(front.cost_unit)}; KL in nats per token, with its confidence "
-    note += "interval; fitness is on calibration text, KL and perplexity on held-out text; p is of the paired test "
-    note += "against uniform on validation text, for a refit against the point before."
+    note = f"Rows in bold are the front. Cost is in {escape(front.cost_unit)}, KL in nats per token with its confidence "
+    note += "interval. Fitness is on calibration text, KL and perplexity are on held-out text. p is the p-value of the "
+    note += (
+        "paired test against uniform on validation text; for a refit, against the point without the refit."
+    )
     body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}{dense}</tbody></table></div>'
     return section("Figures", note, body)
 
@@ -330,7 +330,7 @@ def _made(front: Front) -> str:
         for name, value in front.fingerprints.items()
     ]
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in items)
-    note = "Tokens are profiles times tokens, without any discount for shared work. Versions stand in environment.json."
+    note = "Tokens count in full for every profile, even where profiles share computed work. Versions are in environment.json."
     return section("How this was made", note, f"<dl>{rows}</dl>")
 
 

@@ -154,4 +154,4 @@ class Sensitivity:
                 rows = {n: {label: read_fitness(d) for label, d in r.items()} for n, r in deltas.items()}
                 value = fitness if isinstance(fitness, float) else None
                 return cls(base, tokens, read_fitness(value), rows)
-        raise ValueError("this is no record of sensitivities; measure them again")
+        raise ValueError("the record of sensitivities is incomplete; measure them again")

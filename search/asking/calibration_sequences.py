@@ -23,11 +23,13 @@ class CalibrationSequences:
 
     def __post_init__(self) -> None:
         if self.sequences < 1 or self.length < 1:
-            raise ValueError(f"{self.sequences} calibration sequences of {self.length} tokens hold nothing")
+            raise ValueError(
+                f"{self.sequences} calibration sequences of {self.length} tokens are empty; give at least one of each"
+            )
         if not 0 <= self.archive.start < self.archive.stop <= self.sequences:
             raise ValueError(
-                f"the archive uses sequences {self.archive.start}..{self.archive.stop} of the "
-                f"{self.sequences} for calibration; ask for fewer"
+                f"the archive uses sequences {self.archive.start}..{self.archive.stop}, but there are "
+                f"{self.sequences} for calibration; use fewer"
             )
 
     def count(self, tokens: int) -> int:

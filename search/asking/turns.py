@@ -135,7 +135,9 @@ class Turns(ABC):
         wanted = [trial.number for trial in self._pending or []]
         told = [evaluation.trial.number for evaluation in evaluations]
         if told != wanted:
-            raise ValueError(f"told trials {told[:3]}..., asked {wanted[:3]}...; tell all in the order asked")
+            raise ValueError(
+                f"`tell` got trials {told[:3]}..., `ask` gave {wanted[:3]}...; tell all in the order of `ask`"
+            )
         self._pending = None
         fitness = [math.inf if e.error is not None else e.fitness for e in evaluations]
         for evaluation, value in zip(evaluations, fitness, strict=True):

@@ -109,7 +109,7 @@ class RunFolder:
         """
         if (reason := self._foreign()) is not None:
             raise FileExistsError(
-                f"folder {self.path} is not a run's: {reason}; give --run a new or an empty folder, or a run's own"
+                f"{self.path} is not a run folder: {reason}; give --run a new folder, an empty one or a run folder"
             )
 
     def _foreign(self) -> str | None:
@@ -193,7 +193,7 @@ class RunFolder:
         if serious:
             raise ValueError(
                 f"run {self.path} was started with another configuration ({'; '.join(serious)}); "
-                "undo the change, choose another --run folder, or start anew with --fresh"
+                "undo the change, choose another --run folder, or start over with --fresh"
             )
         if stored is None or changed:
             write_yaml(self._config, _versioned(config))
@@ -299,7 +299,7 @@ def _is_own_profile(path: Path) -> bool:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"profile name {name!r} is no plain file name; use letters, digits and ._+=,-")
+        raise ValueError(f"profile name {name!r} is not a plain file name; use letters, digits and ._+=,-")
 
 
 def _versioned(record: Mapping[str, Any]) -> dict[str, Any]:

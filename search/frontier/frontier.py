@@ -71,7 +71,7 @@ class FrontierConfig(MethodConfig):
 
     serves: ClassVar[Literal["all", "one"]] = "all"
     summary: ClassVar[str] = (
-        "all budgets together: slopes of every level from backward passes, the exact allocation of them, and again around each best"
+        "all budgets together: estimates the effect of every level by backward passes, allocates exactly, and repeats both around the best profile of each budget"
     )
 
     method: Literal["frontier"] = "frontier"

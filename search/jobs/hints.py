@@ -17,13 +17,14 @@ def hints(front: Front) -> list[str]:
     found = "; ".join(_found(front, point) for point in left)
     if documents < FEWEST_DOCUMENTS:
         return [
-            f"nothing is claimed for {found}: the final test needs {FEWEST_DOCUMENTS} validation documents, and "
-            f"{documents} are {FEWEST_DOCUMENTS - documents} too few; raise data.validation.tokens, or give text with "
-            "more documents"
+            f"no profile can be shown to be better than uniform for {found}: the final test needs {FEWEST_DOCUMENTS} "
+            f"validation documents, and {documents} are {FEWEST_DOCUMENTS - documents} too few; raise "
+            "data.validation.tokens, or give text with more documents"
         ]
     return [
-        f"nothing is significantly better than uniform for {found}: {documents} validation documents do not show it at "
-        f"{LEVEL:.0%} for the whole run; raise data.validation.tokens to show smaller gains, or search longer"
+        f"no profile is significantly better than uniform for {found}: {documents} validation documents show no gain at "
+        f"the level of {LEVEL:.0%} for the whole run; raise data.validation.tokens to show smaller gains, or search "
+        "longer"
     ]
 
 
@@ -35,4 +36,4 @@ def _found(front: Front, point: Point) -> str:
     ]
     if not best or not uniform or uniform[0] is None:
         return point.budget
-    return f"{point.budget} (on calibration text {best[0]:.4g} was found, uniform has {uniform[0]:.4g})"
+    return f"{point.budget} (fitness on calibration text: best {best[0]:.4g}, uniform {uniform[0]:.4g})"

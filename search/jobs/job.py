@@ -86,7 +86,7 @@ def _run(site: Site, path: Path, fresh: bool, listen: Listener, report: Callable
         listen(Event("levels", 1, 1, text))
     if (groups := assembly.data["validation"].groups) < FEWEST_DOCUMENTS:
         text = (
-            f"{groups} validation documents: nothing can be claimed to beat uniform, give {FEWEST_DOCUMENTS}"
+            f"{groups} validation documents cannot show that a profile beats uniform; give {FEWEST_DOCUMENTS}"
         )
         listen(Event("check the validation text", 1, 1, text))
     with RunFolder(path) as folder:
@@ -149,7 +149,7 @@ def _refuse_other(site: Site, path: Path) -> None:
         versions = "".join(f"; {name} was {old}, is {new}" for name, (old, new) in libraries.items())
         raise ValueError(
             f"run {path} was made with another {', another '.join(changed)}{versions}: its values are not "
-            "comparable; restore what changed, choose another --run folder, or start anew with --fresh"
+            "comparable; restore what changed, choose another --run folder, or start over with --fresh"
         )
 
 
@@ -241,7 +241,7 @@ def starting_profiles(assembly: Assembly) -> list[Profile]:
         )
     if front.fingerprints["model"] != assembly.checkpoint.fingerprint:
         raise ValueError(
-            f"start_from {assembly.config.start_from!r} is a run of another model, {front.model}"
+            f"start_from {assembly.config.start_from!r} is a run of another model, {front.model}; give one of this model"
         )
     return [assembly.space.parse(point.profile) for point in front.points]
 
@@ -307,7 +307,7 @@ def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> N
         within_step: tokens that the present step has measured so far.
     """
     best = " ".join(f"{curve[-1][1]:.3g}" for curve in study.progress.curve.values() if curve)
-    text = f"best {best}" if best else ""
+    text = f"best fitness {best}" if best else ""
     done = study.progress.tokens + within_step
     listen(Event("search", done, max(total, done), text))
 

@@ -75,7 +75,7 @@ def open_profile(
     assembly = assemble(config, databases)
     if assembly.labels and not assembly.database.bytes:
         raise ValueError(
-            f"{assembly.database.path} holds no levels of this configuration; make them with `paretopress build`"
+            f"{assembly.database.path} holds no levels of this configuration; build them with `paretopress build`"
         )
     profile = assembly.space.parse(units)
     refitted = kept_refit(run, assembly.space.describe(profile)) if run else None
@@ -136,7 +136,7 @@ def _check_vocabulary(assembly: Assembly, name: Path, found: int) -> None:
     known = assembly.structure.ends.head.out_features
     if found != known:
         raise ValueError(
-            f"{name} has {found} tokens, {assembly.config.model} has {known}; compare models with one tokenizer"
+            f"{name} has a vocabulary of {found} tokens, {assembly.config.model} of {known}; use one tokenizer"
         )
 
 

@@ -52,13 +52,13 @@ def plan(config: RunConfig, run: Path) -> list[str]:
     return [
         f"model: {config.model} ({assembly.structure.model_class}, {len(assembly.structure.blocks)} blocks), "
         f"dense perplexity {sanity.perplexity:.3f} on calibration text",
-        f"space: {len(space.units)} units, {len(assembly.labels)} layers x levels = {levels} levels to build",
+        f"space: {len(space.units)} units; {levels} levels of {len(assembly.labels)} layers to build",
         *(f"levels: {text}" for text in left_out(assembly)),
         f"budgets: {'; '.join(budget.name for budget, _ in assembly.limits)}; "
         f"{low:.9g} to {high:.9g} {COST_UNITS[kind]} can be reached",
-        f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} to validate and report",
-        f"time: at most {duration(round(seconds))} at {sanity.tokens_per_second:,.0f} tokens/s (shared prefixes make it less), "
-        "building not counted",
+        f"search: at most {trials:,} evaluations, {tokens:,} tokens; then {final:,} tokens to validate and report",
+        f"time: at most {duration(round(seconds))} at {sanity.tokens_per_second:,.0f} tokens/s, without building the levels; "
+        "less where profiles have the same first blocks",
         f"memory: {site.description}",
         f"disk: {assembly.level_bytes:,} bytes of levels in {assembly.databases}, "
         f"{len(assembly.database.errors())} of {len(assembly.labels)} layers built already",

@@ -91,7 +91,7 @@ def _refuse_other(assembly: Assembly, front: Front, run: Path) -> None:
         )
     if assembly.labels and not assembly.database.bytes:
         raise FileNotFoundError(
-            f"{assembly.database.path} holds no levels; make them again with `paretopress build`"
+            f"{assembly.database.path} holds no levels; build them again with `paretopress build`"
         )
 
 

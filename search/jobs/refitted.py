@@ -58,6 +58,6 @@ def kept_refit(run: Path, units: Mapping[str, str]) -> LevelDatabase | None:
     if manifest.get("fingerprint") != point.refit.database:
         raise FileNotFoundError(
             f"{folder} does not hold the refitted levels of {point.budget}; "
-            "make them again with `paretopress refit`"
+            "build them again with `paretopress refit`"
         )
     return LevelDatabase(folder, manifest["recipe"])

@@ -170,7 +170,9 @@ class DPSearcher(Turns):
         if self._layer_errors is not None:
             return self._allocator(self._layer_errors).front(kind)
         if self.sensitivity is None:
-            raise ValueError("nothing is measured yet; tell the first trials before asking for the front")
+            raise ValueError(
+                "no trial is measured yet; `tell` the first evaluations before asking for the front"
+            )
         return self._allocator(self.sensitivity.errors(self.space)).front(kind)
 
     def _allocator(self, errors: Errors) -> Allocator:

@@ -61,7 +61,9 @@ class EvolutionConfig(MethodConfig):
             end.
     """
 
-    summary: ClassVar[str] = "EvoPress's evolution: level switches, selection in stages of growing tokens"
+    summary: ClassVar[str] = (
+        "EvoPress's evolution: mutates profiles by level switches, and selects offspring in stages of growing tokens"
+    )
 
     method: Literal["evolution"] = "evolution"
     generations: int | None = Field(default=None, ge=0)
@@ -89,10 +91,12 @@ class EvolutionConfig(MethodConfig):
                 raise ValueError(f"the last stage has {self.survivors[-1]} survivors; it must leave 1")
             if list(self.survivors) != sorted(self.survivors, reverse=True):
                 raise ValueError(
-                    f"survivors {self.survivors} grow; each stage keeps at most as many as the last"
+                    f"survivors {self.survivors} grow; each stage keeps at most as many as the stage before"
                 )
             if list(self.tokens) != sorted(self.tokens):
-                raise ValueError(f"tokens {self.tokens} shrink; each stage uses at least as many as the last")
+                raise ValueError(
+                    f"tokens {self.tokens} shrink; each stage uses at least as many as the stage before"
+                )
         return self
 
     def build(self, task: Task) -> "EvolutionSearcher":

@@ -228,7 +228,7 @@ def assemble(
     axes = {next(iter(limit)) for _, limit in limits}
     if len(axes) > 1:
         raise ValueError(
-            f"budgets begin with different costs ({', '.join(sorted(axes))}); give them one axis"
+            f"budgets begin with different costs ({', '.join(sorted(axes))}); begin all with the same cost"
         )
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     data = data or load_sequences(config.data, tokenizer, config.seed)
@@ -240,4 +240,4 @@ def _check_chain(config: RunConfig, space: Space) -> None:
     chain = config.builder.chain
     for layer, labels in labels_to_build(space).items():
         if chain is not None and chain not in labels:
-            raise ValueError(f"builder.chain {chain!r} is no level of {layer}; add it to `space.levels`")
+            raise ValueError(f"builder.chain {chain!r} is not a level of {layer}; add it to `space.levels`")

@@ -81,7 +81,7 @@ class RunConfig(BaseModel):
     def _different(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
         names = [budget.name for budget in budgets]
         if repeated := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"budget {repeated[0]!r} is given twice; leave one out")
+            raise ValueError(f"budget {repeated[0]!r} is given twice; remove one")
         return budgets
 
     @field_validator("workers", mode="before")
@@ -114,7 +114,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise FileNotFoundError(f"no configuration at {path}; ready ones are in configs/")
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no mapping; a configuration has keys such as `model` and `space`")
+        raise ValueError(
+            f"{path} is not a YAML mapping; a configuration has keys such as `model` and `space`"
+        )
     _name_workers(content, content.get("workers"), None)
     content.pop("format_version", None)
     for override in overrides:
@@ -167,14 +169,14 @@ def _override(content: dict[str, Any], override: str) -> None:
     for parent in parents:
         place = place[_index(place, parent, key)] if isinstance(place, list) else place.setdefault(parent, {})
         if not isinstance(place, dict | list):
-            raise ValueError(f"--set {key}: {parent!r} is a value, not a mapping")
+            raise ValueError(f"--set {key}: {parent!r} is a value, not a mapping; correct the key")
     try:
         place[_index(place, last, key) if isinstance(place, list) else last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ValueError(f"--set {override!r}: the value is not YAML; quote what YAML would read") from error
+        raise ValueError(f"--set {override!r}: the value is not YAML; put it in quotes") from error
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
     if not part.isdecimal() or int(part) >= len(items):
-        raise ValueError(f"--set {key}: {part!r} is no place in a list of {len(items)}; count from 0")
+        raise ValueError(f"--set {key}: {part!r} is not an index of a list of {len(items)}; count from 0")
     return int(part)

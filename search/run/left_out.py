@@ -17,7 +17,7 @@ def left_out(assembly: Assembly) -> list[str]:
         if count := sum(inputs[layer] % multiple > 0 for layer in assembly.labels):
             found.setdefault((count, multiple), []).append(label)
     return [
-        f"{', '.join(labels)} left out for {count} of {len(assembly.labels)} layers, whose inputs are no "
-        f"multiples of {multiple}"
+        f"{', '.join(labels)} left out for {count} of {len(assembly.labels)} layers, whose number of inputs is "
+        f"not a multiple of {multiple}"
         for (count, multiple), labels in found.items()
     ]

@@ -26,7 +26,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{where} is missing; give it in the configuration or with --set {where}=VALUE"
     if first["type"] == "union_tag_not_found":
-        return f"{where} has no {first['ctx']['discriminator']}; give it one"
+        return f"{where} has no key {first['ctx']['discriminator']}; add it"
     if first["type"] == "union_tag_invalid":
         tags = [tag.strip("' ") for tag in first["ctx"]["expected_tags"].split(",")]
         name, tag = first["ctx"]["discriminator"].strip("'"), first["ctx"]["tag"]

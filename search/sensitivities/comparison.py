@@ -96,7 +96,7 @@ def _refuse_below(bound: float, best: float) -> None:
     if best > bound:
         raise ValueError(
             f"fitness {bound:g} cannot be reached: the best profile is predicted to have {best:.6g}; raise the "
-            "bound or add dearer levels"
+            "bound or add more expensive levels"
         )
 
 

@@ -86,7 +86,7 @@ def check_scores(names: Sequence[str]) -> tuple[str, ...]:
         ValueError: a name is not that of a score, or no name is given.
     """
     if not names:
-        raise ValueError(f"no score is named; known: {', '.join(SCORES)}")
+        raise ValueError(f"no score is given; known: {', '.join(SCORES)}")
     for name in names:
         if name not in SCORES:
             raise ValueError(f"score {name!r} is unknown; {nearest(name, SCORES)}")
@@ -130,7 +130,7 @@ def sensitivities(
     RunFolder(path).check()
     scores = check_scores(scores)
     if bound is not None and MEASURED not in scores:
-        raise ValueError(f"a bound on fitness needs measured sensitivities; add {MEASURED} to the scores")
+        raise ValueError(f"a bound on fitness needs the measured score; add {MEASURED} to the scores")
     listen(Event("open model and text", 0))
     assembly = assemble(config, databases or path.parent / "databases")
     beside = {} if bound is None else _beside(assembly)
@@ -202,8 +202,8 @@ def _beside(assembly: Assembly) -> Limits:
     if any(other != first for other in others):
         names = "; ".join(budget.name for budget, _ in assembly.limits)
         raise ValueError(
-            f"a bound on fitness needs the same limits beside {assembly.kind} in every budget, not {names}; give "
-            "budgets that agree in them, or one"
+            f"a bound on fitness needs budgets that differ in {assembly.kind} only, not {names}; give such budgets, or "
+            "one budget"
         )
     return first
 

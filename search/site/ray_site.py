@@ -131,9 +131,9 @@ class RaySite:
         database = self.assembly.database
         if self.assembly.level_bytes > MOST and not self._shared():
             raise ValueError(
-                f"{self.assembly.level_bytes:,} bytes of levels are too large to send ({MOST >> 20} MiB), and "
-                f"{self.assembly.databases} is another folder where they would be built; use a run folder that every "
-                "node sees"
+                f"{self.assembly.level_bytes:,} bytes of levels are too large to send (limit {MOST >> 20} MiB), and the node "
+                f"that would build them does not see {self.assembly.databases} of this machine; use a run folder that "
+                "every node sees"
             )
         lacking = self._hand.call(_lacking) if database.errors() else 0
         known = _dumped(self.assembly) if lacking else None
@@ -209,7 +209,7 @@ def place(
     each = float(len(devices)) if workers.gpus is None else workers.gpus
     if len(devices) > 1 and each != len(devices):
         raise ValueError(
-            f"evaluation.device {device!r} is of {len(devices)} GPUs, workers.gpus of {each:g}; leave one of them out"
+            f"evaluation.device {device!r} names {len(devices)} GPUs, but workers.gpus is {each:g}; give only one of the keys"
         )
     threads = evaluation.threads
     if threads == "auto":
@@ -254,7 +254,9 @@ def open_evaluator(
     if _awaited(assembly) and (content := levels()):
         assembly.database.restore(content)
     if _missing(assembly):
-        raise FileNotFoundError(f"no levels at {assembly.database.path}; use a folder that every node sees")
+        raise FileNotFoundError(
+            f"there are no levels at {assembly.database.path}; use a folder that every node sees"
+        )
     _compare(recipe, site.recipe)
     return site.evaluator
 
@@ -264,7 +266,7 @@ def _compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     if changed := differences(there, here):
         named = "; ".join(f"{name} is {new}, not {old}" for name, (old, new) in changed.items())
         raise ValueError(
-            f"its values would not be comparable: {named}; use nodes of one kind with the same libraries"
+            f"the worker's values would not be comparable: {named}; use nodes of one kind with the same libraries"
         )
 
 

@@ -111,7 +111,7 @@ class Answers:
         known = self.journal.lookup(key, trial)
         if known is not None:
             return known
-        return Evaluation(trial, (), (), error=failed.get(key, "no answer came"))
+        return Evaluation(trial, (), (), error=failed.get(key, "no worker returned a value"))
 
     def _missing(self, trials: Iterable[Trial], keys: Mapping[Profile, str]) -> list[Trial]:
         found: list[Trial] = []

@@ -61,7 +61,9 @@ class LevelDatabase:
             return
         manifest = check_version(self._manifest, read_json(self._manifest))
         if manifest.get("fingerprint") != self.fingerprint:
-            raise ValueError(f"{self.path} holds the levels of another recipe; choose another folder")
+            raise ValueError(
+                f"{self.path} holds levels that were built with another recipe; choose another folder"
+            )
         for record in sorted(self.path.glob("*.safetensors.json")):
             self._adopt(
                 record.name.removesuffix(".safetensors.json"), check_version(record, read_json(record))

@@ -140,7 +140,7 @@ class SearcherContract(ABC):
         built = space()
         searcher = self.make(built, limits(built), 1)
         answers = list(ToyEvaluator(built).evaluate(searcher.ask()))
-        with pytest.raises(ValueError, match="tell all in the order asked"):
+        with pytest.raises(ValueError, match="tell all in the order of `ask`"):
             searcher.tell(answers[1:])
 
     def test_workload_is_an_upper_bound(self, setting: tuple[Space, Limits]) -> None:

@@ -61,7 +61,7 @@ CONFIGURATIONS: dict[str, tuple[Edit, str]] = {
     ),
     "mixed budgets": (
         put("budgets", [{"bits": 4.0}, {"bytes": 30_000}]),
-        "budgets begin with different costs (bits, bytes); give them one axis",
+        "budgets begin with different costs (bits, bytes); begin all with the same cost",
     ),
     "a cost without drops": (put("budgets", [{"dropped": 2}]), ""),
     "two budgets in one name": (
@@ -76,7 +76,7 @@ CONFIGURATIONS: dict[str, tuple[Edit, str]] = {
     ),
     "a chain through no level": (
         put("builder.chain", "w8g16"),
-        "builder.chain 'w8g16' is no level of model.layers.0.mlp.down_proj; add it to `space.levels`",
+        "builder.chain 'w8g16' is not a level of model.layers.0.mlp.down_proj; add it to `space.levels`",
     ),
     "missing model folder": (
         put("model", "/nowhere/model"),
@@ -85,7 +85,7 @@ CONFIGURATIONS: dict[str, tuple[Edit, str]] = {
     "missing text": (put("data.source", "none.txt"), "no file matches data source 'none.txt'; give a path, "),
     "too little text": (
         put("data.calibration.tokens", 10**7),
-        "calibration needs 156250 sequences of 64 tokens, its ",
+        "calibration needs 156250 sequences of 64 tokens, but its ",
     ),
     "unknown method": (put("search", [{"method": "evolve"}]), "{config}: search.0: "),
     "unreachable device": (put("evaluation.device", "cuda"), "device 'cuda' is not available here; "),
@@ -113,8 +113,8 @@ def test_configurations_that_cannot_work(
     ("text", "message"),
     [
         ("model: [", "is not YAML at line 1 column 9"),
-        ("- model", "holds no mapping; a configuration has keys such as `model` and `space`"),
-        ("", "holds no mapping"),
+        ("- model", "is not a YAML mapping; a configuration has keys such as `model` and `space`"),
+        ("", "is not a YAML mapping"),
         ("model: \x00", "is not YAML at character 7"),
     ],
 )
@@ -157,16 +157,16 @@ def test_overrides_that_cannot_work(
     ("arguments", "message"),
     [
         (["serch"], "No such command 'serch'"),
-        (["search"], "Missing argument 'config'; `paretopress search --help` tells more"),
+        (["search"], "Missing argument 'config'; see `paretopress search --help`"),
         (["search", "x.yaml", "--fast"], "No such option: --fast"),
         (["import", "x", "--output", "y", "--step", "many"], "Invalid value for '--step'"),
         (["import", "none.txt", "--output", "y.yaml"], "none.txt: No such file or directory"),
         (["evaluate", "none.yaml"], "there is no none.yaml; give a model folder or a profile file"),
         (
             ["evaluate", "tiny.yaml"],
-            "tiny.yaml lies in no run; name text and levels with --run RUN or --config FILE",
+            "tiny.yaml is not in a run folder; name the text and the levels with --run RUN or --config FILE",
         ),
-        (["evaluate", "."], ". lies in no run; "),
+        (["evaluate", "."], ". is not in a run folder; "),
         (["show", "runs/none"], "no run at runs/none; runs here: runs/tiny"),
         (["status", "runs/none"], "no run at runs/none; runs here: runs/tiny"),
         (["show", "tiny.yaml"], "no run at tiny.yaml; runs here: runs/tiny"),
@@ -220,7 +220,7 @@ def test_a_run_without_a_front(finished: Finished, tmp_path: Path, monkeypatch: 
     shutil.copytree(finished.run, tmp_path / "runs" / "tiny")
     (tmp_path / "runs" / "tiny" / "front.json").unlink()
     monkeypatch.chdir(tmp_path)
-    advice = "runs/tiny has no front yet; `paretopress status runs/tiny` tells how far it is"
+    advice = "runs/tiny has no front yet; see its progress with `paretopress status runs/tiny`"
     assert advice in refused(tmp_path, "show", "runs/tiny")
     assert "runs/tiny has no front yet" in refused(
         tmp_path, "export", "runs/tiny", "--budget", "3.5", "--output", "x"
@@ -235,7 +235,7 @@ def test_levels_that_are_not_built(
     shutil.copytree(finished.run, tmp_path / "runs" / "tiny")
     monkeypatch.chdir(tmp_path)
     line = refused(tmp_path, "evaluate", "runs/tiny/profiles/bits-3.5.yaml")
-    assert "holds no levels of this configuration; make them with `paretopress build`" in line
+    assert "holds no levels of this configuration; build them with `paretopress build`" in line
     line = refused(tmp_path, "export", "runs/tiny", "--budget", "3.5", "--output", "model")
     assert "build the run's levels again with `paretopress build`" in line
 
@@ -247,7 +247,7 @@ def test_a_broken_model(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     weights = load_file(tmp_path / "model" / "model.safetensors")
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
-    assert "the dense model gives nan in torch.float32" in refused(tmp_path, "search", config)
+    assert "the dense model's cross-entropy is nan in torch.float32" in refused(tmp_path, "search", config)
     weights["model.norm.weight"][:] = 100
     save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
     assert "worse than guessing among " in refused(tmp_path, "search", config)

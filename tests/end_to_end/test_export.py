@@ -64,7 +64,7 @@ def test_what_was_written_is_measured_unless_told_otherwise(
 ) -> None:
     answer = at(finished, monkeypatch, "export", "runs/tiny", "--point", "1", "--output", tmp_path / "out")
     assert answer.code == 0, answer.err
-    assert "measuring what was written on the held-out text; --no-measure skips it" in answer.err
+    assert "measuring the written model on the held-out text; --no-measure skips this" in answer.err
     point, found = finished.front["points"][0], record(tmp_path / "out")["heldout_measured"]
     assert found["kl"] == pytest.approx(point["heldout_kl"], rel=1e-5)
     assert found["perplexity"] == pytest.approx(point["heldout_perplexity"], rel=1e-6)
@@ -119,7 +119,7 @@ def test_a_profile_goes_to_evopress_and_back(
         output,
     )
     assert answer.code == 0, answer.err
-    command = answer.out.splitlines()[-1].removeprefix("read again: paretopress ").split()
+    command = answer.out.splitlines()[-1].removeprefix("to read the file again: paretopress ").split()
     monkeypatch.chdir(tmp_path)
     assert shell(*command).code == 0
     units = finished.front["points"][0]["profile"]

@@ -62,8 +62,8 @@ def test_search_leaves_folders_of_others_alone(
     elif config is not None:
         (folder / "config.yaml").write_text(config)
     line = refused(tmp_path, "search", tiny.config(tmp_path), "--run", folder, *options)
-    assert line.startswith(f"folder {folder} is not a run's: ")
-    assert line.endswith("; give --run a new or an empty folder, or a run's own")
+    assert line.startswith(f"{folder} is not a run folder: ")
+    assert line.endswith("; give --run a new folder, an empty one or a run folder")
 
 
 @pytest.mark.parametrize("command", ["sensitivities", "status", "show", "refit", "evaluate"])
@@ -74,7 +74,7 @@ def test_other_commands_leave_folders_of_others_alone(command: str, tiny: Tiny, 
         "sensitivities": (config, "--run", folder),
         "evaluate": (tiny.model, "--run", folder),
     }.get(command, (folder,))
-    assert refused(tmp_path, command, *arguments).startswith(f"folder {folder} is not a run's: ")
+    assert refused(tmp_path, command, *arguments).startswith(f"{folder} is not a run folder: ")
 
 
 def test_a_run_that_stopped_before_it_began_goes_on(tiny: Tiny, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_runs_that_cannot_be_refitted_say_why(run: Path, tmp_path: Path) -> None
     shutil.rmtree(run.parent / "databases")
     front["fingerprints"]["validation"] = valid
     (run / "front.json").write_text(json.dumps(front))
-    with pytest.raises(FileNotFoundError, match="holds no levels; make them again with `paretopress build`"):
+    with pytest.raises(FileNotFoundError, match="holds no levels; build them again with `paretopress build`"):
         refit(run)
 
 
@@ -142,7 +142,7 @@ def test_a_kept_refit_that_is_gone_or_damaged_is_not_exported(run: Path, tmp_pat
     refit(run, "3.5")
     export_run(run, tmp_path / "again", budget="3.5")
     shutil.rmtree(run / "refits")
-    with pytest.raises(FileNotFoundError, match="make them again with `paretopress refit`"):
+    with pytest.raises(FileNotFoundError, match="build them again with `paretopress refit`"):
         export_run(run, tmp_path / "out", budget="3.5")
     refit(run, "3.5")
     export_run(run, tmp_path / "out", budget="3.5")

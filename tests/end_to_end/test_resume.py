@@ -98,7 +98,7 @@ def test_a_signal_stops_with_advice(case: Case, number: signal.Signals) -> None:
     last = (folder / "log").read_text().splitlines()[-1]
     assert last == (
         f"paretopress: stopped; runs/tiny keeps everything that was measured. "
-        f"To go on: paretopress search {case.config}"
+        f"To continue: paretopress search {case.config}"
     )
     assert 2 <= steps(folder) < steps(case.whole)
     assert not (folder / "runs" / "tiny" / "front.json").exists()

@@ -244,9 +244,7 @@ def test_a_bound_on_fitness_keeps_minimum_counts(tiny: Tiny, tmp_path: Path) -> 
     assert labels.count("w4g16") == 11
     differing = [{"bits": 4.5}, {"bits": 5.0, "macs": 0.7}]
     config = load_config(tiny.config(tmp_path, space=JOINT, budgets=differing))
-    with pytest.raises(
-        ValueError, match="needs the same limits beside bits in every budget, not bits 4.5; bits 5"
-    ):
+    with pytest.raises(ValueError, match="needs budgets that differ in bits only, not bits 4.5; bits 5"):
         sensitivities(config, tmp_path / "runs" / "other", scores=["kl"], bound=10.0)
     assert not (tmp_path / "runs" / "other").exists()
 
@@ -277,8 +275,8 @@ def test_joint_spaces_have_all_scores(tiny: Tiny, tmp_path: Path) -> None:
             ["--scores", "kl,fischer"],
             "score 'fischer' is unknown; did you mean 'fisher'? known: fisher, influence, kl, ",
         ),
-        (["--scores", "nmse", "--fitness", "0.1"], "a bound on fitness needs measured sensitivities; add kl"),
-        (["--scores", ","], "no score is named; known: kl, fisher, "),
+        (["--scores", "nmse", "--fitness", "0.1"], "a bound on fitness needs the measured score; add kl"),
+        (["--scores", ","], "no score is given; known: kl, fisher, "),
         (["--base", "worst"], "Invalid value for '--base'"),
         (["--tokens", "0"], "Invalid value for '--tokens'"),
     ],

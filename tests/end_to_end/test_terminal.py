@@ -64,7 +64,7 @@ def test_a_search_in_a_terminal(columns: int, driver: Driver, tiny: Tiny, tmp_pa
         "validate and report",
     ):
         assert stage in text
-    assert re.search(r"search +\S+ +100% +[\d,.]+ tokens/s +best 0\.\d+ 0\.\d+", text)
+    assert re.search(r"search +\S+ +100% +[\d,.]+ tokens/s +best fitness 0\.\d+ 0\.\d+", text)
     assert re.search(r"[\d.]+ blocks/s", text)
     table, _, last = text[text.index("tiny: ") :].rpartition("\nreport: ")
     assert max(map(len, table.splitlines())) <= columns

@@ -46,7 +46,7 @@ GGUF: dict[str, str] = {
 
 REFUSED: dict[str, dict[str, str]] = {
     "hf": {},
-    "compressed-tensors": {"GPT-2": "holds torch.nn.Linear layers alone, and this is a Conv1D"},
+    "compressed-tensors": {"GPT-2": "holds only torch.nn.Linear layers, not a Conv1D"},
     "nemotron-nas": dict.fromkeys(
         ("Gemma 2", "Gemma 3", "Phi-3", "GPT-2", "GPT-NeoX", "GPT-Neo", "OPT"),
         "nemotron-nas has code for Llama, Mistral, Qwen2 and Qwen3, and this is",
@@ -56,7 +56,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "GPT-Neo": "recipes for models of type 'gpt_neo' are not written",
         "OPT": "recipes for models of type 'opt' are not written",
     },
-    "llm-compressor": {"GPT-2": "recipes quantise torch.nn.Linear layers alone"},
+    "llm-compressor": {"GPT-2": "recipes of llm-compressor quantise only torch.nn.Linear layers"},
     "evopress": {},
 }
 """Format to the families that it refuses, and what its message says; the others are written."""

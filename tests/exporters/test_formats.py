@@ -62,7 +62,7 @@ def test_fused_layers_that_differ_are_refused_by_default(case: Case, tmp_path: P
     run = run_of(case, tmp_path, {"q_proj": "w4g32", "3.mlp.up_proj": "dense"})
     message = (
         r"model.layers.0.self_attn.q_proj w4g32, model.layers.0.self_attn.k_proj w3g32, .*v_proj w3g32 and "
-        r"4 groups more differ, and vLLM fuses such layers: .*give --fused raise"
+        r"4 more groups differ in scheme, but vLLM fuses such layers .*give --fused raise"
     )
     for form in ("compressed-tensors", "llm-compressor"):
         with pytest.raises(ValueError, match=message):
@@ -78,7 +78,7 @@ def test_kept_as_they_are_and_said_so(case: Case, tmp_path: Path) -> None:
     run = run_of(case, tmp_path, {"0.self_attn.q_proj": "w4g32"})
     lines = export_run(run, tmp_path / "out", budget="4.5", form="compressed-tensors", fused="keep")
     assert (
-        "not for vLLM: 1 groups of layers that it fuses differ in scheme, first model.layers.0"
+        "not for vLLM: 1 groups of layers that vLLM fuses differ in scheme; the first group is model.layers.0"
         in "\n".join(lines)
     )
     export_run(run, tmp_path / "dense", budget="4.5")
@@ -139,16 +139,21 @@ def test_refitted_levels_are_packed_but_do_not_fit_a_raised_profile(case: Case, 
     for path, label in labels.items():
         assert torch.equal(model.get_parameter(f"{path}.weight"), levels[path][label].dense())
     lines = export_run(run, tmp_path / "raised", budget="4.5", form=form, fused="raise")
-    assert "its levels are the run's own: the refit was of the profile before" in lines
+    assert (
+        "the new profile takes the run's levels without the refit, which was made for the profile before"
+        in lines
+    )
     layers = json.loads((tmp_path / "raised" / "paretopress.json").read_text())["layers"]
     assert torch.equal(logits(reloaded(tmp_path / "raised")), logits(case.edited(layers)))
 
 
 def test_raising_stays_within_the_budget_and_the_levels_there_are(case: Case, tmp_path: Path) -> None:
     labels = {"q_proj": "w4g32"}
-    cost = "raising 4 fused groups to their widest scheme makes bits 3."
+    cost = "raising 4 fused groups to their widest scheme brings bits to 3."
     run = run_of(case, tmp_path / "tight", labels, "bits 3.55")
-    with pytest.raises(ValueError, match=rf"{cost}\d+, above 3.55 of the budget 'bits 3.55'; search with"):
+    with pytest.raises(
+        ValueError, match=rf"{cost}\d+, above the 3.55 of the budget 'bits 3.55'; search with"
+    ):
         export_run(run, tmp_path / "out", budget="3.55", form="compressed-tensors", fused="raise")
     export_run(
         run_of(case, tmp_path / "wide", labels, "bits 4"),
@@ -159,7 +164,8 @@ def test_raising_stays_within_the_budget_and_the_levels_there_are(case: Case, tm
     )
     pinned = run_of(case, tmp_path / "few", labels, units={"pin": {"0.self_attn.k_proj": "w3g32"}})
     with pytest.raises(
-        ValueError, match=r"k_proj has no level with the scheme of 'w4g32' to be raised to \(it has w3g32\)"
+        ValueError,
+        match=r"k_proj cannot be raised to the scheme of 'w4g32', which none of its levels has \(w3g32\)",
     ):
         export_run(pinned, tmp_path / "other", budget="4.5", form="compressed-tensors", fused="raise")
     assert not (tmp_path / "other").exists()
@@ -169,7 +175,7 @@ def test_raising_never_takes_weights_away(case: Case, tmp_path: Path) -> None:
     """Zeros have no grid either, but are no level that a quantised layer is raised to."""
     levels = [label for label in LEVELS if label != "dense"]
     run = run_of(case, tmp_path, {"gate_proj": "s50", "up_proj": "w4g32"}, "bits 9", levels=levels)
-    with pytest.raises(ValueError, match=r"up_proj has no level with the scheme of 's50' to be raised to"):
+    with pytest.raises(ValueError, match=r"up_proj cannot be raised to the scheme of 's50'"):
         export_run(run, tmp_path / "out", budget="9", form="compressed-tensors", fused="raise")
 
 
@@ -190,7 +196,7 @@ def test_a_budget_in_bytes_is_never_exceeded_by_the_files(case: Case, tmp_path: 
     size = json.loads((tmp_path / "first" / "paretopress.json").read_text())["tensor_bytes"]
     exact = run_of(case, tmp_path / "exact", {}, f"bytes {size}", format=form)
     lines = export_run(exact, tmp_path / "second", budget=str(size), form=form)
-    assert f"{size:,} of them tensors as the size rules say, of {size:,} in the budget" in lines[0]
+    assert f"{size:,} of them tensors, as the size rules say; the budget allows {size:,}" in lines[0]
     over = run_of(case, tmp_path / "over", {}, f"bytes {size - 1}", format=form)
     with pytest.raises(
         ValueError, match=rf"{size:,} bytes of tensors, above the {size - 1:,} of the budget; export"
@@ -252,7 +258,9 @@ def test_a_recipe_says_the_scheme_of_every_layer(case: Case, tmp_path: Path) -> 
 def test_recipes_that_would_say_something_else_are_refused(case: Case, tmp_path: Path) -> None:
     for name, label in (("sparse", "s50"), ("both", "2:4+w4g32")):
         run = run_of(case, tmp_path / name, {"o_proj": label})
-        with pytest.raises(ValueError, match=r"o_proj takes '.*', but recipes of this kind say bits alone"):
+        with pytest.raises(
+            ValueError, match=r"o_proj takes '.*', but recipes of llm-compressor hold only bits"
+        ):
             export_run(run, tmp_path / "out", budget="4.5", form="llm-compressor")
 
 
@@ -276,8 +284,8 @@ def test_the_command_writes_what_transformers_loads(
     assert command(monkeypatch, "export", run, *options) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-1] == f"next: AutoModelForCausalLM.from_pretrained({str(output)!r})"
-    assert "3 bits: vLLM needs its Humming kernels for them, 4 and 8 have more" in out
-    assert "zeros in 4 layers are kept, but nothing is smaller or faster for them" in "\n".join(out)
+    assert "vLLM runs layers of 3 bits only with its Humming kernels; 4 and 8 bits have more kernels" in out
+    assert "the zeros in 4 layers are kept, but they make nothing smaller or faster" in "\n".join(out)
     layers = json.loads((output / "paretopress.json").read_text())["layers"]
     assert all(parse_label(label).grid for label in layers.values())
     assert torch.equal(logits(reloaded(output)), logits(case.edited(layers)))

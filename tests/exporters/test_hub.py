@@ -101,12 +101,21 @@ def test_a_private_repository_with_all_files(hub: Hub, tmp_path: Path) -> None:
 def test_public_only_when_asked_for(hub: Hub, tmp_path: Path) -> None:
     hub.private = False
     out = folder(tmp_path / "out")
-    with pytest.raises(OSError, match="not pushed, me/model is public already, and --public was not given"):
+    with pytest.raises(
+        OSError, match="not pushed, me/model is public already; .* with --overwrite and --public"
+    ):
         push(out, "me/model")
     assert not hub.files
     assert push(out, "me/model", public=True).endswith("/me/model (public)")
     assert hub.created["visibility"] == "public"
     assert len(hub.files) == 2
+
+
+def test_a_public_upload_is_not_advised_to_who_did_not_ask_for_it(hub: Hub, tmp_path: Path) -> None:
+    hub.private = False
+    with pytest.raises(OSError, match="is public already") as caught:
+        push(folder(tmp_path / "out"), "me/model")
+    assert "hf upload" not in str(caught.value)
 
 
 def test_a_refusal_is_told_with_the_command_for_later(hub: Hub, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_what_is_too_big_or_elsewhere_is_named(content: dict[str, Any], tmp_path
     parcel = pack(config_of(content), tmp_path / "parcel", 900)
     assert parcel.stays == [
         "data.source.source hf:org/texts",
-        f"model {Path.cwd() / 'llama'} (0 MB do not travel)",
+        f"model {Path.cwd() / 'llama'} (0 MB, too large to send)",
     ]
     assert sorted(parcel.travels) == ["runs/llama", "table.yaml", "valid.txt"]
     job = parse_config(unpack(tmp_path / "parcel" / "mine.yaml", tmp_path / "run"), "job")
@@ -134,7 +134,9 @@ def test_what_is_too_big_or_elsewhere_is_named(content: dict[str, Any], tmp_path
 def test_what_is_nowhere_is_refused(
     change: dict[str, Any], place: str, content: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=f"{place}.* is not here; correct it, or give an absolute path"):
+    with pytest.raises(
+        ValueError, match=f"{place}.* is not on this machine; correct it, or give an absolute path"
+    ):
         pack(config_of(content | change), tmp_path, 900)
 
 

@@ -17,9 +17,9 @@ def test_a_run_tells_who_works_on_it(tmp_path: Path) -> None:
     here = f"process {os.getpid()} on host {socket.gethostname()}"
     assert occupant(run) == ""
     with RunFolder(run):
-        assert occupant(run) == f"{here}, no answer yet"
+        assert occupant(run) == f"{here}, no evaluation yet"
         (run / "journal.jsonl").touch()
-        assert re.fullmatch(rf"{re.escape(here)}, last answer \d s ago", occupant(run))
+        assert re.fullmatch(rf"{re.escape(here)}, last evaluation \d s ago", occupant(run))
     assert occupant(run) == ""
 
 
@@ -30,4 +30,4 @@ def test_a_process_that_was_killed_works_on_nothing(tmp_path: Path) -> None:
     lock.write_text(json.dumps({"host": socket.gethostname(), "pid": ended.pid}))
     assert occupant(tmp_path) == ""
     lock.write_text(json.dumps({"host": "another.host", "pid": ended.pid}))
-    assert occupant(tmp_path) == f"process {ended.pid} on host another.host, no answer yet"
+    assert occupant(tmp_path) == f"process {ended.pid} on host another.host, no evaluation yet"

@@ -167,7 +167,7 @@ def test_latency_comes_from_the_table() -> None:
         (SpaceConfig(levels=("3:5",)), r"no level fits h.0.attn.q \(128 inputs\)"),
         (
             SpaceConfig(levels=("w3", "w4"), units=UnitsConfig(pin={"q": "3:5"})),
-            "pin '3:5' does not fit h.0.attn.q",
+            "pin '3:5' does not fit the 128 inputs of h.0.attn.q",
         ),
         (SpaceConfig(levels=("w3",), units=UnitsConfig(max={"q": "w2"})), "there is nothing to search"),
     ],
@@ -237,7 +237,7 @@ def test_a_pin_or_exclusion_decides_for_the_whole_tied_group() -> None:
     assert not any(".q" in unit.name or ".k" in unit.name for unit in excluded.units)
     both = UnitsConfig(tie="vllm", pin={r"\.k$": "w6", r"\.q$": "w5"})
     with pytest.raises(
-        ValueError, match="h.0.attn.q, h.0.attn.k are tied but pinned to w5, w6; give them one pin"
+        ValueError, match="h.0.attn.q, h.0.attn.k are tied but pinned to w5, w6; give them the same pin"
     ):
         lay_out(SpaceConfig(levels=levels, units=both))
 
@@ -277,9 +277,11 @@ def test_two_limits_that_single_extremes_miss_are_met() -> None:
 
 
 def test_levels_and_patterns_that_yaml_or_python_misread() -> None:
-    with pytest.raises(ValueError, match="level 124 is a number; YAML reads 2:4 as 124: put it in quotes"):
+    with pytest.raises(
+        ValueError, match="level 124 is a number, and YAML reads 2:4 as 124; put the level in quotes"
+    ):
         SpaceConfig.model_validate({"levels": [124]})
-    with pytest.raises(ValueError, match=r"units pattern '\*x' is no regular expression"):
+    with pytest.raises(ValueError, match=r"units pattern '\*x' is not a regular expression"):
         lay_out(SpaceConfig(levels=("w3", "w4"), units=UnitsConfig(exclude=("*x",))))
     with pytest.raises(ValueError, match="size 'inf' is not a number with a unit"):
         parse_bytes("inf")
@@ -289,14 +291,12 @@ def test_files_of_llama_cpp_hold_its_own_types_and_whole_blocks() -> None:
     known = {"levels": ["q4_k", "dense"], "format": "gguf"}
     SpaceConfig.model_validate(known | {"drop": "blocks"})
     with pytest.raises(
-        ValueError, match=r"level 'w4' is no type of llama.cpp, .*; take levels such as q4_k, or"
+        ValueError, match=r"level 'w4' is not a type of llama.cpp, .*; give levels such as q4_k, or"
     ):
         SpaceConfig.model_validate(known | {"levels": ["q4_k", "w4"]})
-    with pytest.raises(ValueError, match="level 'w8' is no type of llama.cpp"):
+    with pytest.raises(ValueError, match="level 'w8' is not a type of llama.cpp"):
         SpaceConfig.model_validate(known | {"units": {"pin": {"lm_head": "w8"}}})
-    with pytest.raises(ValueError, match="a ladder's sparsity is no type of llama.cpp"):
+    with pytest.raises(ValueError, match="a ladder's sparsity is not a type of llama.cpp"):
         SpaceConfig.model_validate(known | {"ladder": {"base": 50}})
-    with pytest.raises(
-        ValueError, match="keeps zeros for some branches .*; with `format: gguf` give `drop: blocks`"
-    ):
+    with pytest.raises(ValueError, match="does not work with `format: gguf`, .*; give `drop: blocks`"):
         SpaceConfig.model_validate(known | {"drop": "branches"})

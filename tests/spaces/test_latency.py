@@ -30,5 +30,5 @@ def test_files_are_yaml_tables(tmp_path: Path) -> None:
     path.write_text("128x64: {w4: 2}\n")
     assert nanoseconds(read_latency(path), LAYER, "w4") == 2000
     path.write_text("- 1\n")
-    with pytest.raises(ValueError, match=r"latency\.yaml holds no latency table"):
+    with pytest.raises(ValueError, match=r"latency\.yaml is not a latency table"):
         read_latency(path)

@@ -122,5 +122,5 @@ def test_minimums_and_budgets_that_exclude_each_other_are_refused() -> None:
 
 
 def test_bad_patterns_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"units pattern '\(' is no regular expression"):
+    with pytest.raises(ValidationError, match=r"units pattern '\(' is not a regular expression"):
         MinimumConfig(count=1, label="w4", units="(")

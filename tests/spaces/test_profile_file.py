@@ -82,9 +82,9 @@ def test_any_units_are_read_back(tmp_path_factory: pytest.TempPathFactory, units
         ("format_version: 1\nunits: [a]", "has no units"),
         ("format_version: 1\nunits: {a: 2:4}", "the level of a reads as 124, not as text; put it in quotes"),
         ("format_version: 1\nunits: {a: w9}", "unit a: level 'w9' is unknown; levels look like"),
-        ("format_version: 1\nunits: {7: w4}", "unit 7 is no text"),
+        ("format_version: 1\nunits: {7: w4}", "unit 7 is not text"),
         ("format_version: 1\nunits:\n  a: w3\n  b: w3\n  a: w4", "line 5 repeats 'a'; keep one of the two"),
-        ("format_version: 1\nbudget: 3.25\nunits: {a: w3}", "`budget` is 3.25, which is no text"),
+        ("format_version: 1\nbudget: 3.25\nunits: {a: w3}", "`budget` is 3.25, which is not text"),
         (
             "format_version: 1\ncosts: {bits: many}\nunits: {a: w3}",
             "`costs` has 'many' for 'bits'; write a number",

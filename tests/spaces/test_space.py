@@ -101,7 +101,7 @@ def test_errors_name_the_unit_and_the_remedy() -> None:
     levels = chain((f"w{bits}", {"bits": bits}) for bits in (2, 4))
     space = Space((Unit("x", ("x",), 0, "mlp", levels),), {}, 1)
     with pytest.raises(
-        ValueError, match=r"budget 1 bits is below the cheapest profile \(2; the dearest is 4\)"
+        ValueError, match=r"budget 1 bits is below the cheapest profile \(2; the most expensive is 4\)"
     ):
         space.check({"bits": 1})
     with pytest.raises(ValueError, match="cost 'macs' is unknown here"):

@@ -59,7 +59,7 @@ class RayErrands(Generic[Held]):
                 failure = line(error)
             self.dismiss()
         raise ConnectionError(
-            f"workers failed {self.config.retries + 1} times before the search: {failure}; the same command tries again"
+            f"workers failed {self.config.retries + 1} times before the search: {failure}; give the same command to try again"
         )
 
     def _try(self, errand: Callable[[Held, Say], Result], say: Say) -> Result:
@@ -75,7 +75,7 @@ class RayErrands(Generic[Held]):
                 latest = time.monotonic()
                 say(text)
             if time.monotonic() - latest > self.config.deadline:
-                raise GetTimeoutError(f"nothing heard in {self.config.deadline:g} s")
+                raise GetTimeoutError(f"the worker sent nothing for {self.config.deadline:g} s")
         found: Result = ray.get(answer)
         return found
 
@@ -96,8 +96,8 @@ class RayErrands(Generic[Held]):
                 ) from None
             if "never ran" in str(error):
                 raise ConnectionError(
-                    "the cluster ended a worker before it began, as for a process that is gone: it could not reach this "
-                    "one; give both the same RAY_AUTH_MODE and token"
+                    "the cluster ended a worker before it began, because the cluster could not reach this process; give "
+                    "both the same RAY_AUTH_MODE and token"
                 ) from None
             raise
         self._heard = 0

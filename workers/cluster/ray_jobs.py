@@ -122,7 +122,7 @@ class Jobs:
                 if failures > _ATTEMPTS:
                     raise ConnectionError(
                         f"lost the cluster at {self.address}: {_line(error)}; job {job} may still run: follow it "
-                        "again, or submit the same once more when there is a cluster"
+                        "again, or give the same command again when there is a cluster"
                     ) from error
                 time.sleep(_AGAIN)
 
@@ -178,7 +178,7 @@ def _complete(address: str) -> str:
     whole = address if "://" in address else f"http://{address}"
     parts = urlsplit(whole)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"address {address!r} is no dashboard's; give http://HEAD:{_PORT}")
+        raise ValueError(f"{address!r} is not the address of a Ray dashboard; give http://HEAD:{_PORT}")
     if ":" not in parts.netloc.rpartition("]")[2]:
         parts = parts._replace(netloc=f"{parts.netloc}:{_PORT}")
     return parts.geturl().rstrip("/")
@@ -222,7 +222,7 @@ def _ending(details: Any, log: str) -> Ending:
     if details.status == JobStatus.SUCCEEDED:
         return Ending(0, "")
     if details.status == JobStatus.STOPPED:
-        return Ending(130, "it was stopped")
+        return Ending(130, "the job was stopped")
     if details.driver_exit_code is None:
         return Ending(1, _last(details.message or ""))
     return Ending(details.driver_exit_code if details.driver_exit_code > 0 else 1, _last(log))
@@ -230,7 +230,7 @@ def _ending(details: Any, log: str) -> Ending:
 
 def _last(text: str) -> str:
     """Return the last line of a text that is not empty, without the program's own prefix."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no word why"]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["the job gave no reason"]
     return lines[-1].removeprefix("paretopress: ")
 
 

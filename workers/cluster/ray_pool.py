@@ -223,7 +223,7 @@ class RayPool:
                 self._untried.discard(self._nodes[call.worker][1])
                 self._idle.append(call.worker)
                 self._say(
-                    f"{self.size} of {self._wanted()} workers, the last on {self._nodes[call.worker][0]}"
+                    f"{self.size} of {self._wanted()} workers are ready, the last on {self._nodes[call.worker][0]}"
                 )
             case "evaluate":
                 self._idle.append(call.worker)
@@ -250,7 +250,7 @@ class RayPool:
             self._refused[call.worker] = node
             del self._nodes[call.worker]
             self._last = text
-            self._say(f"done without a worker: {text}")
+            self._say(f"the search goes on without a worker that cannot open the model: {text}")
         else:
             self._end(call.worker)
             self._lose(call, text)
@@ -273,8 +273,8 @@ class RayPool:
             raise ValueError(f"a worker could not start: {missing}; install the same packages on every node")
         else:
             self._without |= nodes
-            self._last, self._looked = f"{missing} at a node", -math.inf
-            self._say(f"done without a node: {missing}")
+            self._last, self._looked = f"{missing} on a node", -math.inf
+            self._say(f"the search goes on without a node that lacks a package: {missing}")
         return missing or line(error)
 
     def _overdue(self) -> Iterator[tuple[Task, str]]:

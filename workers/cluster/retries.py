@@ -47,7 +47,7 @@ def settle(task: Task, answers: list[Evaluation] | str, retries: int) -> tuple[l
             return [replace(task, tries=task.tries + 1)], []
         if task.trials[0].essential:
             raise ConnectionError(
-                f"{task.trials[0].asks_for} failed {task.tries + 1} times: {answers}; the same command goes on from here"
+                f"{task.trials[0].asks_for} failed {task.tries + 1} times: {answers}; give the same command to go on"
             )
         return [], [Evaluation(trial, (), (), error=answers) for trial in task.trials]
     odd = [] if task.final else [answer.trial for answer in answers if answer.error is not None]

@@ -52,7 +52,7 @@ class SimulatedPool:
         seed: int = 0,
     ) -> None:
         if workers < 1:
-            raise ValueError(f"{workers} workers do nothing; give at least 1")
+            raise ValueError(f"{workers} workers cannot run trials; give at least 1")
         check_share("spread", spread)
         check_share("failures", failures)
         self.evaluator = evaluator

@@ -108,9 +108,7 @@ def test_levels_come_from_a_worker_that_has_a_disk_of_its_own(
         with monkeypatch.context() as patch:
             patch.setattr(ray_site, "MOST", 0)
             patch.setattr(ray_site, "_LATE", 0.0)
-            with pytest.raises(
-                ValueError, match=r"bytes of levels are too large to send .* is another folder"
-            ):
+            with pytest.raises(ValueError, match=r"bytes of levels are too large to send .* does not see"):
                 site.build(told.append)
         assert told == []
         site.build(told.append)

@@ -114,10 +114,10 @@ def test_a_search_is_left_alone_followed_stopped_and_gone_on_with(head: Head, ca
     assert case.driver.wait(first) == 130, (cwd / "first").read_text()
     said = (cwd / "first").read_text()
     assert "run folder: ~/paretopress/runs/tiny on the head node" in said
-    assert "the cluster must find" not in said
+    assert "not sent, needed on the cluster" not in said
     (job,) = re.findall(r"^job: (tiny-\S+)$", said, re.MULTILINE)
     assert said.splitlines()[-1] == (
-        f"paretopress: job {job}: no longer followed; it goes on. To follow it: ray job logs {job} --follow "
+        f"paretopress: job {job}: no longer followed, but still running. To follow it: ray job logs {job} --follow "
         f"--address {head.address}; to stop it: ray job stop {job} --address {head.address}"
     )
     follow = shlex.split(said.rpartition("To follow it: ")[2].partition(";")[0])
@@ -127,7 +127,10 @@ def test_a_search_is_left_alone_followed_stopped_and_gone_on_with(head: Head, ca
     followed, _ = again.communicate(timeout=60)
     assert "build levels: 2 of 2 blocks" in followed
     kept = there / "runs" / "tiny"
-    assert f"stopped; {kept} keeps everything that was measured; submit it again to go on" in followed
+    assert (
+        f"stopped; {kept} keeps everything that was measured; submit the search again to continue it"
+        in followed
+    )
     assert 2 <= steps(there) < steps(case.whole)
 
     assert case.driver.run(*command, cwd=cwd) == 0, (cwd / "log").read_text()

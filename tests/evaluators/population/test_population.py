@@ -246,7 +246,7 @@ def test_fresh_orders_draw_the_rows_they_name(evaluators: Make) -> None:
 def test_asking_for_what_is_not_there_is_refused(evaluators: Make) -> None:
     evaluator = evaluators("llama")
     profile = some_profiles(evaluator, 1)[0]
-    with pytest.raises(ValueError, match="sequences 0..8 are asked of 7 in calibration"):
+    with pytest.raises(ValueError, match="calibration has 7 sequences, not 0..8; give more data"):
         list(evaluator.evaluate([Trial(0, profile, Fidelity(0, 0, 8, LENGTH))]))
     with pytest.raises(ValueError, match=r"fidelity length 25 is not within 2\.\.24"):
         list(evaluator.evaluate([Trial(0, profile, Fidelity(0, 0, 4, 25))]))
@@ -254,7 +254,7 @@ def test_asking_for_what_is_not_there_is_refused(evaluators: Make) -> None:
 
 def test_the_sanity_gate_refuses_what_cannot_work(evaluators: Make) -> None:
     evaluator = evaluators("llama")
-    with pytest.raises(ValueError, match="the tokenizer is another model's"):
+    with pytest.raises(ValueError, match="give the model its own tokenizer"):
         check_dense(evaluator, 50)
     with pytest.raises(ValueError, match=f"worse than guessing among {VOCABULARY} tokens"):
         check_dense(evaluator, VOCABULARY)

@@ -197,8 +197,8 @@ def test_too_little_is_refused_with_what_is_needed(data: st.DataObject, case: Ca
     budget = data.draw(st.integers(-1000, least - 1))
     with pytest.raises(
         ValueError,
-        match=rf"^evaluation\.memory leaves {budget:,} bytes but one block, its work and two micro-batches "
-        rf"need {case.least:,}; raise it, or lower evaluation\.micro_batch or chunk$",
+        match=rf"^evaluation\.memory leaves {budget:,} bytes, but one block, its computation and two micro-batches "
+        rf"need {case.least:,}; raise evaluation\.memory, or lower evaluation\.micro_batch or evaluation\.chunk$",
     ):
         case.plan(budget)
     case.plan(least)
@@ -264,7 +264,11 @@ def test_a_plan_is_told_in_one_line() -> None:
     case = uniform(20)
     some = case.plan(case.least + 4 * case.needs.candidate + 5 * 2048, 8 * 4096)
     assert some.residency == Residency(frozenset(range(5)), frozenset(range(5, 13)))
-    assert some.describe() == "blocks: 5 stay, 8 pinned, 7 on disk; states 0.0 of 0.0 GB"
-    assert replace(some, residency=Residency(frozenset(range(20)))).describe().startswith("blocks: 20 stay; ")
+    assert some.describe() == "blocks: 5 on the device, 8 pinned, 7 on disk; hidden states: 0.0 of 0.0 GB"
+    assert (
+        replace(some, residency=Residency(frozenset(range(20))))
+        .describe()
+        .startswith("blocks: 20 on the device; ")
+    )
     told = MemoryPlan(12_345_678_901, 2_345_678_901, Residency(frozenset()), 32).describe()
-    assert told == "blocks: 32 on disk; states 2.3 of 12.3 GB"
+    assert told == "blocks: 32 on disk; hidden states: 2.3 of 12.3 GB"

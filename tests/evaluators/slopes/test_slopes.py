@@ -443,7 +443,7 @@ def test_what_slopes_cannot_be_of_is_refused(made: Make) -> None:
     model = made("llama")
     profile = mixed_profile(model.space)
     evaluator = make_evaluator(model)
-    with pytest.raises(ValueError, match="sequences 4..8 are asked of 7 in calibration"):
+    with pytest.raises(ValueError, match="calibration has 7 sequences, not 4..8; give more data"):
         list(evaluator.evaluate([SlopeTrial(0, profile, Fidelity(0, 4, 8, LENGTH))]))
     with pytest.raises(ValueError, match=r"fidelity length 25 is not within 2\.\.24"):
         list(evaluator.evaluate([SlopeTrial(0, profile, Fidelity(0, 0, 4, 25))]))

@@ -161,10 +161,13 @@ def test_nothing_stays_changed(tmp_path: Path) -> None:
             {"doc_to_text": "{{cycler.__init__.__globals__.os.getpid()}}"},
             "SecurityError: access to attribute",
         ),
-        ({"metric_list": [{"metric": "own"}]}, "no metric 'own' and would run one of the hub; set trust_rem"),
+        (
+            {"metric_list": [{"metric": "own"}]},
+            "no metric 'own' and would run code for it from the Hugging Face Hub; set trust_rem",
+        ),
         (
             {"metric_list": [{"metric": "acc", "hf_evaluate": True, "aggregation": "mean"}]},
-            "no metric 'acc' and would run one of the hub",
+            "no metric 'acc' and would run code for it from the Hugging Face Hub",
         ),
         ({"unsafe_code": True}, "'bad' runs code that models write, which is not allowed; set trust_remote"),
         (

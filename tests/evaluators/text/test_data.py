@@ -157,7 +157,7 @@ def test_shares_are_three_to_one_to_one_and_order_of_files_is_nothing(tmp_path: 
 def test_repeated_documents_are_used_once(tmp_path: Path) -> None:
     source = corpus(tmp_path, [f"{i:03}" for i in range(5)] * 4)
     with pytest.raises(
-        ValueError, match=r"calibration needs 4 sequences of 4 tokens, its 3 documents of .* give 3"
+        ValueError, match=r"calibration needs 4 sequences of 4 tokens, but its 3 documents of .* give 3"
     ):
         load_sequences(config(source, calibration=16), BYTES, 0)
 
@@ -188,7 +188,7 @@ def test_bos(tmp_path: Path) -> None:
     assert (load_sequences(config(source), BYTES, 0)["heldout"].tokens[:, 0] == 0).all()
     assert (load_sequences(never, BYTES, 0)["heldout"].tokens > 0).all()
     assert (load_sequences(config(source), without, 0)["heldout"].tokens > 0).all()
-    with pytest.raises(ValueError, match="bos is 'always' but neither tokenizer nor model has a BOS"):
+    with pytest.raises(ValueError, match="data.bos is 'always', but neither tokenizer nor model has a BOS"):
         load_sequences(always, without, 0)
 
 
@@ -228,7 +228,9 @@ def test_json_lines(tmp_path: Path) -> None:
     path.write_text('{"text": "a", "id": "1"}\n\n{"text": "\\ud800", "id": "2"}\n')
     assert read(path) == ["a", "?"]
     assert read(path, field="id") == ["1", "2"]
-    with pytest.raises(ValueError, match=r"x.jsonl line 1 has no text in field 'body' but text, id; name"):
+    with pytest.raises(
+        ValueError, match=r"x.jsonl line 1 has no text in field 'body', it has text, id; name"
+    ):
         read(path, field="body")
     path.write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(ValueError, match=r"x.jsonl line 2 is not JSON"):
@@ -280,13 +282,13 @@ def test_wrong_pretokenised_files_are_refused(tmp_path: Path) -> None:
     save_file({"input_ids": tokens}, path)
     refused(r"holds input_ids \[10, 4\] int64; it needs an integer tensor `tokens`")
     save_file({"tokens": tokens, "documents": np.arange(3)}, path)
-    refused(r"documents has shape \[3\]")
+    refused(r"`documents` has shape \[3\]")
     save_file({"tokens": tokens - 1}, path)
     refused("outside 0..2")
     save_file({"tokens": tokens + 300}, path)
-    refused("the vocabulary has 257; it was made with another tokenizer")
+    refused("the vocabulary has 257; make it with the model's tokenizer")
     save_file({"tokens": tokens}, path)
-    refused("rows have 4 tokens, data.length is 5", length=5)
+    refused("rows have 4 tokens, but data.length is 5", length=5)
 
 
 def test_datasets_package_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +303,7 @@ def test_datasets_package_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_local_dataset(tmp_path: Path) -> None:
     corpus(tmp_path, ["a", "b", "c"], "train.jsonl")
     assert read(f"hf:{tmp_path}") == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="row 0 has no text in field 'body' but text, other"):
+    with pytest.raises(ValueError, match="row 0 has no text in field 'body', it has text, other"):
         read(f"hf:{tmp_path}", field="body")
 
 

@@ -60,7 +60,7 @@ def test_sizes_have_units(size: str, budget: str) -> None:
         (
             Front(points=[Point(budget="bits 3")]),
             "9",
-            "this run's front has no bytes; choose with --budget or",
+            "the points of this run's front have no sizes in bytes; choose with --budget or",
         ),
     ],
 )

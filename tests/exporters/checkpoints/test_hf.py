@@ -142,7 +142,7 @@ def test_block_that_depends_on_its_number_is_refused(tmp_path: Path) -> None:
     save_variant("gpt2", tmp_path / "gpt2", scale_attn_by_inverse_layer_idx=True)
     case = Case(tmp_path / "gpt2", tmp_path)
     with pytest.raises(
-        ValueError, match=r"GPT2LMHeadModel written gives other logits .* drop single branches"
+        ValueError, match=r"written GPT2LMHeadModel gives other logits .* drop single branches"
     ):
         case.export(case.assignment({0: ("attention", "mlp")}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -184,7 +184,7 @@ def test_record_and_card_say_what_was_done(quickstart: Case, tmp_path: Path) -> 
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Made from a/b'c by `dp` for the budget `bits 3.25`." in card
     assert "| held-out kl | 0.125 |" in card
-    assert "1 of 8 blocks were removed, 1 more branches are zero." in card
+    assert "1 of 8 blocks were removed, 1 more branches are written as zeros." in card
 
 
 def test_output_that_holds_something_is_left_alone(small: Case, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_levels_of_another_model_are_refused(small: Case, tmp_path: Path) -> Non
     first = small.structure.linears[0].path
     database = LevelDatabase(tmp_path / "levels", {"model": "other"})
     database.write("all", {first: build(torch.randn(4, 16), None, ["w3g16"], config=ROUNDED)}, {first: {}})
-    with pytest.raises(ValueError, match=r"has shape \(4, 16\), the model \(32, 32\)"):
+    with pytest.raises(ValueError, match=r"has shape \(4, 16\), but the layer has \(32, 32\)"):
         export_dense(
             DenseModel(small.checkpoint, small.structure), database, {first: "w3g16"}, tmp_path / "out"
         )

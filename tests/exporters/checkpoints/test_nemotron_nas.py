@@ -192,7 +192,7 @@ def test_quickstart_model_keeps_its_type_exact_values_and_tokenizer(quickstart: 
     assert (record["format"], record["removed_blocks"]) == ("nemotron-nas", [3])
     assert record["absent_branches"] == ["blocks.5.mlp", "blocks.7.attention"]
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "1 of 8 blocks were removed, 0 more branches are zero, 2 left out." in card
+    assert "1 of 8 blocks were removed, 0 more branches are written as zeros, 2 are left out." in card
     assert "load model and tokenizer with `trust_remote_code=True`" in card
 
 
@@ -283,11 +283,11 @@ def test_a_budget_in_bytes_counts_what_is_there(quickstart: Case, tmp_path: Path
     limit = rest - norms
     run = run_of(quickstart, tmp_path / "run", units, limit, format="packed")
     lines = export_run(run, tmp_path / "out", budget=f"bytes {limit}", form="nemotron-nas")
-    assert lines[0].endswith(f", {limit:,} of them tensors, of {limit:,} in the budget")
+    assert lines[0].endswith(f", {limit:,} of them tensors; the budget allows {limit:,}")
     assert lines[1:] == [
         "1 of 8 blocks removed: 5",
         "dropped branches left out: blocks.0.attention, blocks.7.mlp",
-        "not for vLLM: its model of this kind needs the attention of the first block",
+        "not for vLLM: its DeciLMForCausalLM, which reads this format, needs the attention of the first block",
         f"next: AutoModelForCausalLM.from_pretrained({str(tmp_path / 'out')!r}, trust_remote_code=True)",
     ]
     run = run_of(quickstart, tmp_path / "less", units, limit - 1, format="packed")
@@ -303,7 +303,10 @@ def test_a_budget_of_packed_levels_says_nothing_of_dense_files(quickstart: Case,
     run = run_of(quickstart, tmp_path, units, 1000, format="packed", levels=["w3g16", "dense"])
     lines = export_run(run, tmp_path / "out", budget="bytes 1000", form="nemotron-nas")
     assert lines[0].endswith("bytes of dense weights in torch.float16")
-    assert lines[2] == "vLLM has a model of this kind, DeciLMForCausalLM, which was not run"
+    assert (
+        lines[2]
+        == "for vLLM: its DeciLMForCausalLM reads this format by its source code; this was not tested"
+    )
 
 
 def test_other_architectures_are_refused(tmp_path: Path) -> None:
@@ -322,7 +325,8 @@ def test_single_attentions_of_mixed_types_are_not_left_out(tmp_path: Path) -> No
     random_model(make_config("qwen2", **_SIZES, **sizes)).save_pretrained(tmp_path / "qwen2")
     mixed = Case(tmp_path / "qwen2", tmp_path / "levels")
     with pytest.raises(
-        ValueError, match=r"has full_attention and sliding_attention, whose cache .*; export with --format hf"
+        ValueError,
+        match=r"mixes full_attention and sliding_attention, and its cache .*; export with --format hf",
     ):
         export(mixed, drops(mixed, {1: ("attention",)}), tmp_path / "out")
     # Without attention in blocks of one of the types, or with all attentions, there is nothing to mix up.
@@ -360,6 +364,6 @@ def test_what_reads_differently_is_found_and_nothing_is_left(quickstart: Case, t
     winner = winner_of(quickstart, drops(quickstart, {1: ("mlp",)}))
     with pytest.raises(ValueError, match=r"no tensor for 'model.layers.1.post_attention_layernorm.weight'"):
         write_model(winner, Exchanging(winner), tmp_path / "out")
-    with pytest.raises(ValueError, match="gives other logits than the one searched"):
+    with pytest.raises(ValueError, match="gives other logits than the searched model"):
         write_model(winner, Damaging(winner), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -116,7 +116,8 @@ def test_branches_of_zeros_count(quickstart: Case, tmp_path: Path) -> None:
 def test_what_llama_cpp_has_no_room_for_is_refused(quickstart: Case, tmp_path: Path) -> None:
     other = Case(half_model("qwen3", tmp_path / "model", torch.float16), tmp_path / "levels", LEGACY)
     with pytest.raises(
-        ValueError, match=r"blocks.2.attention is dropped alone, .*; search with space.drop=blocks"
+        ValueError,
+        match=r"blocks.2.attention is dropped but its block is kept, .*; search with space.drop=blocks",
     ):
         export(other, other.assignment({2: ("attention",)}), tmp_path / "out")
     integers = Case(QUICKSTART, tmp_path / "levels", ("w4g128",))
@@ -134,7 +135,8 @@ def test_a_file_that_llama_cpp_computes_otherwise_does_not_appear(
         "paretopress.exporters.gguf.gguf_file.as_llama_cpp", lambda config, name: lambda rows: rows
     )
     with pytest.raises(
-        OSError, match=r"computes something else than was searched: .* nats apart, 0.02 are allowed"
+        OSError,
+        match=r"computes another model than was searched: the KL is .* per token, above the allowed 0.02",
     ):
         export(quickstart, {}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -171,7 +173,7 @@ def test_held_out_figures_are_measured_before_a_file_appears(quickstart: Case, t
     found = record["heldout_measured"]
     assert found != known
     compare_figures(found, known, LLAMA_RELATIVE, LLAMA_ABSOLUTE)
-    assert said == ["measuring what was written on the held-out text; --no-measure skips it"]
+    assert said == ["measuring the written model on the held-out text; --no-measure skips this"]
     with pytest.raises(
         OSError, match=r"the files have held-out kl .*, the run has .*, so nothing was exported; check "
     ):
@@ -205,4 +207,4 @@ def test_tokenizers_that_llama_cpp_would_get_wrong_are_left_out(
     case = Case(tmp_path / "model", tmp_path / "levels", ("q8_0",))
     lines = export(case, {}, tmp_path / "out")
     assert lack in lines[2]
-    assert "token ids alone" in lines[2]
+    assert "only token ids" in lines[2]

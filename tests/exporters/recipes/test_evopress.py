@@ -66,7 +66,7 @@ def test_base_and_step_are_options_and_the_base_is_needed() -> None:
     assert units["model.layers.0.mlp.down_proj"] == "s62.5-3000"
     nameless = parse_evopress((SAMPLES / "tiny_60.txt").read_text())
     with pytest.raises(
-        ValueError, match=r"sparsity of level 0 is unknown; give it as base, or name the file"
+        ValueError, match=r"sparsity at level 0 is unknown; give it with --base, or let the file name"
     ):
         nameless.units()
 
@@ -118,7 +118,7 @@ def test_what_is_not_of_the_format_is_refused_with_file_line_and_reason(text: st
 
 def test_kind_can_be_given_and_is_checked() -> None:
     assert parse_evopress("a: 2\nb: 3", kind="sparsity").kind == "sparsity"
-    with pytest.raises(ValueError, match="line 2: 'b: 9' is not 2 to 8 bits"):
+    with pytest.raises(ValueError, match="line 2: 'b: 9' does not give 2 to 8 bits"):
         parse_evopress("a: 2\nb: 9", kind="quantization")
 
 
@@ -171,11 +171,11 @@ def test_whole_blocks_become_both_branches() -> None:
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        ({"a": "2:4"}, "level '2:4' of a has no name in EvoPress's files"),
+        ({"a": "2:4"}, "level '2:4' of a cannot be written to EvoPress's files"),
         ({"a": "s60+1500000"}, "level 's60+1500000' of a is not a whole number of steps of 1000000 zeros"),
         ({"a": "s60", "b": "w3g128"}, "levels of different kinds or base sparsities"),
         ({"blocks.0.mlp": "drop", "a": "w3"}, "a: w3 does not fit an EvoPress drop list"),
-        ({"blocks.1.mlp": "drop"}, "needs every block"),
+        ({"blocks.1.mlp": "drop"}, "names every block"),
     ],
 )
 def test_profiles_that_its_files_cannot_say_are_refused(units: Mapping[str, str], message: str) -> None:
@@ -199,7 +199,9 @@ def test_profile_is_checked_against_a_model(structure: Structure, tmp_path: Path
         EvoPressConfiguration("quantization", {**levels, "model.layers.0.self_attn.q": 3}).profile(
             structure=structure
         )
-    with pytest.raises(ValueError, match="the file has 4 blocks, the model 8"):
+    with pytest.raises(
+        ValueError, match="the file has 4 blocks, but the model has 8; give a file of this model"
+    ):
         read_evopress(SAMPLES / "layer_drop_config.txt").profile(structure=structure)
 
 

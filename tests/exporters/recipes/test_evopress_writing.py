@@ -36,7 +36,7 @@ def winner(units: Mapping[str, str], step: int | None = None) -> Winner:
 def imported(found: Winner, folder: Path) -> dict[str, str]:
     """The units of the exported file after the import that the export's own last line names."""
     line = export_evopress(found, folder / "out", True)[-1]
-    words = iter(shlex.split(line.removeprefix("read again: paretopress import ")))
+    words = iter(shlex.split(line.removeprefix("to read the file again: paretopress import ")))
     file, options = Path(next(words)), dict[str, Any]()
     for word in words:
         name = word.removeprefix("--")
@@ -121,9 +121,9 @@ def test_the_folder_says_what_the_file_leaves_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        ({LAYERS[0]: "2:4"}, "level '2:4' of .*q_proj has no name in EvoPress's files"),
-        ({LAYERS[0]: "dense"}, "level 'dense' of .*q_proj has no name in EvoPress's files"),
-        ({LAYERS[0]: "s50+w4g128"}, r"level 's50\+w4g128' of .* has no name in EvoPress's files"),
+        ({LAYERS[0]: "2:4"}, "level '2:4' of .*q_proj cannot be written to EvoPress's files"),
+        ({LAYERS[0]: "dense"}, "level 'dense' of .*q_proj cannot be written to EvoPress's files"),
+        ({LAYERS[0]: "s50+w4g128"}, r"level 's50\+w4g128' of .* cannot be written to EvoPress's files"),
         ({LAYERS[0]: "w3g64", LAYERS[1]: "s50"}, "levels of different kinds or base sparsities"),
         ({LAYERS[0]: "s40", LAYERS[1]: "s50"}, "levels of different kinds or base sparsities"),
         ({LAYERS[0]: "w3g64", LAYERS[1]: "w3g128"}, "levels of different group sizes or with and without"),

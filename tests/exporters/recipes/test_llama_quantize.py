@@ -164,8 +164,8 @@ def test_the_folder_says_what_it_is(quickstart: Case, tmp_path: Path) -> None:
     assert lines[0] == (
         f"{out / 'quantize.sh'}: llama-quantize's arguments for 49 layers, embeddings and head, 1 blocks left out"
     )
-    assert "give it one of your own, from llama-imatrix" in lines[1]
-    assert lines[2] == "what the refit changed is not in a recipe"
+    assert "make an importance matrix of your own with llama-imatrix" in lines[1]
+    assert lines[2] == "the recipe does not hold the weights that the refit changed"
     assert {path.name for path in out.iterdir()} == {
         "quantize.sh",
         "tensor-types.txt",
@@ -177,7 +177,7 @@ def test_the_folder_says_what_it_is(quickstart: Case, tmp_path: Path) -> None:
     assert record["layers"] == assignment
     assert record["removed_blocks"] == [3]
     card = (out / "README.md").read_text()
-    assert "`sh quantize.sh MODEL.gguf OUTPUT.gguf --imatrix FILE` has llama-quantize" in card
+    assert "`sh quantize.sh MODEL.gguf OUTPUT.gguf --imatrix FILE` runs llama-quantize" in card
     assert "1 of 8 blocks were removed" in card
 
 
@@ -219,12 +219,12 @@ def test_what_a_recipe_cannot_say_is_refused(quickstart: Case, tmp_path: Path) -
             export(quickstart, {first: label}, tmp_path / "out")
     with pytest.raises(
         ValueError,
-        match=r"takes 'q4_k', whose rows are multiples of 256, but has 128 inputs: .* such as q4_0",
+        match=r"takes 'q4_k', which needs a multiple of 256 inputs, but has 128, .* such as q4_0",
     ):
         export(quickstart, {first: "q4_k"}, tmp_path / "out")
     with pytest.raises(
         ValueError,
-        match=r"blocks.2.mlp is dropped alone, and llama-quantize prunes whole blocks; search with",
+        match=r"blocks.2.mlp is dropped but its block is kept, and llama-quantize removes only whole blocks; search with",
     ):
         export(quickstart, mixed(quickstart, {2: ("mlp",)}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -242,7 +242,7 @@ def test_models_that_llama_cpp_has_otherwise_are_refused(tmp_path: Path) -> None
     dropped = {linear.path: "drop" for linear in structure.blocks[1].linears}
     with pytest.raises(
         ValueError,
-        match="blocks 1 are dropped, and llama.cpp tells by its number which attention a block has",
+        match="blocks 1 are dropped, but llama.cpp derives the kind of attention of a block from its number",
     ):
         export_llama_quantize(
             Winner(DenseModel(checkpoint, structure), None, dropped), tmp_path / "out", overwrite=False
@@ -262,4 +262,4 @@ def test_types_that_need_an_importance_matrix_are_named(tmp_path: Path) -> None:
         DenseModel(case.checkpoint, case.structure), case.database, {first: "iq3_xxs", second: "iq2_xs"}
     )
     lines = export_llama_quantize(winner, tmp_path / "out", overwrite=False)
-    assert "iq2_xs, iq3_xxs: llama-quantize makes nothing of it without --imatrix" in lines
+    assert "llama-quantize writes iq2_xs, iq3_xxs only with --imatrix" in lines

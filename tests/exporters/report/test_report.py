@@ -247,7 +247,9 @@ def test_looks_are_drawn_as_means_over_budgets(report: Report) -> None:
     alone = report(looks=looks(["a"], [10]))
     assert "geometric mean" not in alone
     assert "no longer followed" not in alone
-    assert "The search was ended because validation no longer followed." in report(stopped="looks")
+    assert "The search ended early because the fitness on validation text no longer improved." in report(
+        stopped="looks"
+    )
 
 
 def test_a_picture_stands_alone_and_replaces_only_pictures(tmp_path: Path) -> None:

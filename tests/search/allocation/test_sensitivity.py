@@ -77,7 +77,7 @@ def test_survives_a_file() -> None:
 
 
 def test_refuses_other_records() -> None:
-    with pytest.raises(ValueError, match="no record of sensitivities"):
+    with pytest.raises(ValueError, match="record of sensitivities is incomplete"):
         Sensitivity.from_json({"base": {}})
 
 

@@ -181,7 +181,7 @@ def test_a_front_keeps_what_another_release_wrote_and_names_what_is_wrong(tmp_pa
         ([{"cost": "3"}], r"front.json is damaged at points.0.cost.int: Input should be a valid integer"),
         (
             [{"cost": 3, "heldout_kl": True}],
-            r"is damaged at points.0.heldout_kl.*; restore it, or let the search",
+            r"is damaged at points.0.heldout_kl.*; restore it, or run the search",
         ),
         (None, "is damaged at points: Input should be a valid list"),
     ):
@@ -192,7 +192,7 @@ def test_a_front_keeps_what_another_release_wrote_and_names_what_is_wrong(tmp_pa
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "x\n"])
 def test_profiles_stay_in_their_folder(tmp_path: Path, name: str) -> None:
-    with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="is no plain file name"):
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="is not a plain file name"):
         folder.write_profiles({"good": ProfileFile({"a": "w4"}), name: ProfileFile({})})
     assert [p.name for p in tmp_path.rglob("*.yaml")] == []
 
@@ -229,7 +229,7 @@ def test_a_changed_configuration_is_refused_with_the_keys(tmp_path: Path) -> Non
     for part in (
         'model: "m" -> (absent); search.method: "evolution" -> "dp"; ',
         'budgets: [{"bits": 3.25}] -> [{"bits": 3.0}]; data.length: (absent) -> 8)',
-        "undo the change, choose another --run folder, or start anew with --fresh",
+        "undo the change, choose another --run folder, or start over with --fresh",
     ):
         assert part in str(refused.value)
     assert "seed" not in str(refused.value)
@@ -289,7 +289,7 @@ def test_environment_is_json_and_loads_no_torch() -> None:
 
 
 def test_refits_stay_inside_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no plain file name"):
+    with pytest.raises(ValueError, match="is not a plain file name"):
         RunFolder(tmp_path / "run").refit("../../elsewhere")
 
 

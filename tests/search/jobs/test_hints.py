@@ -16,23 +16,24 @@ def front(documents: int | None, *significant: bool | None) -> Front:
 
 def test_too_few_documents_are_counted() -> None:
     assert hints(front(8, None, True)) == [
-        "nothing is claimed for bits 3 (on calibration text 0.5 was found, uniform has 0.752): the final test needs 20 "
-        "validation documents, and 8 are 12 too few; raise data.validation.tokens, or give text with more documents"
+        "no profile can be shown to be better than uniform for bits 3 (fitness on calibration text: best 0.5, uniform "
+        "0.752): the final test needs 20 validation documents, and 8 are 12 too few; raise data.validation.tokens, or "
+        "give text with more documents"
     ]
 
 
 def test_enough_documents_that_show_nothing() -> None:
     (line,) = hints(front(24, False, False))
-    assert line.startswith("nothing is significantly better than uniform for bits 3 (on calibration")
-    assert "uniform has 0.752); bits 4 (on calibration" in line
+    assert line.startswith("no profile is significantly better than uniform for bits 3 (fitness on")
+    assert "uniform 0.752); bits 4 (fitness on calibration text" in line
     assert line.endswith(
-        "24 validation documents do not show it at 5% for the whole run; raise data.validation.tokens to show "
-        "smaller gains, or search longer"
+        "24 validation documents show no gain at the level of 5% for the whole run; raise data.validation.tokens "
+        "to show smaller gains, or search longer"
     )
 
 
 def test_nothing_to_say() -> None:
     assert hints(front(24, True, True)) == hints(front(None, False)) == []
     assert hints(Front(points=[Point(budget="bits 3", significant=False)], validation_documents=3)) == [
-        hints(front(3, False))[0].replace(" (on calibration text 0.5 was found, uniform has 0.752)", "")
+        hints(front(3, False))[0].replace(" (fitness on calibration text: best 0.5, uniform 0.752)", "")
     ]

@@ -127,5 +127,5 @@ def test_needs_a_budget_and_errors() -> None:
     with pytest.raises(ValueError, match="nmse needs the layer errors"):
         DPSearcher(DPConfig(errors="nmse"), space, bits_limits(space), CALIBRATION, 0)
     fresh = DPSearcher(DPConfig(), space, bits_limits(space), CALIBRATION, 0)
-    with pytest.raises(ValueError, match="nothing is measured yet"):
+    with pytest.raises(ValueError, match="no trial is measured yet"):
         fresh.predicted()

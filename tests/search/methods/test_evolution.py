@@ -254,7 +254,7 @@ def test_mutation_strength_is_the_smaller_of_two_draws() -> None:
 
 
 def test_an_empty_pool_is_refused() -> None:
-    with pytest.raises(ValueError, match="hold nothing"):
+    with pytest.raises(ValueError, match="are empty"):
         replace(CALIBRATION, sequences=0)
-    with pytest.raises(ValueError, match=r"the archive uses sequences 0..8 of the 4 for calibration"):
+    with pytest.raises(ValueError, match=r"the archive uses sequences 0..8, but there are 4 for calibration"):
         replace(CALIBRATION, sequences=4)

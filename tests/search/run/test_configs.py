@@ -85,5 +85,5 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not YAML"):
         load_config(tmp_path / "broken.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(ValueError, match="holds no mapping"):
+    with pytest.raises(ValueError, match="is not a YAML mapping"):
         load_config(tmp_path / "list.yaml")

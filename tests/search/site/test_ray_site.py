@@ -48,5 +48,7 @@ def test_devices_threads_and_what_is_asked_for(
 
 def test_devices_and_gpus_of_different_number_are_refused() -> None:
     given = RayConfig.model_validate({"kind": "ray", "gpus": 0.5})
-    with pytest.raises(ValueError, match=r"'cuda:0,cuda:1' is of 2 GPUs, workers.gpus of 0.5; leave one"):
+    with pytest.raises(
+        ValueError, match=r"'cuda:0,cuda:1' names 2 GPUs, but workers.gpus is 0.5; give only one"
+    ):
         place(EvaluationConfig(device="cuda:0,cuda:1"), given, gpus=True, cores=CORES)

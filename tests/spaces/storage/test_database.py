@@ -59,7 +59,9 @@ def test_a_part_without_its_record_is_built_again(tmp_path: Path) -> None:
 
 def test_another_recipe_is_refused(tmp_path: Path) -> None:
     filled(tmp_path)
-    with pytest.raises(ValueError, match="holds the levels of another recipe; choose another folder"):
+    with pytest.raises(
+        ValueError, match="holds levels that were built with another recipe; choose another folder"
+    ):
         LevelDatabase(tmp_path, RECIPE | {"model": "other"})
 
 

@@ -39,7 +39,9 @@ def test_an_address_is_completed(address: str, whole: str) -> None:
 
 @pytest.mark.parametrize("address", ["", "ray://head:10001", "http://"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match=rf"address '{address}' is no dashboard's; give http://HEAD:8265"):
+    with pytest.raises(
+        ValueError, match=rf"'{address}' is not the address of a Ray dashboard; give http://HEAD:8265"
+    ):
         Jobs(address)
 
 
@@ -98,7 +100,7 @@ def test_a_log_that_comes_again_is_written_once(text: str, attempts: list[tuple[
         ("a\nparetopress: no model; give one\n", "no model; give one"),
         ("paretopress: 3 damaged lines skipped\nTraceback\nMemoryError\n\n", "MemoryError"),
         ("a\nModuleNotFoundError: typer\n\n", "ModuleNotFoundError: typer"),
-        ("", "no word why"),
+        ("", "the job gave no reason"),
     ],
 )
 def test_the_last_word_of_a_log(log: str, last: str) -> None:

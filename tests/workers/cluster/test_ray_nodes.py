@@ -70,9 +70,11 @@ def test_nodes_that_join_with_something_missing_are_done_without(cluster: Any) -
 
     # Other addresses, as other machines have; all are this one.
     cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2", env_vars={"LACKING": "1"})
-    until("done without a node: ModuleNotFoundError: No module named 'optuna'")
+    until(
+        "the search goes on without a node that lacks a package: ModuleNotFoundError: No module named 'optuna'"
+    )
     odd = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.3", env_vars={"OTHER": "1"})
-    until("done without a worker: ValueError: worker on")
+    until("the search goes on without a worker that cannot open the model: ValueError: worker on")
     assert room(CONFIG) == 3
     cluster.remove_node(odd)
     cluster.add_node(num_cpus=1, node_ip_address="127.0.0.4")

@@ -160,7 +160,7 @@ def test_slopes_that_cannot_be_had_end_the_search_and_change_nothing_in_it(
 ) -> None:
     pool = make(partial(given, WithoutSlopes(SPACE, 32)), retries=1)
     with pytest.raises(
-        ConnectionError, match=r"slopes failed 2 times: RuntimeError: no slopes here; the same"
+        ConnectionError, match=r"slopes failed 2 times: RuntimeError: no slopes here; give the same"
     ):
         list(pool.run([SlopeTrial(0, PROFILES[0], at(0, 8))]))
 

@@ -36,5 +36,7 @@ def test_slopes_are_not_answered_with_an_error() -> None:
     slopes = SlopeTrial(0, TRIALS[0].profile, at(0, 2))
     ((again,), given) = settle(Task([slopes]), "bad luck", 1)
     assert given == []
-    with pytest.raises(ConnectionError, match="slopes failed 2 times: bad luck; the same command goes on"):
+    with pytest.raises(
+        ConnectionError, match="slopes failed 2 times: bad luck; give the same command to go on"
+    ):
         settle(again, "bad luck", 1)

@@ -72,7 +72,7 @@ def test_failures_are_a_share_of_trials_whoever_runs_them() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"workers": 0}, "0 workers do nothing; give at least 1"),
+        ({"workers": 0}, "0 workers cannot run trials; give at least 1"),
         ({"workers": 1, "spread": 1.5}, r"spread 1\.5 is outside 0 to 1; give a share"),
         ({"workers": 1, "failures": -1.0}, r"failures -1\.0 is outside 0 to 1; give a share"),
     ],
