@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from .levels.ggml import GGML_TYPES
+from .levels.ggml.ggml_types import GGML_TYPES
 from .levels.labels import Unstructured, parse_label
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ...spaces.levels.ggml import Blocks
+from ...spaces.levels.ggml.ggml_encoding import GgmlEncoding
+from ...spaces.levels.ggml.ggml_types import Blocks
 from ...spaces.levels.labels import parse_label
 from ...spaces.levels.packed import Packed
 from ...spaces.model.structure import Linear, Structure
@@ -88,13 +89,13 @@ class Compression:
         Raises:
             ValueError: the level is not a storage type of llama.cpp.
         """
-        blocks = parse_label(self.levels[path]).blocks
-        if blocks is None:
+        encoding = parse_label(self.levels[path]).encoding
+        if not isinstance(encoding, GgmlEncoding):
             raise ValueError(
                 f"{path} takes {self.levels[path]!r}, which is no type of llama.cpp; search over levels such as q4_k, or "
                 "export with --format hf"
             )
-        return blocks
+        return encoding.blocks
 
     def weight(self, path: str) -> Tensor | None:
         """Return the weight (O, I) of a layer at its level, or None for a dense layer."""

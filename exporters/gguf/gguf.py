@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ...spaces.levels.ggml_quantizer import version
+from ...spaces.levels.ggml.ggml_quantizer import version
 from ...spaces.levels.sizes import gguf
 from ...spaces.model.checkpoint import Checkpoint
 from ...spaces.model.dense_model import DenseModel

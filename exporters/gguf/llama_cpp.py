@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...search.jobs.measure import Figures, measure_logits
 from ...search.run.configuration import RunConfig
-from ...spaces.levels.ggml_quantizer import version
+from ...spaces.levels.ggml.ggml_quantizer import version
 
 FILE = "model.gguf"
 """Name of the GGUF file in the folder of an export."""

@@ -19,7 +19,6 @@ from ...evaluators.text.tokenizer import Tokenizer, load_tokenizer
 from ...evaluators.trial import Fidelity
 from ...spaces.budget import BudgetConfig
 from ...spaces.construction import space_of
-from ...spaces.levels import ggml_quantizer
 from ...spaces.levels.builders import REVISION
 from ...spaces.levels.labels import parse_label, stored_bits
 from ...spaces.model.checkpoint import Checkpoint
@@ -102,10 +101,12 @@ class Assembly:
 
     @property
     def _foreign(self) -> dict[str, Any]:
-        """The version of the llama.cpp quantizer, if the space has levels of its types."""
+        """The versions of the packages whose code computes levels of the space."""
         labels = {label for found in self.labels.values() for label in found}
-        foreign = any(parse_label(label).blocks for label in labels)
-        return {"llama-cpp-python": ggml_quantizer.version()} if foreign else {}
+        encodings = {encoding for label in labels if (encoding := parse_label(label).encoding)}
+        return {
+            package: version for encoding in encodings for package, version in encoding.versions().items()
+        }
 
     @cached_property
     def database(self) -> LevelDatabase:

@@ -10,13 +10,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from . import masks
 from .cuda_graphs import Replays
 from .factor import factorize
-from .ggml_quantizer import quantize
-from .grids import ScaleRule, round_to_nearest
+from .grids import QUANTIZERS, ScaleRule
 from .labels import Scheme, parse_label
 from .layer_error import layer_error
+from .masks import PRUNERS
 from .packed import Packed, Solution, pack_level
 from .solver import Lane, Method, solve
 
@@ -54,8 +53,10 @@ class BuilderConfig(BaseModel):
 
     def needs_hessian(self, scheme: Scheme) -> bool:
         """Tell whether building a level of this scheme needs the Hessian besides the weight."""
-        prunes = scheme.sparsity is not None and self.pruner != "magnitude"
-        return prunes or (scheme.grid is not None and self.quantizer == "gptq")
+        pruner, quantizer = PRUNERS[self.pruner], QUANTIZERS[self.quantizer]
+        prunes = scheme.sparsity is not None and (pruner is None or pruner.needs_hessian)
+        encodes = scheme.encoding is not None and scheme.encoding.needs_hessian
+        return prunes or encodes or (scheme.grid is not None and quantizer is None)
 
 
 _DEFAULT = BuilderConfig()
@@ -97,8 +98,8 @@ def build_layers(
 
     A level depends only on the weight, the Hessian and the configuration, bit for bit, and not on the other labels and
     layers. A level that is sparse and quantised (`2:4+w4g128`) is solved in one pass by SparseGPT and GPTQ. A mask of
-    Wanda or magnitude is fixed first; GPTQ then compensates both the pruned and the rounded weights. Levels of
-    llama.cpp's types are built by its own quantiser, with the Hessian's diagonal as the importance of the inputs.
+    Wanda or magnitude is fixed first; GPTQ then compensates both the pruned and the rounded weights. Levels
+    that are an encoding are computed by its `encode`.
 
     Args:
         weights: weights (O, I) by layer, in any floating-point type; computations are in float32 on their device.
@@ -124,11 +125,10 @@ def build_layers(
     for layer, work in works.items():
         named = {label: scheme for (where, label), scheme in schemes.items() if where == layer}
         _check(work, hessian, named, storage, config)
-    importance = None if hessian is None else hessian.diagonal()
     lanes = {
         key: _lane(works[key[0]], hessian, scheme, config)
         for key, scheme in schemes.items()
-        if scheme.blocks is None
+        if scheme.encoding is None
     }
     compensated = {key: lane for key, lane in lanes.items() if lane.sparsity or lane.grid}
     if compensated:
@@ -141,16 +141,18 @@ def build_layers(
         solutions = {}
     built: dict[str, dict[str, Packed]] = {layer: {} for layer in works}
     for (layer, label), scheme in schemes.items():
-        if scheme.blocks is not None:
-            stored = quantize(works[layer], scheme.blocks, importance)
-            shape = (works[layer].shape[0], works[layer].shape[1])
-            built[layer][label] = Packed(label, shape, {"blocks": stored})
+        if scheme.encoding is not None:
+            work = works[layer]
+            stored = scheme.encoding.encode(work, hessian, storage)
+            built[layer][label] = Packed(label, (work.shape[0], work.shape[1]), stored)
             continue
         lane = lanes[layer, label]
         solution = solutions.get((layer, label)) or Solution(lane.weight_OI.to(storage), lane.mask_OI)
         if scheme.grid is not None and lane.grid is None:
             weight = solution.stored.float() if lane.sparsity else lane.weight_OI
-            solution = round_to_nearest(weight, scheme.grid, config.scales, storage, solution.mask)
+            quantizer = QUANTIZERS[config.quantizer]
+            assert quantizer is not None
+            solution = quantizer(weight, scheme.grid, config.scales, storage, solution.mask)
         built[layer][label] = pack_level(label, solution, storage)
     return built
 
@@ -158,15 +160,14 @@ def build_layers(
 def _lane(weight_OI: Tensor, hessian: Tensor | None, scheme: Scheme, config: BuilderConfig) -> Lane:
     """Return the part of a level that is solved with error compensation.
 
-    A mask of Wanda or magnitude is chosen here. Rounding to the nearest follows later, so the lane then has no grid.
+    The mask of a pruner other than SparseGPT is chosen here. Rounding by a quantizer other than GPTQ follows later, so
+    the lane then has no grid.
     """
-    grid = scheme.grid if config.quantizer == "gptq" else None
-    if scheme.sparsity is None or config.pruner == "sparsegpt":
+    grid = scheme.grid if QUANTIZERS[config.quantizer] is None else None
+    pruner = PRUNERS[config.pruner]
+    if scheme.sparsity is None or pruner is None:
         return Lane(weight_OI, scheme.sparsity, grid=grid)
-    if config.pruner == "magnitude":
-        return Lane(weight_OI, mask_OI=masks.magnitude(weight_OI, scheme.sparsity), grid=grid)
-    assert hessian is not None
-    return Lane(weight_OI, mask_OI=masks.wanda(weight_OI, hessian, scheme.sparsity), grid=grid)
+    return Lane(weight_OI, mask_OI=pruner.mask(weight_OI, hessian, scheme.sparsity), grid=grid)
 
 
 def _check(

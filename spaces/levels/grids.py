@@ -7,6 +7,7 @@ Shapes: O outputs of one layer at one label or of several side by side, I inputs
 layer, S tried shrinks, and `...` any leading dimensions, for example of groups.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -117,6 +118,13 @@ def round_to_nearest(
         lows.append(place.low)
     zeros_OG = None if grid.symmetric else -torch.cat(lows).T
     return Solution(torch.cat(codes)[:inputs].T, mask_OI, torch.cat(scales).T, zeros_OG)
+
+
+Quantizer = Callable[[Tensor, Grid, ScaleRule, torch.dtype, Tensor | None], Solution]
+"""A function of weight (O, I), grid, rule for scales, 16-bit type of scales, and mask (O, I) or None."""
+
+QUANTIZERS: dict[str, Quantizer | None] = {"gptq": None, "rtn": round_to_nearest}
+"""Methods of rounding, by the name in `BuilderConfig`; None for GPTQ, with which the solver rounds."""
 
 
 def _place(low: Tensor, high: Tensor, steps: Tensor, symmetric: bool, dtype: torch.dtype) -> Placement:

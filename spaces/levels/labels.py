@@ -9,20 +9,23 @@
 | `s60`, `s60-1000000` | 60 % of the weights are zero; 1,000,000 zeros fewer than that (EvoPress's ladder) |
 | `2:4`, `4:8` | N:M, with N nonzero weights in each M consecutive inputs |
 | `2:4+w4g128` | a pattern and a grid: the surviving weights are quantised |
-| `q4_k`, `iq3_s` ... | a storage type of llama.cpp (`spaces/levels/ggml.py` lists all of them) |
+| `q4_k`, `iq3_s` ... | an encoding, such as a storage type of llama.cpp (`encoding_registry.py` has all of them) |
 """
 
 import math
 import re
 from dataclasses import dataclass
 
-from .ggml import GGML_TYPES, Blocks
+from .encoding import Encoding
+from .encoding_registry import ENCODINGS
 
 _GRID = re.compile(r"w(?P<bits>[2-8])(?:g(?P<group>[1-9]\d*))?(?P<asymmetric>a?)")
 _SPARSE = re.compile(r"s(?P<percent>\d{1,2}(?:\.\d+)?)(?P<offset>[+-]\d+)?")
 _PATTERN = re.compile(r"(?P<keep>[1-9]\d*):(?P<of>[1-9]\d*)")
 _MIX = re.compile(r"(?P<type>q\d_k)_(?:s|m|l)")
-_GRAMMAR = "levels look like dense, w4g128, w4g128a, w8, s60, 2:4, 2:4+w4g128 or q4_k"
+_ENCODED = {type(encoding): label for label, encoding in reversed(ENCODINGS.items())}
+_EXAMPLES = ("dense", "w4g128", "w4g128a", "w8", "s60", "2:4", "2:4+w4g128", *reversed(_ENCODED.values()))
+_GRAMMAR = f"levels look like {', '.join(_EXAMPLES)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +93,24 @@ class Scheme:
     Attributes:
         sparsity: sparsity of the weights, or None.
         grid: grid of the surviving weights, or None.
-        blocks: storage type of llama.cpp, or None; it excludes sparsity and grid.
+        encoding: another way to store the weight, or None; it excludes sparsity and grid.
     """
 
     sparsity: Sparsity | None = None
     grid: Grid | None = None
-    blocks: Blocks | None = None
+    encoding: Encoding | None = None
 
     @property
     def rounds(self) -> bool:
         """Whether the surviving weights are rounded."""
-        return self.grid is not None or self.blocks is not None
+        return self.grid is not None or self.encoding is not None
 
     @property
     def multiple(self) -> int:
         """The number of inputs that the inputs of a layer must be a whole multiple of."""
         if isinstance(self.sparsity, Pattern):
             return self.sparsity.of
-        return self.blocks.weights if self.blocks else 1
+        return self.encoding.multiple if self.encoding else 1
 
 
 def parse_label(label: str) -> Scheme:
@@ -119,8 +122,8 @@ def parse_label(label: str) -> Scheme:
     """
     if label == "dense":
         return Scheme()
-    if label in GGML_TYPES:
-        return Scheme(blocks=GGML_TYPES[label])
+    if label in ENCODINGS:
+        return Scheme(encoding=ENCODINGS[label])
     _refuse_written_otherwise(label)
     head, w, tail = label.partition("w")
     if head and w and not head.endswith("+"):
@@ -134,9 +137,9 @@ def parse_label(label: str) -> Scheme:
 def _refuse_written_otherwise(label: str) -> None:
     """Refuse names that users of llama.cpp write: types in capitals, and mixes such as `Q4_K_M`."""
     name = label.lower()
-    if name in GGML_TYPES:
+    if name in ENCODINGS:
         raise ValueError(f"level {label!r} is unknown; did you mean {name!r}?")
-    if (match := _MIX.fullmatch(name)) and match["type"] in GGML_TYPES:
+    if (match := _MIX.fullmatch(name)) and match["type"] in ENCODINGS:
         raise ValueError(
             f"level {label!r} is a mix of llama.cpp's types, mostly {match['type']}; "
             f"give the types as levels, such as {match['type']} and q6_k, and the search mixes them"
@@ -182,8 +185,8 @@ def stored_bits(scheme: Scheme, shape: tuple[int, int], dense_bits: int = 16) ->
     numel = out_features * in_features
     if scheme == Scheme():
         return dense_bits * numel
-    if scheme.blocks is not None:
-        return 8 * out_features * scheme.blocks.row_bytes(in_features)
+    if scheme.encoding is not None:
+        return scheme.encoding.stored_bits(shape)
     mask = numel if scheme.sparsity else 0
     if scheme.grid is None:
         return mask + 16 * kept(scheme, numel)

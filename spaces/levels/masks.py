@@ -3,6 +3,9 @@
 Shapes: O outputs, I inputs, R rows of N scores.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -35,15 +38,19 @@ def keep_pattern(scores_OI: Tensor, pattern: Pattern) -> Tensor:
     return keep_largest(scores, pattern.of - pattern.keep).view(scores_OI.shape)
 
 
-def magnitude(weight_OI: Tensor, sparsity: Sparsity) -> Tensor:
-    """Return a mask (O, I) that is true where |w| is largest in the layer, or in each group of a pattern."""
+def magnitude(weight_OI: Tensor, hessian_II: Tensor | None, sparsity: Sparsity) -> Tensor:
+    """Return a mask (O, I) that is true where |w| is largest in the layer, or in each group of a pattern.
+
+    The Hessian is not read.
+    """
+    del hessian_II
     scores = weight_OI.abs()
     if isinstance(sparsity, Pattern):
         return keep_pattern(scores, sparsity)
     return keep_largest(scores.reshape(1, -1), sparsity.zeros(scores.numel())).view(scores.shape)
 
 
-def wanda(weight_OI: Tensor, hessian_II: Tensor, sparsity: Sparsity) -> Tensor:
+def wanda(weight_OI: Tensor, hessian_II: Tensor | None, sparsity: Sparsity) -> Tensor:
     """Return a mask (O, I) that is true where |w| times the norm of its input is largest.
 
     Weights compete in the row of an output, or in a group of a pattern.
@@ -56,9 +63,31 @@ def wanda(weight_OI: Tensor, hessian_II: Tensor, sparsity: Sparsity) -> Tensor:
     References:
         Sun et al., A Simple and Effective Pruning Approach for Large Language Models, eq. 1.
     """
+    assert hessian_II is not None
     scores = weight_OI.abs() * hessian_II.diagonal().float().clamp(min=0).sqrt()
     if isinstance(sparsity, Pattern):
         return keep_pattern(scores, sparsity)
     rows, total = len(scores), sparsity.zeros(scores.numel())
     zeros = [share(total, rows, row, row + 1) for row in range(rows)]
     return keep_largest(scores, torch.tensor(zeros, device=scores.device)[:, None])
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """A method of pruning that chooses the mask before the weights are solved.
+
+    Attributes:
+        mask: function of weight (O, I), Hessian (I, I) or None, and sparsity that returns the mask (O, I).
+        needs_hessian: whether `mask` cannot do without a Hessian.
+    """
+
+    mask: Callable[[Tensor, Tensor | None, Sparsity], Tensor]
+    needs_hessian: bool
+
+
+PRUNERS: dict[str, Pruner | None] = {
+    "sparsegpt": None,
+    "wanda": Pruner(wanda, needs_hessian=True),
+    "magnitude": Pruner(magnitude, needs_hessian=False),
+}
+"""Methods of pruning, by the name in `BuilderConfig`; None for SparseGPT, whose masks the solver chooses."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .bits import pack, unpack
-from .ggml_values import decode
 from .labels import Grid, Scheme, kept, parse_label
 
 
@@ -27,7 +26,7 @@ class Packed:
             `scales`, `zeros`: scales and zero points of the groups (O, G), 16-bit floats; zero points are whole numbers.
             `mask`: one bit per weight, packed into bytes, 1 where the weight survives.
             `values`: 16-bit floats of the surviving weights in row-major order, if the level has no codes.
-            `blocks`: rows in a storage type of llama.cpp (O, bytes of a row), the only tensor of such a level.
+            An encoding (`encoding.py`) has tensors of its own.
     """
 
     label: str
@@ -43,9 +42,9 @@ class Packed:
     def dtype(self) -> torch.dtype:
         """The type of the weight that `dense` returns.
 
-        It is the type of the stored values or scales, or float32 for llama.cpp's types, whose values are float32.
+        It is the type of the stored values or scales, or float32 for encodings.
         """
-        if "blocks" in self.tensors:
+        if self.scheme.encoding:
             return torch.float32
         return self.tensors["scales" if "scales" in self.tensors else "values"].dtype
 
@@ -89,8 +88,8 @@ class Packed:
         A quantised weight is (code - zero) * scale, rounded once to `dtype`. 16-bit floats hold codes and zero points
         exactly, and PyTorch computes their products in float32, so no wider copy is needed.
         """
-        if self.scheme.blocks is not None:
-            return decode(self.scheme.blocks, self.tensors["blocks"])
+        if self.scheme.encoding is not None:
+            return self.scheme.encoding.decode(self.tensors, self.shape)
         mask = self.mask()
         if self.scheme.grid is None:
             values = self.tensors["values"]

@@ -5,6 +5,7 @@ Only the bytes of tensors count. The header of a safetensors file takes about 10
 
 from collections.abc import Callable
 
+from .ggml.ggml_encoding import GgmlEncoding
 from .labels import Scheme, stored_bits
 
 SizeRule = Callable[[Scheme, tuple[int, int], int], int]
@@ -43,7 +44,8 @@ def gguf(scheme: Scheme, shape: tuple[int, int], dense_bits: int) -> int:
     Levels of llama.cpp's storage types are stored as they are, all others dense. The padding that aligns a tensor to
     32 bytes is not counted.
     """
-    return packed(scheme, shape, dense_bits) if scheme.blocks else dense(scheme, shape, dense_bits)
+    stored = isinstance(scheme.encoding, GgmlEncoding)
+    return packed(scheme, shape, dense_bits) if stored else dense(scheme, shape, dense_bits)
 
 
 SIZE_RULES: dict[str, SizeRule] = {

@@ -75,15 +75,51 @@ def export_mine(winner: Winner, output: Path, overwrite: bool) -> list[str]:
         write_record(folder, "mine", winner, {})
     return [f"{output}: {len(lines)} layers"]
 '''
-PACK_SIGNS = '''
+LEVEL = '''"""The encoding `sign`: the signs of the weights, and the mean magnitude of each row."""
 
-def pack_signs(label: str, weight_OI: Tensor, dtype: torch.dtype) -> Packed:
-    """Pack the signs of a weight, with the mean magnitude of each row."""
-    tensors = {
-        "signs": pack((weight_OI >= 0).flatten().to(torch.uint8), 1),
-        "scales": weight_OI.abs().mean(1, keepdim=True).to(dtype),
-    }
-    return Packed(label, (weight_OI.shape[0], weight_OI.shape[1]), tensors)
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .encoding import Encoding
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SignEncoding(Encoding):
+    """Signs of the weights, and a scale for each row."""
+
+    def stored_bits(self, shape: tuple[int, int]) -> int:
+        """Return one bit per weight and 16 per row."""
+        return shape[0] * shape[1] + 16 * shape[0]
+
+    def encode(
+        self, weight_OI: "Tensor", hessian_II: "Tensor | None", dtype: "torch.dtype"
+    ) -> "Mapping[str, Tensor]":
+        """Compute the signs, packed into bytes, and the scales (O, 1)."""
+        from .bits import pack
+
+        signs = pack((weight_OI >= 0).flatten().byte(), 1)
+        return {"signs": signs, "scales": weight_OI.abs().mean(1, keepdim=True).to(dtype)}
+
+    def decode(self, tensors: "Mapping[str, Tensor]", shape: tuple[int, int]) -> "Tensor":
+        """Compute sign times scale."""
+        from .bits import unpack
+
+        signs = unpack(tensors["signs"], 1, shape[0] * shape[1]).view(shape)
+        return (2 * signs.float() - 1) * tensors["scales"].float()
+'''
+PRUNER = '''def first_inputs(weight_OI: Tensor, hessian_II: Tensor | None, sparsity: Sparsity) -> Tensor:
+    """Return a mask (O, I) that keeps the last weights of each row."""
+    scores = torch.arange(weight_OI.shape[1], device=weight_OI.device).float().expand_as(weight_OI)
+    return magnitude(scores, None, sparsity)
+
+
+@dataclass(frozen=True)
+class Pruner:
 '''
 FITNESS = '''def twice_kl(teacher: TeacherChunk, log_probs_PV: Tensor) -> Tensor:
     """Return twice the KL divergence."""
@@ -129,7 +165,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """A project with a method, a level, a fitness and a format more."""
+    """A project with a method, a level, a pruner, a fitness and a format more."""
     copy = Copy(tmp_path_factory.mktemp("project"))
     (copy.folder / "search" / "methods" / "mine.py").write_text(METHOD)
     copy.replace(
@@ -137,41 +173,21 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
         ("| RandomConfig,", "| RandomConfig | MineConfig,"),
         ("from ..methods.random", "from ..methods.mine import MineConfig\nfrom ..methods.random"),
     )
+    (copy.folder / "spaces" / "levels" / "sign_encoding.py").write_text(LEVEL)
     copy.replace(
-        "spaces/levels/labels.py",
-        ("    blocks: Blocks | None = None\n", "    blocks: Blocks | None = None\n    signs: bool = False\n"),
-        (
-            "    if label in GGML_TYPES:\n",
-            "    if label == 'sign':\n        return Scheme(signs=True)\n    if label in GGML_TYPES:\n",
-        ),
-        (
-            "    mask = numel if",
-            "    if scheme.signs:\n        return numel + 16 * out_features\n    mask = numel if",
-        ),
+        "spaces/levels/encoding_registry.py",
+        ("{**GGML_ENCODINGS}", '{**GGML_ENCODINGS, "sign": SignEncoding()}'),
+        ("import GGML_ENCODINGS\n", "import GGML_ENCODINGS\nfrom .sign_encoding import SignEncoding\n"),
     )
     copy.replace(
-        "spaces/levels/builders.py",
-        ("import Packed, Solution, pack_level", "import Packed, Solution, pack_level, pack_signs"),
+        "spaces/levels/masks.py",
+        ("@dataclass(frozen=True)\nclass Pruner:\n", PRUNER),
         (
-            "        lane = lanes[layer, label]\n",
-            "        if scheme.signs:\n"
-            "            built[layer][label] = pack_signs(label, works[layer], storage)\n"
-            "            continue\n"
-            "        lane = lanes[layer, label]\n",
+            "PRUNERS: dict[str, Pruner | None] = {\n",
+            'PRUNERS: dict[str, Pruner | None] = {\n    "first": Pruner(first_inputs, False),\n',
         ),
     )
-    copy.replace(
-        "spaces/levels/packed.py",
-        (
-            "        mask = self.mask()\n        if self.scheme.grid is None:\n",
-            "        if self.scheme.signs:\n"
-            "            signs = unpack(self.tensors['signs'], 1, self.shape[0] * self.shape[1]).view(self.shape)\n"
-            "            return (2 * signs.to(self.dtype) - 1) * self.tensors['scales']\n"
-            "        mask = self.mask()\n        if self.scheme.grid is None:\n",
-        ),
-    )
-    with (copy.folder / "spaces" / "levels" / "packed.py").open("a") as file:
-        file.write(PACK_SIGNS)
+    copy.replace("spaces/levels/builders.py", ('Literal["sparsegpt", ', 'Literal["sparsegpt", "first", '))
     copy.replace(
         "evaluators/fitness.py",
         ('Literal["kl", ', 'Literal["kl", "twice-kl", '),
@@ -192,7 +208,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 def test_what_is_added_is_searched_with_and_exported(copy: Copy, tiny: Tiny) -> None:
     added = {
         "search": [{"method": "mine"}],
-        "space": {"levels": ["sign", "w4g16"]},
+        "space": {"levels": ["sign", "w4g16", "2:4"]},
+        "builder": {"pruner": "first", "quantizer": "rtn"},
         "budgets": [{"bits": 3.0}],
     }
     fronts = []
@@ -219,6 +236,8 @@ def test_what_is_added_is_listed(copy: Copy, tiny: Tiny) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"search": [{"method": "min"}]}, "'mine'"),
         ({"fitness": {"name": "twice"}}, "'twice-kl'"),
+        ({"builder": {"pruner": "last"}}, "'first'"),
+        ({"space": {"levels": ["signs"]}}, "q4_0, sign"),
     ]
     for number, (changes, known) in enumerate(wrong):
         code, said = copy.run("search", tiny.config(copy.folder, **changes, name=f"wrong{number}"))

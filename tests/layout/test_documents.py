@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from paretopress.commands import app
+from paretopress.exporters.formats import FORMATS
+from paretopress.search.run.method_registry import METHODS
+from paretopress.spaces.levels.encoding_registry import ENCODINGS
 from tests.layout.test_layout import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -40,3 +43,12 @@ def test_commands_and_files_of_examples_exist(page: Path) -> None:
             assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
         for path in re.findall(r"\bconfigs/[\w./-]+\.yaml", block):
             assert (ROOT / path).is_file(), path
+
+
+def test_every_registered_name_stands_in_the_guide_for_its_users() -> None:
+    guide = (ROOT / "docs" / "how-to" / "levels-and-budgets.md").read_text()
+    for known in (*ENCODINGS, *METHODS):
+        assert f"`{known}`" in guide, known
+    exporting = (ROOT / "docs" / "how-to" / "export.md").read_text()
+    for form in FORMATS:
+        assert f"`{form}`" in exporting, form

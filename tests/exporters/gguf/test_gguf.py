@@ -19,7 +19,7 @@ from paretopress.exporters.heldout import LLAMA_ABSOLUTE, LLAMA_RELATIVE, compar
 from paretopress.search.jobs.measure import measure_model
 from paretopress.spaces.configuration import SpaceConfig
 from paretopress.spaces.construction import space_of
-from paretopress.spaces.levels.ggml import GGML_TYPES
+from paretopress.spaces.levels.ggml.ggml_types import GGML_TYPES
 from paretopress.spaces.model.dense_model import DenseModel
 from tests.exporters.cases import QUICKSTART, Case, finished_run, half_model, quickstart_config
 from tests.exporters.gguf.gguf_cases import LEGACY, export

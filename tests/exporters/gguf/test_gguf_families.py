@@ -191,4 +191,4 @@ def test_branches_are_dropped_alone(family: str, dropped: dict[int, tuple[str, .
     record = json.loads((tmp_path / "out" / "paretopress.json").read_text())
     alone = [f"blocks.{index}.{kinds[0]}" for index, kinds in dropped.items() if len(kinds) == 1]
     assert record["absent_branches"] == alone
-    assert f"{len(alone)} left out" in (tmp_path / "out" / "README.md").read_text()
+    assert f"{len(alone)} are left out" in (tmp_path / "out" / "README.md").read_text()

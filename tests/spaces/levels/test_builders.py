@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,8 +19,10 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from paretopress.spaces.levels.builders import BuilderConfig, build, layer_error
+from paretopress.spaces.levels.grids import QUANTIZERS
 from paretopress.spaces.levels.labels import Grid, Pattern, Sparsity, kept, parse_label
 from paretopress.spaces.levels.layer_error import layer_errors
+from paretopress.spaces.levels.masks import PRUNERS
 from paretopress.spaces.levels.packed import Packed
 
 MODEL = Path(__file__).parents[3] / "configs" / "quickstart-model"
@@ -484,3 +486,8 @@ def test_the_errors_of_a_fixed_mask_are_compensated(
     config = BuilderConfig(pruner="magnitude")
     built = build(weight, hessian, [label, "2:4"], config=config)
     assert torch.equal(built[label].tensors["mask"], built["2:4"].tensors["mask"])
+
+
+@pytest.mark.parametrize(("field", "registry"), [("pruner", PRUNERS), ("quantizer", QUANTIZERS)])
+def test_the_registries_hold_what_the_configuration_names(field: str, registry: dict[str, Any]) -> None:
+    assert tuple(registry) == get_args(BuilderConfig.model_fields[field].annotation)

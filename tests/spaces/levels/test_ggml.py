@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretopress.spaces.levels.builders import BuilderConfig, build
-from paretopress.spaces.levels.ggml import GGML_TYPES
-from paretopress.spaces.levels.ggml_values import decode
+from paretopress.spaces.levels.ggml.ggml_encoding import GgmlEncoding
+from paretopress.spaces.levels.ggml.ggml_types import GGML_TYPES
+from paretopress.spaces.levels.ggml.ggml_values import decode
 from paretopress.spaces.levels.labels import Scheme, parse_label, stored_bits
 from paretopress.spaces.levels.layer_error import layer_error
 from paretopress.spaces.levels.packed import Packed
@@ -31,7 +32,7 @@ def test_types_are_those_of_llama_cpp(label: str) -> None:
     blocks = GGML_TYPES[label]
     kind = GGMLQuantizationType[blocks.name]
     assert (kind.value, GGML_QUANT_SIZES[kind]) == (blocks.number, (blocks.weights, blocks.bytes))
-    assert parse_label(label) == Scheme(blocks=blocks)
+    assert parse_label(label) == Scheme(encoding=GgmlEncoding(blocks))
     assert stored_bits(parse_label(label), (3, 512)) == 3 * (512 // blocks.weights) * blocks.bytes * 8
 
 

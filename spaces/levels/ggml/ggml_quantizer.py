@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .ggml import Blocks
+from .ggml_types import Blocks
 
 _PACKAGE = "llama_cpp"
 _REMEDY = "install paretopress[gguf], which compiles llama.cpp"

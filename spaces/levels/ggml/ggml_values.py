@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .ggml import Blocks
+from .ggml_types import Blocks
 
 
 def decode(blocks: Blocks, stored_OR: Tensor) -> Tensor:
