@@ -133,7 +133,7 @@ class _Construction:
         self._add_droppable(units, self._zero(), name, block.index, "block", linears, extra)
 
     def _add_branch(self, units: list[Unit], fixed: dict[str, int], block: Block, branch: Branch) -> None:
-        """Add the units of a branch to `units`, and to `fixed` the cost of the rest of a branch that stays."""
+        """Add the units of a branch to `units`; if it may not be dropped, add the cost of its other layers to `fixed`."""
         extra = sum(self._extra_bytes(f"{linear.path}.", (linear,)) for linear in branch.linears)
         name = f"blocks.{block.index}.{branch.kind}"
         self._add_droppable(units, fixed, name, block.index, branch.kind, branch.linears, extra)
@@ -148,10 +148,19 @@ class _Construction:
         linears: tuple[Linear, ...],
         extra_bytes: int,
     ) -> None:
-        """Add the units of a branch or block to `units`, its own unit first if it may be dropped.
+        """Add the units of a branch or block to `units`: first a unit that drops it, if it may be dropped.
 
-        The cost of what is not searched inside, `extra_bytes` included, belongs to the level `keep` of that unit. It
-        is added to `fixed` if the branch may not be dropped.
+        The layers that are not searched, and `extra_bytes`, cost the same in every profile that keeps the branch or
+        block. Their cost is part of the level `keep` of its unit, or of `fixed` if it may not be dropped.
+
+        Args:
+            units: units of the space so far, changed in place.
+            fixed: fixed cost of the space by cost kind, changed in place.
+            name: name of the unit of the branch or block.
+            block: index of the decoder block.
+            kind: kind of the branch, or `block` for a whole block.
+            linears: linear layers of the branch or block.
+            extra_bytes: bytes of its parameters that are not weights of linear layers.
         """
         droppable = self.config.drop != "none"
         parent = len(units) if droppable else None

@@ -342,10 +342,10 @@ class Space:
 
     @cached_property
     def _assigned(self) -> tuple[tuple[int, ...], tuple[tuple[bytes | None, ...], ...]]:
-        """For each module, in the order of module paths: its unit, and its entry in `assignment` at each level.
+        """The unit of each module, and the module's entry in `assignment` at each level of that unit.
 
-        The entries are JSON texts, None where the module is left dense. A final None follows in each row, so that the
-        index -1 gives the entry of an irrelevant unit.
+        Modules are in the order of their paths. An entry is a JSON text, or None at a level that leaves the module
+        dense. A final None follows in each row, so that the index -1 gives the entry of an irrelevant unit.
         """
         found = []
         for u, unit in enumerate(self.units):

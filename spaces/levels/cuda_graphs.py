@@ -30,7 +30,8 @@ class Replays:
 
         Args:
             function: function without side effects, whose result shapes follow from the shapes of its arguments.
-                It is not recorded if it reads values on the host (`item`, boolean indices) or makes tensors of them.
+                It is not recorded if it reads values on the host (`item`, boolean indices) or creates tensors from
+                values on the host.
             *tensors: arguments of the function, at least one, all on one device.
         """
         if not tensors[0].is_cuda:
@@ -65,7 +66,7 @@ class Replays:
 
 
 def _form(tensor: Tensor) -> Hashable:
-    """Return all that must be equal for a recording to be replayed with another tensor."""
+    """Return the properties in which a tensor must equal the recorded one, so that the recording can be replayed."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 

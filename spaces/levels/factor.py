@@ -32,8 +32,8 @@ def factorize(hessian_II: Tensor, damp: float) -> Factor:
 
     `damp` grows tenfold, up to 1, until the damped Hessian can be factorized. The computation is in float64, because
     activations with outliers make Hessians that float32 factorizes only with more damping. For an input that is always
-    zero the damped Hessian has the damping only. The weights of such an input are rounded to the nearest, pruned
-    before all others, and do not compensate the errors of other columns.
+    zero, the damped Hessian has no entry but the damping on its diagonal. The weights of such an input are rounded to
+    the nearest value, pruned before all others, and do not compensate the errors of other columns.
 
     Args:
         hessian_II: sum or mean of x x^T over calibration inputs, (I, I).

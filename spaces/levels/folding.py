@@ -6,9 +6,9 @@ from torch import Tensor
 def fold(terms: Tensor, dim: int) -> Tensor:
     """Sum over `dim` by adding one half of the terms to the other until one is left; `terms` are overwritten.
 
-    The order of additions is that of a number of terms padded with zeros to a power of two. `Tensor.sum` adds in an
-    order that depends on layout, position, threads and device. The additions here are elementwise, so each result
-    depends on its own terms only.
+    Terms are added in the order that they would have if zeros filled up their number to a power of two. `Tensor.sum`
+    adds in an order that depends on layout, position, threads and device. The additions here are elementwise, so each
+    result depends only on its own terms.
     """
     size = terms.shape[dim]
     half = 1 << (size - 1).bit_length() >> 1

@@ -20,9 +20,9 @@ class Packed:
     Attributes:
         label: label of the level; `spaces/levels/labels.py` says what it means.
         shape: numbers of outputs and inputs of the layer, (O, I).
-        tensors: stored tensors by name, those that the label needs of the following.
-            `codes`: integers of the weights in row-major order, packed into bytes; pruned weights have none. Symmetric
-            codes are stored plus 2^(bits-1).
+        tensors: stored tensors by name; only those of the following that the label needs.
+            `codes`: integers of the weights in row-major order, packed into bytes; pruned weights have no code. A code
+            of a symmetric grid is stored with 2^(bits-1) added to it.
             `scales`, `zeros`: scales and zero points of the groups (O, G), 16-bit floats; zero points are whole numbers.
             `mask`: one bit per weight, packed into bytes, 1 where the weight survives.
             `values`: 16-bit floats of the surviving weights in row-major order, if the level has no codes.
@@ -115,7 +115,7 @@ class Packed:
         return codes.sub_(2 ** (grid.bits - 1)).view(torch.int8) if grid.symmetric else codes
 
     def _in_groups(self, codes_OI: Tensor) -> Tensor:
-        """Return the codes as (O, G, K) if all groups have the same length, else as (O, I, 1)."""
+        """Return the codes by group, (O, G, K); if the last group is shorter, each code by itself, (O, I, 1)."""
         group = self._grid().group or self.shape[1]
         return codes_OI.view(self.shape[0], -1, 1 if self.shape[1] % group else group)
 

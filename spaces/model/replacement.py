@@ -32,7 +32,7 @@ class StandIn(nn.Module):
 
 
 class _Visited(StandIn):
-    """A replacement of a block that calls a function instead."""
+    """A stand-in for a block that calls a function instead of the block."""
 
     def __init__(self, original: nn.Module, function: Callable[..., object]) -> None:
         super().__init__(original)

@@ -33,7 +33,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
-    """Write bytes that come in pieces as `write_atomic` does, and return their SHA-256 in hex.
+    """Write pieces of bytes to a file, as atomically as `write_atomic`, and return the file's SHA-256 in hex.
 
     The checksum is computed while writing, so that the file need not be read again.
     """

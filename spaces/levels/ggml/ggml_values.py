@@ -43,7 +43,7 @@ def _nibbles(bytes_NK: Tensor) -> Tensor:
 
 
 def _in_groups(tensor_NW: Tensor, groups: int) -> Tensor:
-    """Split the weights of each block into groups, (N, G, W / G)."""
+    """Split the W values of each of the N blocks into `groups` groups of equal length, (N, G, W / G)."""
     return tensor_NW.reshape(len(tensor_NW), groups, -1)
 
 
