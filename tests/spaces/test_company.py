@@ -30,7 +30,7 @@ def settings_of(pruner: str, quantizer: str, scales: str, block: int) -> Builder
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     labels=st.lists(st.sampled_from(LABELS), min_size=2, max_size=7, unique=True),
     shape=st.tuples(st.integers(1, 37), st.sampled_from([8, 24, 40, 72])),

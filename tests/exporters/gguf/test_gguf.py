@@ -89,6 +89,7 @@ def test_bytes_are_those_of_the_search_and_no_more_than_the_budget(quickstart: C
             assert not output.exists()
 
 
+@pytest.mark.slow
 def test_branches_of_zeros_count(quickstart: Case, tmp_path: Path) -> None:
     sizes = []
     for number, dropped in enumerate(({}, {2: ("attention",)}, {2: ("mlp",)})):
@@ -159,7 +160,7 @@ def test_held_out_figures_are_those_of_the_profile(quickstart: Case, tmp_path: P
 
 
 def test_held_out_figures_are_measured_before_a_file_appears(quickstart: Case, tmp_path: Path) -> None:
-    config = quickstart_config(length=512, heldout=2048)
+    config = quickstart_config(length=256, heldout=1024)
     assignment = {linear.path: "q4_0" for linear in quickstart.structure.linears}
     quickstart.export(assignment, tmp_path / "dense")
     known = measure_model(config, DenseModel.open(tmp_path / "dense"), "heldout")

@@ -22,8 +22,8 @@ needs_llama_cpp = pytest.mark.skipif(
     find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
 )
 RTN = BuilderConfig(quantizer="rtn")
-QUICK = [label for label in GGML_TYPES if label not in ("iq2_xxs", "iq2_s")]
-"""Those whose tables llama.cpp does not take seconds to make."""
+TABLES = ("iq2_xxs", "iq2_xs", "iq2_s")
+"""Those whose tables llama.cpp takes seconds to make."""
 UNCALIBRATED = [label for label in GGML_TYPES if not label.startswith("iq2")]
 
 
@@ -49,7 +49,9 @@ def test_any_bytes_stand_for_the_weights_that_llama_cpp_sees(label: str, seed: i
 
 
 @needs_llama_cpp
-@pytest.mark.parametrize("label", QUICK)
+@pytest.mark.parametrize(
+    "label", [pytest.param(label, marks=[pytest.mark.slow] * (label in TABLES)) for label in GGML_TYPES]
+)
 def test_levels_take_their_bytes_and_come_close(label: str) -> None:
     weight, hessian = random_layer(7, 512, seed=1, correlated=False)
     level = build(weight, hessian, [label])[label]
