@@ -320,6 +320,7 @@ def test_other_architectures_are_refused(tmp_path: Path) -> None:
         export(other, drops(other, {0: ("mlp",)}), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_single_attentions_of_mixed_types_are_not_left_out(tmp_path: Path) -> None:
     sizes = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
     random_model(make_config("qwen2", **_SIZES, **sizes)).save_pretrained(tmp_path / "qwen2")

@@ -182,7 +182,7 @@ def test_slopes_that_fail_are_replaced_by_measurements_or_passed_over() -> None:
         assert evaluator.true(searcher.best) == pytest.approx(evaluator.optimum(limits)[1], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["bits", "drop", "joint", "ladder"])
+@pytest.mark.parametrize("name", ["bits", "drop", pytest.param("joint", marks=pytest.mark.slow), "ladder"])
 @pytest.mark.parametrize("sensitivities", ["slopes", "measured"])
 def test_a_pool_that_is_all_archive_is_enough(name: str, sensitivities: str) -> None:
     """Then what is measured around a profile is archived at once, and may be better than it."""

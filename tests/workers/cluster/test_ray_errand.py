@@ -69,6 +69,7 @@ def test_errands_share_what_is_held_and_tell_in_order(tmp_path: Path) -> None:
     worker.dismiss()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     worker = errands(partial(visit, tmp_path))
     assert worker.call(die_first) == 2
