@@ -92,7 +92,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "search": [_FRONTIER],
     },
 }
-"""Name of a run to the settings that its configuration adds to the common part."""
+"""Settings that the configuration of a run adds to the common part, by name of the run."""
 
 EXPORTS = (
     ("frontier", "hf"),

@@ -49,7 +49,7 @@ class Shape:
 
     @property
     def config(self) -> LlamaConfig:
-        """The model's configuration."""
+        """The `transformers` configuration of a Llama model with these dimensions."""
         return LlamaConfig(
             num_hidden_layers=self.blocks,
             hidden_size=self.hidden,

@@ -78,7 +78,7 @@ def cross_entropy(log_probs_PV: Tensor, targets_P: Tensor) -> Tensor:
 
 
 def teacher_chunk(config: FitnessConfig, logits_PV: Tensor) -> TeacherChunk:
-    """Compute from a chunk of the teacher's logits what the configured fitness needs of the teacher."""
+    """Compute the teacher's distributions that the configured fitness needs from a chunk of the teacher's logits."""
     log_probs_PV = logits_PV.log_softmax(-1)
     probs_PV = log_probs_PV.exp()
     negentropy_P = torch.linalg.vecdot(probs_PV, log_probs_PV)

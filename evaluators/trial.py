@@ -15,8 +15,8 @@ class Fidelity:
     """The sequences that a trial uses: positions `start..stop` of a seeded order of a data set, cut to one length.
 
     Attributes:
-        seed: seed of the order. 0 is the order that the data set was packed in, which was seeded then; any other
-            seed is a permutation of the whole data set that is independent of the permutations of other seeds.
+        seed: seed of the order. 0 stands for the order in which the data set is stored. Any other seed gives a random
+            permutation of the whole data set, independent of the permutations of other seeds.
         start: first position in that order.
         stop: position after the last one.
         length: number of tokens used of each sequence; at most the length of the data set's sequences.
@@ -65,7 +65,7 @@ class Trial:
         profile: profile of the model to evaluate.
         fidelity: sequences to evaluate the profile on.
         asks_for: name of what the trial asks for, for messages.
-        essential: whether a search cannot go on as the same search without the answer.
+        essential: whether the search must end if the trial fails, because it would go on differently without an answer.
         repeats_work: whether every part of a divided trial repeats most of the work of the whole.
     """
 
@@ -129,4 +129,4 @@ class Evaluator(Protocol):
         """Digest of everything that a value depends on besides profile and fidelity."""
 
     def evaluate(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """Yield one evaluation per trial as they finish, in any order."""
+        """Yield the evaluation of each trial as soon as it is finished, in any order."""

@@ -101,7 +101,7 @@ def profile_checkpoint(
 
     Args:
         config: configuration of the run, which names the dense model and the levels.
-        units: unit name to label, as a profile file gives them.
+        units: labels of the profile by unit name, as a profile file gives them.
         databases: folder of the level databases.
         run: folder of the run, for refitted levels that were kept; None uses the original levels.
 

@@ -40,7 +40,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _usage(error: Exception) -> int:
     """Return the exit code for an exception of typer, and print its message; raise any other exception again.
 
-    The exception classes are click's or typer's own copy of them, so usage errors are told by `format_message`.
+    The exception may be of click's own classes or of typer's copies of them. So a usage error is recognised by its
+    method `format_message`.
     """
     if isinstance(error, typer.Exit):
         return error.exit_code

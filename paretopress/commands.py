@@ -339,7 +339,7 @@ def _search(settings: "RunConfig", folder: Path, fresh: bool) -> None:
 
 @contextmanager
 def _resumable(kept: str) -> Iterator[None]:
-    """After Ctrl-C or SIGTERM, print what is kept on disk and the command that continues.
+    """If Ctrl-C or SIGTERM interrupts the code in the context, print what is kept and the command that continues.
 
     Args:
         kept: text that says what is kept; nothing is saved here, because results are on disk at any moment.
@@ -351,7 +351,7 @@ def _resumable(kept: str) -> Iterator[None]:
 
 @contextmanager
 def _kept(text: str) -> Iterator[None]:
-    """After Ctrl-C or SIGTERM, print `text`."""
+    """Print `text` if Ctrl-C or SIGTERM interrupts the code in the context."""
     try:
         yield
     except KeyboardInterrupt:

@@ -175,5 +175,5 @@ def _absolute(value: str) -> str:
 
 
 def _split(value: str) -> tuple[str, str]:
-    """Return the prefix `hf:` of a Hugging Face dataset, empty for other values, and the rest of the value."""
+    """Split a value into the prefix `hf:` of a Hugging Face dataset and the rest; other values have an empty prefix."""
     return (_HUB, value.removeprefix(_HUB)) if value.startswith(_HUB) else ("", value)

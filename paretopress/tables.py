@@ -50,7 +50,7 @@ def front_table(front: "Front") -> Table:
 
 
 def _figures(front: "Front", point: "Point", measured: "Point | Refit") -> list[str]:
-    """Return the cells of a row, from the cost on.
+    """Return the cells of a row after budget and method: cost, size, held-out figures and p-value.
 
     Args:
         front: front to which the point belongs.

@@ -133,7 +133,7 @@ class _Construction:
         self._add_droppable(units, self._zero(), name, block.index, "block", linears, extra)
 
     def _add_branch(self, units: list[Unit], fixed: dict[str, int], block: Block, branch: Branch) -> None:
-        """Add the units of a branch to `units`; if it may not be dropped, add the cost of its other layers to `fixed`."""
+        """Add the units of a branch to `units`, and to `fixed` the cost of its other layers if the branch must stay."""
         extra = sum(self._extra_bytes(f"{linear.path}.", (linear,)) for linear in branch.linears)
         name = f"blocks.{block.index}.{branch.kind}"
         self._add_droppable(units, fixed, name, block.index, branch.kind, branch.linears, extra)

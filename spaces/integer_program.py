@@ -30,7 +30,7 @@ def minimise(
     Args:
         values: one value per unit and level; an infinite value excludes the level.
         costs: for each limit, one cost per unit and level.
-        room: for each limit, what remains of it after the fixed cost.
+        room: for each limit, the cost that remains after the fixed cost is subtracted.
         drops: maps each unit under a droppable branch to the index of the branch's unit and of its `drop` level.
         excess: function that returns by how much the given levels exceed each limit, exactly; a value of at most 0
             means that the limit holds.

@@ -32,8 +32,8 @@ class Unit:
         modules: paths of the linear layers that take this unit's level; for a branch or block, of all linear layers
             that are dropped with it.
         block: index of the decoder block; -1 for embeddings and head.
-        branch: kind of the branch, `attention` or `mlp`; `block` for a whole block, and for what is inside it where
-            blocks are dropped; empty for embeddings and head.
+        branch: kind of the branch, `attention` or `mlp`; `block` for a whole block and, where whole blocks may be
+            dropped, for the layers inside; empty for embeddings and head.
         levels: levels of the unit, in order of the first cost kind.
         parent: index of the branch or block unit whose level `drop` makes this unit irrelevant; None without one.
     """

@@ -31,8 +31,8 @@ class RayConfig(BaseModel):
             CPU. With 0.5, two workers share a GPU.
         cpus: number of CPUs of each worker; by default the number of threads of the evaluation, or 0 for a worker with
             a GPU.
-        retries: how often a trial that a worker failed on, with no other trial beside it, is tried again before the
-            trial is recorded as failed.
+        retries: number of times that a trial is tried again after a worker failed on that trial only; then the trial is
+            recorded as failed.
         max_failures: number of failures of workers in one call of the command; with one more, the command ends and
             shows the first of them.
         deadline: seconds after which a worker that has not answered is taken for hung and ended.

@@ -10,7 +10,7 @@ class WorkerPool(Protocol):
     """Interface of whatever runs trials, in this process or elsewhere."""
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """Yield evaluations as they finish, in any order.
+        """Yield evaluations as soon as they are finished, in any order.
 
         An evaluation may answer only a part of the sequences of its trial; together they answer every trial.
         """
@@ -20,7 +20,7 @@ class WorkerPool(Protocol):
 
 
 class LocalPool:
-    """Runs trials in this process, one call of the evaluator for all of them."""
+    """A pool that runs trials in this process, with one call of the evaluator for all trials of a call of `run`."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator

@@ -1,4 +1,4 @@
-"""Speed-up by several Ray workers with a real model, each on a GPU of its own, or on a CPU core without GPUs.
+"""Speed-up by several Ray workers with a real model. Each has its own GPU, or its own CPU core if there is no GPU.
 
     python -m benchmarks.cluster.ray_devices --folder /scratch --model DIR --workers 0 1 2 --sequences 64 \\
         --tokens 2048 16384 32768
@@ -51,7 +51,10 @@ class Work:
 
     @property
     def window(self) -> int:
-        """Number of sequences that one kind of work uses in one run, rounded up to whole micro-batches."""
+        """Number of sequences that each kind of work has to itself in one run, in whole micro-batches.
+
+        This is the number that the kind of work with the most sequences needs, rounded up.
+        """
         grain = int(self.assembly.config.evaluation.micro_batch)
         return -(-max(self.sequences, self.plan.window(self._length)) // grain) * grain
 

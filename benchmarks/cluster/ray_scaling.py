@@ -1,10 +1,10 @@
-"""Share of their time that Ray workers work, for different numbers of workers, when a sequence takes 0.2 s +- 20 %.
+"""Share of the time in which Ray workers are busy, by number of workers, where a sequence takes 0.2 s +- 20 %.
 
     python -m benchmarks.cluster.ray_scaling --workers 4 16 64
     python -m benchmarks.cluster.ray_scaling --workers 64 256 --threads 32
 
 Workers sleep for as long as an evaluation would take, so one machine can stand for many. Each worker is a process of
-about 170 MB, or with `--threads` one of that many threads of a process. `efficiency` is the work of all workers divided
+about 170 MB. With `--threads N`, N workers are threads of one process. `efficiency` is the work of all workers divided
 by the number of workers times the time from the first request to the last answer; the workers are opened before.
 `whole` is a population of 448 profiles on 16 sequences. `generation` is EvoPress's three stages one after the other:
 128 profiles on 1 sequence, 16 on 8, 5 on 64. `driver` is the driver's own processor time per evaluation.

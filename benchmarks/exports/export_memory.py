@@ -39,7 +39,7 @@ _SHAPES: Mapping[str, Shape] = {
     "llama-70b": Shape(80, 8192, 28_672, 64, 8, 128_256, tied=False),
 }
 LEVELS = {"hf": "w4g128", "compressed-tensors": "w4g128", "nemotron-nas": "w4g128", "gguf": "q4_0"}
-"""Format to the level of every linear layer."""
+"""Label of the level that every linear layer has in an export, by format."""
 _ROUNDED = BuilderConfig(quantizer="rtn", scales="minmax")
 _COLUMNS = (
     "format",
@@ -63,7 +63,7 @@ class Row:
         blocks: number of blocks of the model.
         model: bytes of the dense model's weights.
         written: bytes of the exported weights.
-        cost: time and memory of the export.
+        cost: seconds that the export took, and GB by which memory grew.
     """
 
     form: str
@@ -86,7 +86,7 @@ class Row:
 
 
 def main() -> None:
-    """Parse the command line, make, export, print."""
+    """Parse the command line, make and export a model of each size, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def exports(folder: Path, shape: Shape, formats: Sequence[str]) -> Iterator[Row]:
-    """Export a model of some shape in every format, one after the other, and remove `folder` at the end.
+    """Export a model of a given shape in each format, yield the row of each export, and remove `folder` at the end.
 
     Raises:
         FileExistsError: the folder exists already.

@@ -37,12 +37,12 @@ from ..memory import measured
 from ..tables import show
 
 Importance = Mapping[str, np.ndarray]
-"""llama.cpp's name of a tensor to the mean squares of its inputs."""
+"""Mean squares of the inputs of a linear layer, by llama.cpp's name of its weight."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A GGUF file, and where it was exported here the seconds and peak GB of the export."""
+    """A GGUF file. If this program exported it, `seconds` and `peak` (in GB) are the cost of the export."""
 
     name: str
     path: Path
@@ -56,7 +56,7 @@ class Made:
 
 
 def main() -> None:
-    """Parse the command line, make all files, measure, print."""
+    """Parse the command line, make all files, measure their divergence, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

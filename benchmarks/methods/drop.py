@@ -21,7 +21,8 @@ A cell holds the number of seeds that found the optimum, the mean KL, the worst 
 and the mean tokens. In brackets, `own` counts the seeds that found the best state that the rule of equal counts allows.
 The last line sums over the budgets. Evolution only swaps branches, so it never drops more than asked.
 
-Tokens are profiles times tokens, each profile and sequence counted once, with those of the teacher. The values of
+The tokens of a run are the sum over profiles of the tokens that each was measured on; every profile and sequence counts
+once. The teacher's tokens are included. The values of
 states are kept in a journal that the searches read, so nothing is measured twice, but tokens count as if everything
 was. The calibration text is the archive's prefix only (`configs/benchmarks/drop.yaml`), because the comparison is about
 finding states and not about how well one text represents others. For the same reason no run uses validation and none
@@ -193,7 +194,9 @@ def compare(
 
 
 def chosen(branches: int, dropped: Sequence[int] | None) -> list[int]:
-    """Return the budgets in ascending order, each once; the default is one to all but one dropped branches.
+    """Return the wanted numbers of dropped branches in ascending order, each once.
+
+    By default these are all numbers from one to all branches but one.
 
     Raises:
         ValueError: a budget drops no branch or all branches.

@@ -27,7 +27,7 @@ class Result:
         drops: number of branches that the profile drops.
         tokens: number of tokens of the whole run.
         seconds: time of the whole run.
-        profile: unit name to label.
+        profile: label of every unit by unit name.
     """
 
     method: str

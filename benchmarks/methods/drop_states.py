@@ -51,13 +51,13 @@ class Measured:
         return {}
 
     def within(self, dropped: int) -> Floats:
-        """Return the fitness of all states within a budget, which drop at least `dropped` branches, in order."""
+        """Return the fitness of all measured states that drop at least `dropped` branches, in ascending order."""
         if dropped not in self._sorted:
             self._sorted[dropped] = np.sort(self.means_S[self.drops_S >= dropped])
         return self._sorted[dropped]
 
     def rank(self, dropped: int, value: float) -> int:
-        """Return the rank of a fitness among the states within a budget, counted from 1."""
+        """Return the rank, from 1, of the fitness `value` among the states that drop at least `dropped` branches."""
         return int(np.searchsorted(self.within(dropped), value - SAME)) + 1
 
     def best_equal(self, dropped: int) -> float:
@@ -97,10 +97,10 @@ def is_equal(space: Space, profile: Profile) -> bool:
 def measure_states(
     evaluator: PopulationEvaluator, fidelity: Fidelity, dropped: Sequence[int], path: Path
 ) -> Measured:
-    """Measure all states with given numbers of dropped branches that a journal does not hold yet.
+    """Measure the states with given numbers of dropped branches that a journal does not hold yet; return all of them.
 
-    States are measured in sorted order, so that neighbours share prefixes. Memory: the values per sequence of one
-    chunk, and one mean per state. Time: mostly that of the head, which no two states share.
+    States are measured in sorted order, so that neighbours share prefixes. Memory: the values per sequence of `CHUNK`
+    states, and one mean per state. Time: mostly that of the head, which no two states share.
 
     Args:
         evaluator: evaluator of a space that has only branches as units.

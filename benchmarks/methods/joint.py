@@ -20,8 +20,8 @@ the dense model's multiply-accumulates.
 The joint space contains the other three, so a run that starts from their winners is never worse than they are on
 calibration text. The table shows how much of the gain remains on held-out text. A budget that a space cannot meet has a
 row that says so. A bitmask costs 1 + 16 (1 - s) bits per weight, 2.6 at s = 0.9, so with a limit on bits only, zeros
-pay only together with quantisation. Fewer bits never save a multiply-accumulate. `linear weights at` has the share of
-the linear weights at each level, with the dropped ones.
+pay only together with quantisation. Fewer bits never save a multiply-accumulate. The column `linear weights at` has the
+share of the linear weights at each level, dropped weights included.
 
 At the end the joint winner of the last budget is exported. Its held-out perplexity is printed twice: as in the front,
 and as `AutoModelForCausalLM` computes it from the exported folder in float32 over the same sequences. The command fails
@@ -211,7 +211,7 @@ def space_like(assembly: Assembly, config: SpaceConfig) -> Space:
 
 
 def refusal(budget: BudgetConfig, space: Space) -> str:
-    """Return the reason why no profile of the space is within the budget, or an empty text if one is."""
+    """Return the reason why no profile of the space is within the budget, or an empty text if a profile is."""
     try:
         budget.limits(space)
     except ValueError as error:

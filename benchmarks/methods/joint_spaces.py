@@ -48,8 +48,8 @@ def mix(profile: Mapping[str, str], weights: Mapping[str, int]) -> dict[str, flo
     """Return for each label the share of the linear weights at that level, the largest share first.
 
     Args:
-        profile: unit name to label, without units under a dropped branch.
-        weights: unit name to number of linear weights; those of a branch are the weights of its layers.
+        profile: label of every unit by unit name, without units under a dropped branch.
+        weights: number of linear weights of every unit by unit name; those of a branch are the weights of its layers.
     """
     searched = any(label not in ("keep", "drop") for label in profile.values())
     found: dict[str, int] = {}

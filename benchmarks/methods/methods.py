@@ -10,14 +10,15 @@
     python -m benchmarks.methods.methods --model DIR --budget bits=2.5,2.75,3,3.25 --only frontier --full
 
 All methods use the same levels and text. Every row is a run through the public path (`RunConfig` and
-`search.jobs.job.run` with `stop.max_tokens`) in a folder of its own. `--full` adds EvoPress's evolution to the end of
-its own schedule, with either rule for its groups. With several budgets, a method that serves all of them runs once, and
-any other method once per budget. Finished runs in the output folder are not repeated, and interrupted runs are resumed.
-`--beside` adds the results of calls with other settings to the tables.
+`search.jobs.job.run` with `stop.max_tokens`) in a folder of its own. `--full` adds runs of EvoPress's evolution that
+last as long as its own schedule says, one for each rule for its groups. With several budgets, a method that serves all
+of them runs once, and any other method once per budget. Finished runs in the output folder are not repeated, and
+interrupted runs are resumed. `--beside` adds the results of calls with other settings to the tables.
 
 `gain` is the share by which the held-out divergence is below that of uniform. `search tokens` are the tokens that
-guided the search: profiles times tokens without a discount for shared prefixes, with those of the teacher, for all
-budgets of the run together. The tokens of validation have a column of their own. `winner` names the method that
+guided the search: the sum over profiles of the tokens that each was measured on, for all budgets of the run together
+and without a discount for shared prefixes. The teacher's tokens are included; those of validation have a column of
+their own. `winner` names the method that
 proposed the profile which the run's final test chose; `uniform` there means that the method found nothing significantly
 better. `seconds` is the time of the search; with `--parallel` above 1 several methods share a device. The tables are
 written to `results.md` and `results.json` in the output folder.

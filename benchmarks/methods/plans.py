@@ -1,6 +1,7 @@
 """The searches that `methods` compares, each with settings for the same number of tokens.
 
-Tokens are profiles times tokens, with those of the teacher and the archive. `stop.max_tokens` stops frontier and
+The tokens of a search are the sum over profiles of the tokens that each is measured on. Those of the teacher and those
+of the archive's prefix are included. `stop.max_tokens` stops frontier and
 evolution, whose settings are a fixed schedule. The settings of dp, optuna, random and greedy say how much they measure,
 so these methods get the most whole sequences or samples that fit.
 """
@@ -45,20 +46,24 @@ class Room:
 
     @property
     def neighbours(self) -> int:
-        """Largest number of profiles that are one step to a neighbouring level of a single unit away from a profile."""
+        """Largest number of profiles that differ from a profile in one unit, which has a neighbouring level."""
         return sum(max(len(level.neighbours) for level in unit.levels) for unit in self.space.units)
 
     def sensitivities(self, rounds: int, share: float = 1.0) -> int:
-        """Return the tokens of each measurement of `dp` with which its rounds use a given share of all tokens.
+        """Return the number of tokens for each measurement of `dp` that lets all its rounds use a share of the tokens.
 
-        Two baselines, the teacher and each round's proposal are measured on the archive's prefix too.
+        The share also pays for two baselines, the teacher and each round's proposal on the archive's prefix.
+
+        Args:
+            rounds: number of rounds of `dp`.
+            share: share of `tokens` that may be used, from 0 to 1.
         """
         spent = (3 + rounds) * self.archive
         trials = 1 + self.moves + (rounds - 1) * (1 + self.neighbours)
         return self.whole((share * self.tokens - spent) / (trials + rounds))
 
     def samples(self, finalists: int = 4) -> int:
-        """Return how many samples of `SAMPLE` tokens fit beside baselines, teacher and finalists on the prefix."""
+        """Return how many samples of `SAMPLE` tokens fit, if baselines, teacher and finalists use the whole prefix."""
         return max((self.tokens - (3 + finalists) * self.archive - SAMPLE) // SAMPLE, 0)
 
 
@@ -97,7 +102,10 @@ def _random(room: Room) -> Search | None:
 
 
 def _greedy(room: Room) -> Search | None:
-    """Return a greedy search, which measures every unit at every step and so needs many tokens for many units."""
+    """Return the settings of a greedy search within the tokens of `room`, or None if even one sequence is too much.
+
+    A greedy search measures every unit at every step, so it needs many tokens.
+    """
     space = room.space
     ((kind, limit), *_) = room.limits.items()
     dearest = space.cost(space.extreme(kind, largest=True), kind)
@@ -148,7 +156,7 @@ def full_runs(space: Space) -> dict[str, Search]:
 
 
 def plans(room: Room) -> dict[str, Search | None]:
-    """Return name and search of every method that makes sense for the space, None for a search that does not fit."""
+    """Return the search of every method that makes sense for the space, by name; None if it needs too many tokens."""
     found = {name: plan(room) for name, plan in PLANS.items()}
     if content(room.space) != "bits":
         del found["evolution groups none"]

@@ -11,14 +11,14 @@ Row = dict[str, Any]
 def rows_of(
     front: Mapping[str, Any], method: str, seed: int, search: Sequence[Any], seconds: float
 ) -> list[Row]:
-    """Return the rows of a run: those of the baselines, then those of the method, one per budget each.
+    """Return the rows of a run: one per budget for each baseline, then one per budget for the method.
 
     Args:
-        front: record of the run's front.
+        front: content of the run's `front.json`.
         method: name of the method in the tables.
         seed: seed of the search.
         search: settings of the search.
-        seconds: time of the whole run.
+        seconds: time of the whole run, in seconds.
     """
     rows = [_row(base, {}, base["method"], seed, baseline=True) for base in front["baselines"]]
     uniform = {row["budget"]: row["heldout_kl"] for row in rows if row["method"] == "uniform"}

@@ -21,7 +21,9 @@ Figures = dict[str, Any]
 
 
 def compare(bench: Bench, sequences: int = 2) -> Figures:
-    """Check that a profile has the same values alone, among others, on later sequences only, and with little memory.
+    """Check that a profile has the same values in four cases.
+
+    It is evaluated by itself, together with other profiles, on later sequences only, and with little memory.
 
     Raises:
         RuntimeError: a value differs.
@@ -63,7 +65,7 @@ def require_equal(values: Mapping[str, list[float]]) -> None:
     """Refuse values of one profile that are not equal bit for bit.
 
     Args:
-        values: how the values were measured, to the value of each sequence.
+        values: value of each sequence, by a description of how the values were measured.
 
     Raises:
         RuntimeError: the values of two measurements differ.
@@ -117,7 +119,7 @@ def steady(bench: Bench, candidates: Sequence[Profile], tokens: int) -> Stage:
 
 
 def sensitivity(bench: Bench) -> list[Profile]:
-    """Return the parent with one unit moved to a neighbouring level, the higher one of two, for every unit."""
+    """Return one profile per unit: the parent with this unit moved to its neighbouring level of highest index."""
     found = []
     for u, unit in enumerate(bench.assembly.space.units):
         level = max(unit.levels[bench.parent[u]].neighbours)

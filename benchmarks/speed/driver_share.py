@@ -38,7 +38,7 @@ class TimedPool:
         self.slopes = 0.0
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """Yield the answers of the other pool."""
+        """Yield the answers of the other pool, and add up the seconds of waiting for them."""
         answers = iter(self.pool.run(trials))
         while True:
             began = time.perf_counter()
@@ -56,7 +56,7 @@ class TimedPool:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Parse the command line, run the search, and print and return the figures."""
+    """Parse the command line, run the search, and print and return its counts, seconds and peak memory by name."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -78,7 +78,7 @@ def work_left(
     Args:
         structure: structure of the model.
         width: number of query heads times their size, the cost of attention's products per pair of positions.
-        candidates: models of the population, as layer path to label; equal models count once.
+        candidates: models of the population, each as a mapping from layer path to label; equal models count once.
         sequences: number of sequences that all candidates are evaluated on.
         length: number of tokens per sequence; logits of the last position are not needed.
         untaught: number of these sequences on which the dense model has to run too.

@@ -51,7 +51,7 @@ class Plan:
             raise ValueError(f"tokens {self.tokens} do not grow from stage to stage; nested stages need that")
 
     def fidelity(self, stage: int, start: int, length: int) -> Fidelity:
-        """Return the sequences of a stage, from position `start` on, cut if one is longer than the stage's tokens."""
+        """Return the sequences of a stage from position `start` on; a longer one is cut to the tokens of the stage."""
         tokens = self.tokens[stage]
         return Fidelity(0, start, start + -(-tokens // length), min(tokens, length))
 
@@ -175,7 +175,7 @@ class Bench:
         """Time all stages of a generation on unused sequences.
 
         Args:
-            case: what is known before the generation.
+            case: name of one of the three cases, which says whose values are known before the generation.
             seed: seed of the mutants.
             around: function that makes a context in which each stage runs, such as a profiler.
         """

@@ -61,7 +61,7 @@ class Twins:
     """Linear layers that read the same inputs.
 
     Attributes:
-        weights: layer name to weight (O, I).
+        weights: weight (O, I) of every layer by name.
         inputs_PI: calibration inputs of the layers at some positions.
     """
 

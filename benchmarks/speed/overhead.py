@@ -16,7 +16,7 @@ profile at a fidelity at which it was not known. These columns are microseconds 
 | column | work |
 | --- | --- |
 | ask, tell | the searcher's own |
-| journal | finding what is known and what is missing, and appending |
+| journal | finding the values that are known, and appending new ones |
 | archive | adding evaluations and finding the best |
 | other | everything else in the driver, such as keys and counting |
 | driver | the sum of the columns before |
@@ -135,11 +135,11 @@ def allocation(costs: str, units: int, budgets: int = 100) -> dict[str, Any]:
 
 @dataclass
 class Clock:
-    """Processor seconds of calls by name, where a call inside another counts with the outer one only.
+    """Counter of calls and their processor seconds by name; a call inside another counts only with the outer one.
 
     Attributes:
-        seconds: name to the seconds of its calls, with a part of the cost of counting.
-        calls: name to the number of calls that were counted.
+        seconds: processor seconds of all calls by name, with a part of the cost of counting.
+        calls: number of calls that were counted, by name.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -164,13 +164,13 @@ class Clock:
         return wrapped
 
     def watch(self, thing: object, name: str, *methods: str) -> None:
-        """Count the given methods of one object under a name."""
+        """Count the calls of the given methods of one object under a name."""
         for method in methods:
             setattr(thing, method, self.timed(name, getattr(thing, method)))
 
 
 def counting() -> tuple[float, float]:
-    """Measure the seconds that counting one call adds to the call's own name, and those that it adds outside."""
+    """Measure the cost of counting one call: the seconds that are counted under its name, and those that are not."""
     clock, calls = Clock(), 20_000
     empty = clock.timed("", lambda: None)
     began = time.thread_time()
@@ -188,7 +188,7 @@ class WatchedPool:
         self.clock = clock
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Evaluation]:
-        """Yield the answers of the other pool."""
+        """Yield the answers of the other pool, and count the time of waiting for each of them."""
         take = self.clock.timed("pool", next)
         answers = self.pool.run(trials)
         while (answer := take(answers, None)) is not None:
@@ -294,7 +294,7 @@ def _figures(
 
 
 def measured(job: Job, limit: float) -> dict[str, Any]:
-    """Call `measure` in a process of its own, because of its memory; a row that takes too long has no figures."""
+    """Call `measure` in a process of its own, whose memory is measured; a row that takes too long has no figures."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, job))

@@ -1,4 +1,4 @@
-"""The parts of `population` that measure one generation: the published loop, the evaluator, and a profile of it."""
+"""The parts of the benchmark `population` that time one generation, with the published loop and with the evaluator."""
 
 import time
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def published_loop(bench: Bench, sequences: int, together: int = 1) -> Published
 
 
 def baseline(bench: Bench, known: Sequence[float] | None = None) -> Figures:
-    """Time one generation of the published loop, beside known seconds per stage of the published code itself."""
+    """Time one generation of the published loop, and print it with the known seconds of the published code itself."""
     plan, space = bench.plan, bench.assembly.space
     loop = published_loop(bench, plan.window(bench.length))
     loop.install(space.assignment(bench.parent))
@@ -96,7 +96,7 @@ def rate_of(bench: Bench) -> tuple[float, str]:
 
 
 def generations(bench: Bench, runs: int, published: Figures | None, cases: Sequence[Case] = CASES) -> Figures:
-    """Time every case `runs` times after a warm-up, beside the floor and the published loop."""
+    """Time every case `runs` times after a warm-up, and compare the times with the floor and the published loop."""
     rate, how = rate_of(bench)
     print(f"\n{bench.evaluator.memory.describe()}")
     began = time.perf_counter()
@@ -166,7 +166,11 @@ def _whole(stages: Sequence[Stage]) -> tuple[str, float, Work]:
 
 
 def _agreement(bench: Bench, published: Figures | None) -> Figures:
-    """Return the parent's value on the first sequence and its relative distance from the published loop's value."""
+    """Compare the parent's fitness on the first sequence with the one that the published loop computed.
+
+    Returns:
+        The fitness (`parent_first_sequence`) and its relative difference (`apart`); nothing if the loop did not run.
+    """
     if published is None:
         return {}
     parent = bench.assembly.space.assignment(bench.parent)
@@ -177,7 +181,7 @@ def _agreement(bench: Bench, published: Figures | None) -> Figures:
 
 
 def profiles(bench: Bench) -> Figures:
-    """Profile a generation of the `steady` case, by kind of kernel and by part of the evaluator."""
+    """Measure how the time of a generation of the `steady` case divides by kind of kernel and part of the evaluator."""
     bench.generation("steady", WARM_UP)
     around = StageProfiler()
     stages = bench.generation("steady", WARM_UP + 2, around)

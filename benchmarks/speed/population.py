@@ -46,7 +46,7 @@ from paretopress.spaces.budget import parse_bytes
 Figures = dict[str, Any]
 PARTS = ("baseline", "generation", "profile", "equality")
 KNOWN = {"llama-3.2b": (32.1, 20.6, 49.9)}
-"""Shape to the seconds that each stage took with the published code itself, measured on one H200."""
+"""Seconds that each stage took with the published code itself, measured on one H200, by shape."""
 OTHERS: dict[str, Callable[[Wanted, argparse.Namespace], Figures]] = {
     "scaling": lambda wanted, _: scaling(wanted),
     "launches": lambda wanted, _: launches(wanted),
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> Figures:
 
 
 def one_generation(wanted: Wanted, parts: Sequence[str], cases: Sequence[Case]) -> Figures:
-    """Run those of the first four parts that are asked for, on one model."""
+    """Run those of the parts baseline, generation, profile and equality that are asked for, on one model."""
     bench = wanted.open()
     figures: Figures = {}
     if "baseline" in parts:
@@ -102,7 +102,7 @@ def one_generation(wanted: Wanted, parts: Sequence[str], cases: Sequence[Case]) 
 
 
 def cap(limit: int) -> None:
-    """Limit this process to `limit` bytes of the GPU's memory; more is an error of the allocator."""
+    """Limit this process to `limit` bytes of the GPU's memory; PyTorch raises an error if it needs more."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(limit / total, 1.0))
 

@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[str, ...]] = {
         "entropy",
     ),
 }
-"""Kind to parts of lower-case names; the first kind that matches counts, and names without a match are `OTHER`."""
+"""Parts of lower-case kernel names by kind. The first kind that matches counts; other names are of the kind `OTHER`."""
 OTHER = "norms, element-wise"
 IDLE = "idle"
 
@@ -57,7 +57,7 @@ def by_kind(durations: Iterable[tuple[str, float]], wall: float) -> dict[str, fl
 
 @dataclass(frozen=True)
 class Trace:
-    """Profile of one stage.
+    """The times of all kernels and parts of one stage.
 
     Attributes:
         kernels: name and seconds of every kernel, or on the CPU of every operator without the operators it calls.

@@ -45,7 +45,14 @@ def key_of_values(space: Space, profile: Profile, sequences: str) -> str:
 
 
 class _Scan:
-    """Index of one journal file, as far as it was read: where the lines of each key begin. Never writes the file."""
+    """An index of one journal file, which maps each key to the first bytes of its lines; it never writes the file.
+
+    It covers the lines that were complete when the file was last read.
+
+    Args:
+        path: path of the journal file, which may not exist.
+        fingerprint: fingerprint of the lines to index; lines with another fingerprint are only counted.
+    """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
@@ -112,7 +119,7 @@ class _Scan:
             here.append(offset)
 
     def find(self, key: str, fidelity: Fidelity) -> Iterator[Record]:
-        """Yield the key's records over the same order of sequences as `fidelity`, the oldest first."""
+        """Yield the records of a key whose sequences are in the same order as those of `fidelity`, the oldest first."""
         found = self._offsets.get(key.encode())
         if found is None:
             return
@@ -141,8 +148,8 @@ def _line_at(file: BinaryIO, offset: int) -> bytes:
 class Journal:
     """All evaluations of one run, and those of other runs with the same fingerprint.
 
-    The values of a key are known per position: all fidelities with the same data set, seed and length share them,
-    whichever lines the values came with. Where several lines hold a position, the first line counts, and the run's
+    The journal knows values by key and position. Fidelities with the same data set, seed and length share the values of
+    the positions that they have in common. Where several lines hold a position, the first line counts, and the run's
     own lines count before those of other runs.
 
     Opening reads each line once (about 2 microseconds) and keeps about 150 bytes per key. Nothing is written before the

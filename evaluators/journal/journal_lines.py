@@ -74,7 +74,10 @@ def key_of(line: bytes) -> tuple[bytes, bytes]:
 
 
 def place(fidelity: Fidelity) -> bytes:
-    """Return the bytes that follow the key in every line over the same order of sequences as `fidelity`."""
+    """Return the bytes that follow the key in every line whose sequences are in the same order as those of `fidelity`.
+
+    They hold the data set, the seed and the length.
+    """
     return (
         json.dumps([fidelity.data, fidelity.seed, fidelity.length], separators=(",", ":")).encode()[1:-1]
         + b","
@@ -82,7 +85,7 @@ def place(fidelity: Fidelity) -> bytes:
 
 
 def at_place(line: bytes, wanted: bytes) -> bool:
-    """Return whether a valid line with an evaluation is over the order of sequences that `place` encoded."""
+    """Return whether a valid line with an evaluation has the bytes `wanted`, which `place` returned, after its key."""
     return line.startswith(wanted, _PLACE)
 
 

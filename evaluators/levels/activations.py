@@ -1,4 +1,4 @@
-"""Measures of the blocks from the dense model's activations, by outliers and by the turn of the hidden states.
+"""Two measures of a block's importance from the dense model's activations: outliers, and the turn of hidden states.
 
 Shapes: N sequences, B sequences of a micro-batch, T positions, D hidden size, I inputs of a layer, O outputs.
 """
@@ -29,7 +29,7 @@ def outlier_ratios(runner: BlockRunner, tokens_NT: np.ndarray, outlier: float = 
     Args:
         runner: block runner of the dense model.
         tokens_NT: calibration tokens; N is a multiple of the runner's micro-batch.
-        outlier: number of times the mean that an outlier exceeds.
+        outlier: factor by which the importance of an outlier exceeds the mean.
 
     Returns:
         The fraction of outliers of every block, in the order of the blocks.

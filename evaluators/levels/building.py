@@ -27,7 +27,7 @@ Labels = Mapping[str, tuple[str, ...]]
 
 
 class CalibratedBuilderConfig(BuilderConfig):
-    """How the weights of levels are built, and from which activations.
+    """Settings of how the weights of levels are built, and of the calibration text that their Hessians come from.
 
     Attributes:
         tokens: number of calibration tokens that the Hessians are summed over.
@@ -60,9 +60,9 @@ def build_database(
 ) -> None:
     """Fill `database` with every level in `labels`; parts that are there already are not built again.
 
-    Calibration tokens run through the dense model or, with `config.chain`, through a model whose earlier blocks take
-    that level (EvoPress's sequential quantisation). Memory: the hidden states of all calibration tokens in host memory,
-    one block and its Hessians on the device.
+    Calibration tokens run through the dense model. If `config.chain` names a level, the blocks before the one that is
+    built have this level instead (EvoPress's sequential quantisation). Memory: the hidden states of all calibration
+    tokens in host memory, one block and its Hessians on the device.
 
     Args:
         database: level database that the levels are written to.

@@ -21,7 +21,9 @@ With more positions tensor cores cut off more of the sum, and with fewer it take
 
 
 class CalibrationStates:
-    """Hidden states of all calibration tokens before some block, in host memory; at first before the first block.
+    """Hidden states of all calibration tokens, in host memory.
+
+    They are the states before one of the blocks. At the beginning this is the first block; `advance` goes to the next.
 
     Args:
         runner: block runner whose blocks the states pass.
@@ -39,7 +41,7 @@ class CalibrationStates:
         return iter(self._states)
 
     def advance(self, loaded: LoadedBlock) -> None:
-        """Replace the states by the outputs of the block as it is installed.
+        """Replace the states by the outputs of the block with the weights that are installed in it.
 
         The calls are the same as in `hessians`, so that a build that is resumed has the same bits.
         """

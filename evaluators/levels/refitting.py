@@ -3,8 +3,8 @@
 A level of the database is built for inputs of the dense model. In the finished model the inputs x come through
 compressed layers and differ from the inputs y that the layer was trained on. A refit goes through the layers in the
 order in which they run and takes Hessians from x. Each layer compensates what the layers before it lost: W (y - x) and,
-where the layer adds to the residual stream, what that stream lacks of the dense model's. The weight that is compressed
-is W plus `CORRECTION` times the step to the least squares solution.
+where the layer adds to the residual stream, the difference of that stream from the dense model's. The weight that is
+compressed is W plus `CORRECTION` times the step to the least squares solution.
 
 Measured on the quickstart model (held-out KL of uniform profiles, 16,384 tokens, without `RIDGE`):
 
@@ -76,13 +76,14 @@ def refit_database(
 ) -> None:
     """Fill `database` with the levels of one profile; parts that are there already are not built again.
 
-    Time: for each block, two passes of the calibration tokens for each set of layers that share an input, two shorter
-    ones where the layer adds to the residual stream, and two more. Memory: the hidden states of all calibration tokens
-    twice in host memory, one block on the device.
+    Time: the calibration tokens pass each block twice for each set of layers that share an input, twice more (with
+    fewer layers) for each set that adds to the residual stream, and twice at the end. Memory: the hidden states of all
+    calibration tokens twice in host memory, one block on the device.
 
     Args:
         database: level database that the levels are written to, one label per layer.
-        assignment: label of each layer by path; other layers are dense, and `drop` stands at all layers of a branch.
+        assignment: label of each layer by path; other layers are dense. `drop` is the label of all layers of a branch
+            or of none.
         runner: block runner of the dense model.
         tokens_NT: calibration tokens; N is a multiple of the runner's micro-batch.
         config: builders and their settings.
@@ -139,7 +140,7 @@ def corrected(weight_OI: Tensor, hessian_II: Tensor, lag_OI: Tensor, damp: float
 
 
 class Passage:
-    """The dense model and the compressed model on their way through one block.
+    """The hidden states of the dense model and of the compressed model before one block, which both are to pass.
 
     Args:
         loaded: loaded block that both models pass.
@@ -180,7 +181,7 @@ class Passage:
         return sorted(groups, key=lambda group: order.index(group[0]))
 
     def silent_before(self, path: str, weight_OI: Tensor) -> tuple[str, ...] | None:
-        """Return the branches without which the block's output is the residual stream that a layer adds to.
+        """Return the branches to drop so that the block's output is the residual stream that a layer adds to.
 
         None is returned if the layer does not add its output to the stream unchanged. The test is that doubling the
         weight changes the block's output by the layer's output, which a norm or a factor after the layer prevents.
@@ -208,8 +209,9 @@ class Passage:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the Hessian and the lags of layers that read the same x, as sums over all positions.
 
-        d is what a layer has to compensate: W (y - x) for the inputs y of the dense model, and with `silent` also what
-        the dense model's residual stream has more than the compressed one's where the layer adds to it.
+        The output that a layer has to compensate is d. It is W (y - x) for the inputs y of the dense model. With
+        `silent`, the difference of the two residual streams that the layer adds to (the dense model's minus the
+        compressed model's) is added to d.
 
         Args:
             weights: dense weights (O, I) of the layers by path.
@@ -242,7 +244,10 @@ class Passage:
         dropped: tuple[str, ...],
         silent: tuple[str, ...] | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the inputs (P, I) of a layer, and with `silent` the stream (P, D) where these branches would begin."""
+        """Run the block and return the inputs (P, I) of the layer at `path`, and the stream that the layer adds to.
+
+        The stream (P, D) is the block's output without the branches in `silent`, or None if `silent` is None.
+        """
         self.loaded.install(weights, dropped)
         inputs_PI = self.loaded.record(states_BTD)[1][path].flatten(0, -2)
         if silent is None:

@@ -43,7 +43,7 @@ SLICE = 128
 _WAVE = 16  # micro-batches given to a block in one call, so no more than these can run at once
 
 Assignment = Mapping[str, str]
-"""Layer path to label; layers that are not named are dense."""
+"""A model as a mapping from layer path to label; layers that are not named are dense."""
 
 
 @dataclass
@@ -154,7 +154,7 @@ class PopulationEvaluator:
         """Compute fitness and cross-entropy of every model on every sequence of `fidelity`.
 
         Args:
-            assignments: models to evaluate, as layer path to label each.
+            assignments: models to evaluate, each as a mapping from layer path to label.
             fidelity: sequences to evaluate the models on.
 
         Returns:
@@ -197,10 +197,10 @@ class PopulationEvaluator:
     def _tile(
         self, candidates: Sequence[Assignment], fidelity: Fidelity, micro_batches: list[int]
     ) -> np.ndarray:
-        """Compute fitness and cross-entropy on those sequences of `fidelity` that are in some micro-batches.
+        """Compute fitness and cross-entropy on those sequences of `fidelity` that lie in the given micro-batches.
 
         Args:
-            candidates: models to evaluate, as layer path to label each.
+            candidates: models to evaluate, each as a mapping from layer path to label.
             fidelity: sequences to evaluate the models on.
             micro_batches: indices of successive micro-batches in the fidelity's order.
 
@@ -233,7 +233,7 @@ class PopulationEvaluator:
         return scores[:, rows, max(fidelity.start - left, 0) : fidelity.stop - left]
 
     def _known_teacher(self, fidelity: Fidelity, micro_batches: list[int]) -> list[Tensor] | None:
-        """Return the teacher's last hidden states of some micro-batches, as far as no forward pass is needed.
+        """Return the teacher's hidden states after the last block, if those of all given micro-batches are kept.
 
         Returns:
             Hidden states (B, T, D) of every micro-batch; an empty list where the fitness needs no teacher; None if the
@@ -262,7 +262,7 @@ class PopulationEvaluator:
         Models with the same embedding and blocks share a node.
 
         Args:
-            assignments: models to run, as layer path to label each.
+            assignments: models to run, each as a mapping from layer path to label.
             tokens: token ids (B, T) of every micro-batch.
         """
         nodes = []
@@ -289,7 +289,7 @@ class PopulationEvaluator:
         Args:
             block: block to run.
             nodes: nodes before the block, whose hidden states are freed.
-            assignments: models that are evaluated together, as layer path to label each.
+            assignments: models that are evaluated together, each as a mapping from layer path to label.
             weights: weights (O, I) of the block by layer path and label.
         """
         members: dict[Configuration, list[tuple[_Node, _Node]]] = {}
@@ -350,7 +350,10 @@ def _run(loaded: LoadedBlock, parts: Sequence[tuple[_Node, _Node]]) -> None:
 
 
 def _jobs(parts: Sequence[tuple[_Node, _Node]]) -> Iterator[tuple[_Node, _Node, int]]:
-    """Yield parent, child and micro-batch of every run, and count down the children that each parent still has."""
+    """Yield each pair of parent and child with the index of each micro-batch that the block must run for the child.
+
+    Each pair reduces `children` of its parent by one.
+    """
     for node, child in parts:
         node.children -= 1
         for i in range(len(node.states)):

@@ -20,10 +20,10 @@ Score = Callable[[TeacherChunk | None, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A candidate, or several with the same blocks and head, after the last block.
+    """A model to score. It stands for one candidate, or for several that have the same blocks and head.
 
     Attributes:
-        states: hidden states (B, T, D) after the last block, of every micro-batch.
+        states: hidden states (B, T, D) of the model after its last block, one tensor per micro-batch.
         head: label of the head's level, or None for the dense head.
     """
 
@@ -106,12 +106,12 @@ class Scorer:
         """Fill in the results of one chunk of positions for every student; the teacher's logits are computed once.
 
         Args:
-            students: candidates to score.
-            micro_batch: place of the micro-batch in the students' hidden states.
+            students: models to score.
+            micro_batch: index of the micro-batch in the students' hidden states.
             teacher_BTD: the teacher's hidden states after the last block, or None if the fitness needs no teacher.
             targets: next token of every position of the micro-batch, (B * T,).
-            piece: positions of the chunk among the B * T of the micro-batch.
-            found: fitness and cross-entropy (2, S, P) to fill in.
+            piece: slice of the B * T positions of the micro-batch that is the chunk.
+            found: tensor (2, S, P) that receives fitness and cross-entropy of every student at every position.
         """
         taught, installed = None, None
         self._install_head(None)

@@ -27,7 +27,7 @@ _Stored = Packed | Tensor
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """Where the matrices of blocks stay between two uses; those of all other blocks stay on disk.
+    """The places where the matrices of blocks stay between two uses; those of all other blocks stay on disk.
 
     Attributes:
         device: indices of the blocks whose matrices stay on the device, unpacked.
@@ -52,15 +52,15 @@ class _Arrival:
 
 
 class BlockWeights:
-    """Gives out the weight matrices of one block after the other, dense or at a level.
+    """Reads the weight matrices of one block after the other, dense or at a level.
 
     Args:
         checkpoint: checkpoint with the dense weights.
         structure: structure of the model.
         database: level database with the weights of every level.
-        dtype: type of the matrices that are given out.
+        dtype: type of the matrices that are returned.
         place: function that returns the device of a block from its index.
-        residency: where the matrices of each block stay; does not change any value.
+        residency: places where the matrices of each block stay; they do not change any value.
     """
 
     def __init__(

@@ -80,11 +80,20 @@ class GradientRunner(BlockRunner):
         rng: np.random.Generator,
         ends: Mapping[str, Tensor],
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-        """Compute both gradients with respect to the states and with respect to the head's outputs.
+        """Compute the gradients that `end_gradients` returns for a chunk of positions, and those at the head's output.
+
+        Args:
+            states_PD: hidden states of the model after its last block.
+            dense_PD: hidden states of the dense model, the teacher, after its last block.
+            targets_P: ids of the next tokens of the text.
+            fitness: settings of the fitness that is differentiated.
+            rng: generator that draws one token from the model's distribution at every position.
+            ends: weights (V, D) of the model's embedding and head by path, where they differ from the dense model's.
 
         Returns:
-            Both gradients (P, D) with respect to the states; and the head's inputs (P, D), followed by both gradients
-            (P, V) with respect to its outputs.
+            Two tuples. The first has the gradients (P, D) of the fitness and of the drawn tokens' log-likelihood with
+            respect to the states. The second has the head's inputs (P, D), and the gradients (P, V) of the same two
+            with respect to the head's outputs.
         """
         divergence = fitness_of(fitness)
         teacher = None
@@ -124,7 +133,7 @@ class GradientRunner(BlockRunner):
     def backward(
         self, loaded: LoadedBlock, states_BTD: Tensor, gradients: Sequence[Tensor]
     ) -> list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]:
-        """Compute the backward pass of a block as it is installed; its activations are computed again.
+        """Compute the backward pass of a block with the weights installed in it; its activations are computed again.
 
         Args:
             loaded: block that is loaded and has its weights installed.
@@ -180,7 +189,7 @@ def _keeper(passed: dict[str, tuple[Tensor, Tensor]], path: str) -> Callable[[nn
 
 
 class _BackwardHead(StandIn):
-    """Stands for the head where its logits are differentiated, and keeps what went in and came out."""
+    """A stand-in for the head whose logits can be differentiated; it keeps the inputs and outputs of its last call."""
 
     passed: tuple[Tensor, Tensor]
     """Inputs (..., P, D) and outputs (..., P, V) of the last call of the head."""
@@ -193,7 +202,10 @@ class _BackwardHead(StandIn):
 
 
 class _Product(torch.autograd.Function):
-    """The head's product with its gradient, which PyTorch does not have where the product mixes two dtypes."""
+    """The head as a differentiable function.
+
+    PyTorch has no gradient for a product of 16-bit inputs with a float32 result, so it is given here.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, head: nn.Module) -> Tensor:

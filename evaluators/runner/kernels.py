@@ -27,9 +27,10 @@ _ROOM = {
 def fixed_kernels(device: torch.device) -> Iterator[None]:
     """Fix the choice of attention kernels on a GPU, and let all blocks and losses be compiled, while the context lasts.
 
-    The first kernel in a fixed order that supports the inputs computes the attention. cuDNN's comes first. On an H200
-    it runs at 578 TFLOP/s (8,192 positions, 24 heads of 128), flash at 301, and its rows do not depend on the number
-    of sequences. The cache of traced blocks is not used, because its key does not hold which attention was preferred.
+    The first kernel in a fixed order that supports the inputs computes the attention. The order begins with cuDNN's
+    kernel. On an H200 this kernel runs at 578 TFLOP/s (8,192 positions, 24 heads of 128), and flash attention at 301.
+    Its rows do not depend on the number of sequences. The cache of traced blocks is not used, because its key does not
+    include the order of the kernels.
     """
     with ExitStack() as settings:
         if device.type == "cuda":

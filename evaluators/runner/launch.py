@@ -16,7 +16,7 @@ _ALIGNMENT = 512
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How blocks run their micro-batches.
+    """The way in which blocks run their micro-batches.
 
     Attributes:
         compiled: whether blocks run through `torch.compile`, which changes the last bits of values.
@@ -50,10 +50,10 @@ class Pace:
 class Launcher:
     """Runs a function of the hidden states of one micro-batch on many micro-batches.
 
-    Micro-batches run side by side in powers of two, because a GPU needs many rows to be busy. It depends on the kernels
-    chosen for the shape whether each one then has the bits that it has alone. So the first time that a width is used,
-    its micro-batches run one by one as well, and all outputs are compared. A width with other bits is not used again;
-    half of it takes its place.
+    Several micro-batches run side by side, because a GPU needs many rows to be busy. Their number, the width, is a
+    power of two. Kernels depend on the shape, so outputs may have other bits than if each micro-batch ran by itself.
+    Therefore, when a width is used for the first time, its micro-batches run one by one as well, and all outputs are
+    compared. A width with other bits is not used again; half of it takes its place.
 
     Args:
         run: function from states (n * B, T, D) to states of the same shape, for any n.
@@ -70,7 +70,7 @@ class Launcher:
         self._same_bits: dict[int, bool] = {1: True}
 
     def __call__(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the function gives for the states (B, T, D) of every micro-batch."""
+        """Return the results (B, T, D) of the function for the states (B, T, D) of every micro-batch."""
         outputs: list[Tensor] = []
         while remaining := len(batches) - len(outputs):
             width = min(self._widest, 1 << (remaining.bit_length() - 1))
@@ -103,7 +103,7 @@ class Launcher:
 
 
 def _tells(output: Tensor) -> bool:
-    """Return whether an output could have shown a difference, which values that are not finite or all equal hide."""
+    """Return whether the output tells something: values that are not finite, or are all equal, hide differences."""
     return bool(output.isfinite().all() and output.min() < output.max())
 
 

@@ -27,8 +27,8 @@ class LoadedBlock:
         module: module of the block in the model.
         device: device that the block runs on.
         dtype: type of the block's weights.
-        call: function of block index, number of sequences and length that returns what the module is called with
-            besides hidden states.
+        call: function that returns the other arguments that the module needs besides hidden states, given the index of
+            the block, the number of sequences and their length in tokens.
         micro_batch: number of sequences that always run together.
         pace: settings of how micro-batches are run.
         replays: recorder of CUDA graphs, used if `pace` asks for replaying.
@@ -111,7 +111,7 @@ class LoadedBlock:
 
     @torch.no_grad()
     def __call__(self, states_BTD: Tensor) -> Tensor:
-        """Run one micro-batch of hidden states (B, T, D) through the block as it is installed."""
+        """Run one micro-batch of hidden states (B, T, D) through the block with the weights that are installed."""
         (output_BTD,) = self.run([states_BTD])
         return output_BTD
 
@@ -142,7 +142,7 @@ class LoadedBlock:
         return self._originals[path]
 
     def record(self, states_BTD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run the block, and return also the inputs (B, T, I) of every linear layer that ran, by path.
+        """Run the block; return its output (B, T, D), and by path the inputs (B, T, I) of every linear layer that ran.
 
         The inputs of layers that read the same tensor share their memory.
         """
@@ -219,7 +219,7 @@ def _replaceable(block: Block) -> set[str]:
 
 
 class _Silent(StandIn):
-    """Stands for a module of a dropped branch, and returns zeros in the form of the module's output.
+    """A stand-in for a module of a dropped branch, which returns zeros in the form of the module's output.
 
     A module that is given the residual stream to add to (as in BLOOM) returns that stream. Attributes are plain
     numbers, so that blocks share one compilation.

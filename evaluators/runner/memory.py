@@ -18,12 +18,12 @@ With so many, computing a block takes at least as long as bringing its matrices 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What is kept in which memory.
+    """The plan of which weights stay in which memory, and of how much memory hidden states may take.
 
     Attributes:
         budget: bytes that may be used on each device, beyond what was in use already.
-        states: bytes for the hidden states of a tile.
-        residency: where the matrices of each block stay.
+        states: bytes for the hidden states of a tile, which is the candidates and micro-batches that run together.
+        residency: places where the matrices of each block stay.
         blocks: number of blocks of the model.
     """
 
@@ -65,10 +65,11 @@ def share_out(
     slice_size: int,
     devices: int = 1,
 ) -> MemoryPlan:
-    """Plan what is kept in which memory.
+    """Divide the free memory: plan which matrices stay in which memory, and how much hidden states may take.
 
-    All blocks stay on the device if the hidden states of a whole slice of profiles still fit beside them. Otherwise as
-    many blocks stay as a full tile leaves room for.
+    All blocks stay on the device if there is also room for the hidden states of one micro-batch of all `slice_size`
+    profiles. Otherwise hidden states get enough room for about `STATES` positions, and as many blocks stay on the
+    device as fit into the rest.
 
     Args:
         budget: free bytes of the device, or of each device if there are several.
@@ -84,7 +85,7 @@ def share_out(
         The plan, the same for every device.
 
     Raises:
-        ValueError: the budget is less than one block, its work and two micro-batches need.
+        ValueError: the budget is less than the bytes that one block, its computation and two micro-batches need.
     """
     ready = {block.index: _ready(block, labels, dtype) for block in structure.blocks}
     packed = {block.index: _packed(block, labels, dtype) for block in structure.blocks}
@@ -120,7 +121,7 @@ def spread(index: int, blocks: int, devices: int) -> int:
 
 
 def _first(sizes: Mapping[int, int], room: int) -> frozenset[int]:
-    """Return the first keys whose sizes together fit into `room` bytes."""
+    """Return as many keys, from the first one on, as have sizes that fit into `room` bytes together."""
     chosen = set()
     for index, size in sizes.items():
         if size > room:
@@ -133,7 +134,7 @@ def _first(sizes: Mapping[int, int], room: int) -> frozenset[int]:
 def _ready(
     part: Block | Ends, labels: Mapping[str, tuple[str, ...]], dtype: torch.dtype, *, dense: bool = True
 ) -> int:
-    """Compute the bytes of unpacked matrices at all levels, and of the dense ones if `dense` is set."""
+    """Compute the bytes that a part's matrices take unpacked, at all levels and, if `dense` is set, also dense."""
     weights = sum(
         linear.in_features * linear.out_features * (dense + len(labels.get(linear.path, ())))
         for linear in part.linears
@@ -142,7 +143,7 @@ def _ready(
 
 
 def _packed(block: Block, labels: Mapping[str, tuple[str, ...]], dtype: torch.dtype) -> int:
-    """Compute the bytes of a block's packed matrices at all levels, and of its dense ones."""
+    """Compute the bytes that a block's matrices take in the form in which they travel: packed levels, and dense."""
     bits = 0
     for linear in block.linears:
         shape = (linear.out_features, linear.in_features)

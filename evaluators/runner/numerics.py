@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class EvaluationConfig(BaseModel):
-    """How profiles are evaluated. Everything here except the memory limits is part of the fingerprint.
+    """Settings of how profiles are evaluated. All of them except the memory limits are part of the fingerprint.
 
     Attributes:
         dtype: type of weights and hidden states; losses are always float32. `auto` takes float32 on a CPU and the

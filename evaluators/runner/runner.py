@@ -143,7 +143,7 @@ class BlockRunner:
                 loaded.release()
 
     def _call(self, index: int, sequences: int, length: int) -> BlockCall:
-        """Return what a block is called with besides hidden states, captured on first use of a shape."""
+        """Return the arguments of a block besides hidden states, which are captured on first use of a shape."""
         if (sequences, length) not in self._calls:
             self._capture(sequences, length)
         return self._calls[sequences, length][index]
@@ -198,7 +198,7 @@ class BlockRunner:
         return self._dense_ends[path]
 
     def _after_blocks(self, states_PD: Tensor, entered: Callable[[], None] = lambda: None) -> Tensor:
-        """Compute logits (P, V) of at most `length` positions; `entered` is called before what follows the blocks."""
+        """Compute logits (P, V) of at most `length` positions; `entered` is called in place of the last block."""
         last, outputs = len(self._blocks) - 1, self.structure.block_outputs
 
         def visit(index: int, states_BTD: Tensor, _: BlockCall) -> object:
@@ -213,7 +213,7 @@ class BlockRunner:
         return logits_BPV[0]
 
     def _plain_norm(self) -> nn.Module | None:
-        """Return the norm between blocks and head if nothing else is there, so that `head(norm(states))` is the logits.
+        """Return the norm between blocks and head if nothing else is there, so that `head(norm(states))` gives logits.
 
         The norm is returned only where the model's own forward pass gives the same bits on random states, else None.
         """
@@ -233,10 +233,10 @@ class BlockRunner:
         return norm if torch.equal(self._head(norm(states_PD)), logits_PV) else None
 
     def _capture(self, sequences: int, length: int) -> int:
-        """Keep what every block is called with besides hidden states, and return the hidden size.
+        """Keep the arguments of every block besides hidden states, for one shape, and return the hidden size.
 
         Raises:
-            ValueError: what a block is called with depends on the tokens.
+            ValueError: the arguments of a block depend on the tokens.
         """
         calls: list[BlockCall] = []
         sizes: list[int] = []

@@ -44,10 +44,10 @@ class EndMoves:
         runner: runner of the model, forwards and backwards.
         space: space whose units move.
         weights: source of the weights of all levels.
-        assignment: layer path to label, as the profile builds the model.
+        assignment: maps the path of each compressed layer to its label in the profile.
 
     Attributes:
-        here: layer path to the profile's weight (V, D), for those of embedding and head that are not dense.
+        here: weights (V, D) of the embedding and the head in the profile, by path; dense ones are left out.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class HeadSums:
 
     Args:
         here: the profile's weight of the head, (V, D).
-        others: unit name and label to the head's weight (V, D) at that level.
+        others: maps unit name and label to the head's weight (V, D) at that level.
         rows: number of leading positions that count.
 
     Attributes:
-        sums: unit name and label to the first- and second-order change, summed over the positions visited so far.
+        sums: maps unit name and label to the first- and second-order change, summed over the positions visited so far.
     """
 
     def __init__(self, here: Tensor, others: Mapping[tuple[str, str], Tensor], rows: int) -> None:

@@ -24,7 +24,7 @@ class SlopeTrial(Trial):
 
     @property
     def stage(self) -> Hashable:
-        """The trial itself, because slopes around two profiles share nothing."""
+        """Key of the trials that are evaluated together: the trial itself, as slopes of two trials share no work."""
         return self
 
     def work(self, space: Space) -> int:
@@ -54,7 +54,7 @@ class SlopeSums:
     Memory: 16 bytes per level of a unit and micro-batch; 26 MB for 10,000 units, 5 levels and 32 micro-batches.
 
     Attributes:
-        levels: unit name to the labels of the levels that the unit can move to, in the order of `sums_FM2`.
+        levels: maps unit name to the labels of the levels that the unit can move to, in the order of `sums_FM2`.
         sums_FM2: first- and second-order changes in nats, each summed over the tokens of a micro-batch: F levels of
             all units one after the other, M micro-batches, 2 orders.
         tokens: number of tokens in all micro-batches, which the sums are divided by.
@@ -89,7 +89,7 @@ class SlopeSums:
 
 @dataclass(frozen=True, slots=True)
 class SlopeEvaluation(Evaluation):
-    """The answer to a `SlopeTrial`, which has no values.
+    """The answer to a `SlopeTrial`. Its `values` and `cross_entropy` are empty.
 
     Attributes:
         slopes: slopes around the profile, or None if there is an error.

@@ -30,7 +30,7 @@ Gradients = tuple[Tensor, Tensor]
 Floats = npt.NDArray[np.float64]
 
 _Sums = dict[str, dict[str, Floats]]
-"""Unit name to label to the first- and second-order change of the fitness in each micro-batch, (M, 2)."""
+"""First- and second-order change of the fitness in each micro-batch, (M, 2), by unit name and label."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class _Moves:
     """The moves of a block's units to other levels.
 
     Attributes:
-        branches: unit name and label of each branch's other state (dropped or kept) to the model with that state, as
-            layer path to label.
+        branches: maps unit name and label of the other state of each branch (dropped or kept) to the model with that
+            state, which is a mapping from layer path to label.
         layers: unit name, label and layer path of each other level of each linear layer.
     """
 
@@ -252,15 +252,15 @@ class _Around:
     def _changes(
         self, moves: _Moves, here: Mapping[str, str], matrices: dict[Key, Tensor]
     ) -> dict[tuple[str, str, str], Tensor]:
-        """Return the change of each weight (O, I) at each other level, and remove those levels from `matrices`.
+        """Return by how much each weight changes if its unit moves, and remove the other levels from `matrices`.
 
         Args:
             moves: moves of the block's units.
-            here: layer path to label, as installed.
-            matrices: weights (O, I) by layer path and label.
+            here: maps the path of each layer to the label that is installed.
+            matrices: weights (O, I) by layer path and label; those that units can move to are removed.
 
         Returns:
-            Changes of weights (O, I) by unit name, label and layer path.
+            The weight at the other level minus the installed weight, (O, I), by unit name, label and layer path.
         """
         return {
             (unit, label, path): (

@@ -1,4 +1,4 @@
-"""Confinement of lm-eval, which keeps it from printing and from running code that nobody trusted.
+"""Confinement of lm-eval, which keeps lm-eval from printing and from running code that the user does not trust.
 
 On its own, lm-eval renders templates as plain Jinja, which reaches all of Python, and loads metrics that it does not
 know as code from the hub. While it is confined, templates are rendered in a sandbox, and the package that loads such
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 
 class _NoMetrics(ModuleType):
-    """Stands for the package `evaluate`, which runs code from the hub, and refuses to load a metric.
+    """A stand-in for the package `evaluate`, which would run code from the hub; it refuses to load a metric.
 
     Attributes:
         asked: names of the metrics that lm-eval asked for.

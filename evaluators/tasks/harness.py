@@ -126,7 +126,7 @@ class Harness:
 
 
 def _record(task: str, trust: bool) -> str | dict[str, Any]:
-    """Return what lm-eval loads a task from, the name of the task or the content of its file."""
+    """Return the name of a task that lm-eval has, or the content of a task file, for lm-eval to load."""
     return read_task_file(Path(task), trust_remote_code=trust) if is_task_file(task) else task
 
 

@@ -32,7 +32,7 @@ def read_task_file(path: Path, *, trust_remote_code: bool = False) -> dict[str, 
 
     Raises:
         FileNotFoundError: the file, or one that it includes, does not exist.
-        ValueError: the file does not hold a task, or it runs code and that is not trusted.
+        ValueError: the file does not hold a task, or it would run code and `trust_remote_code` is not set.
     """
     record = _merged(path.expanduser().resolve(), trust_remote_code, ())
     if "group" in record or not isinstance(record.get("task"), str):

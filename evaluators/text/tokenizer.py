@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """The part of a tokenizer that is needed to make sequences of documents.
+    """The part of a tokenizer that is needed to turn documents into sequences.
 
     Attributes:
         encode: function from a text to its token ids, without special tokens.

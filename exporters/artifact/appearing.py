@@ -1,4 +1,4 @@
-"""The output folder of an export: checks before it is written, its appearance as a whole, and files copied into it."""
+"""The output folder of an export: checks before it is written, its creation in one step, and files copied into it."""
 
 import secrets
 import shutil

@@ -25,16 +25,16 @@ class Compression:
     Args:
         structure: blocks, branches and linear layers of the model.
         database: level database with the assigned levels; None if only `drop` is assigned.
-        assignment: path of a layer to its label. Layers that are not named are dense. `drop` must be the label of all
+        assignment: maps layer path to label. Layers that are not named are dense. `drop` must be the label of all
             layers of a branch or of none.
         device: device on which levels are unpacked.
 
     Attributes:
         structure: blocks, branches and linear layers of the model.
         linears: all linear layers of the model by path, embedding and head included.
-        dropped: index of a block to the kinds of its dropped branches; other blocks are left out.
-        levels: path of a layer to its label, only for layers that are neither dense nor dropped. A level of the
-            embedding or the head is the level of both if they are tied.
+        dropped: maps the index of a block to the kinds of its dropped branches; other blocks are left out.
+        levels: maps layer path to label, only for layers that are neither dense nor dropped. A level of the embedding
+            or the head is the level of both if they are tied.
 
     Raises:
         ValueError: a layer is unknown, a level has no database, or a branch is dropped in part.
@@ -119,7 +119,11 @@ class Compression:
 
 
 def _dropped(structure: Structure, assignment: Mapping[str, str]) -> dict[int, tuple[str, ...]]:
-    """Return the kinds of the dropped branches of every block that has any, by the index of the block."""
+    """Return the kinds of the dropped branches of every block that has any, by the index of the block.
+
+    Raises:
+        ValueError: a branch is dropped in part, or a layer outside the branches is dropped.
+    """
     found: dict[int, tuple[str, ...]] = {
         block.index: kinds for block in structure.blocks if (kinds := block.dropped(assignment))
     }

@@ -44,7 +44,7 @@ def refuse_mixed(assignment: Mapping[str, str], groups: list[tuple[str, ...]]) -
     """Refuse an assignment with fused groups whose schemes differ.
 
     Args:
-        assignment: path of a layer to its label.
+        assignment: maps layer path to label; layers that are not named are dense.
         groups: the groups that `mixed_groups` found.
 
     Raises:
@@ -112,7 +112,7 @@ def _dearest(unit: Unit, present: str, like: str, inputs: int) -> int:
 
 
 def _kept(label: str) -> int:
-    """Return the number of weights, of 2^30, that may be nonzero at a level."""
+    """Return the number of weights, out of 2^30, that may be nonzero at a level."""
     return kept(parse_label(label), 1 << 30)
 
 

@@ -12,7 +12,7 @@ def layer_labels(units: Mapping[str, str], structure: Structure) -> dict[str, st
     All layers of a dropped branch or block get `drop`, even if other units give them a level.
 
     Args:
-        units: name of a unit to its label; a unit is a layer, a group of layers, a branch or a block.
+        units: maps unit name to label; a unit is a layer, a group of layers, a branch or a block.
         structure: blocks, branches and linear layers of the model.
 
     Raises:

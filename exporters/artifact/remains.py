@@ -20,7 +20,7 @@ class Remains:
         removed: indices of the removed blocks; the later blocks are renumbered.
         kept: indices, in the source, of the blocks that are written.
         zeroed: unit names of the dropped branches that are written with zeros in all linear layers and biases.
-        absent: unit name of a dropped branch that is left out of a kept block, to the paths of its modules.
+        absent: maps the unit name of each dropped branch that is left out of a kept block to the paths of its modules.
     """
 
     structure: Structure
@@ -71,9 +71,9 @@ def remains(
     Args:
         model: the dense model that is exported.
         compression: levels and dropped branches of the model.
-        device: device on which such blocks are run without their branches.
-        left_out: kind of branch to the children of the block that are left out with it; dropped branches of other
-            kinds are written as zeros.
+        device: device on which blocks are run without their branches, to see whether they change the hidden states.
+        left_out: maps a kind of branch to the names of those children of a block that are left out if the branch is
+            dropped. Dropped branches of other kinds are written as zeros.
     """
     structure = compression.structure
     removed = tuple(i for i in compression.empty if passes_unchanged(model, i, device))

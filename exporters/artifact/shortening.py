@@ -41,5 +41,5 @@ def shortened_config(checkpoint: Checkpoint, blocks: int, kept: Sequence[int]) -
 
 
 def _per_block(key: str) -> bool:
-    """Tell whether the list can have an entry per block; class names, token ids and GPT-Neo's pairs cannot."""
+    """Tell whether a list under `key` can have an entry per block; class names and token ids, for example, cannot."""
     return key not in ("architectures", "attention_types") and "token" not in key

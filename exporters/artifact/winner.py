@@ -26,7 +26,7 @@ class Winner:
     Attributes:
         model: the dense model that is the source.
         database: level database with the assigned levels; None if only `drop` is assigned.
-        assignment: path of a layer to its label. Layers that are not named are dense. `drop` is the label of all
+        assignment: maps layer path to label. Layers that are not named are dense. `drop` is the label of all
             layers of a branch or of none.
         profile: the profile with its costs and figures.
         config: configuration of the run; None without a run.

@@ -92,7 +92,7 @@ class PackedLayout:
         ]
 
     def configure(self, config: dict[str, Any], compression: Compression, left: Remains) -> dict[str, Any]:
-        """Return the configuration with the scheme of every layer, and with the type of the scales as the model's type.
+        """Add the scheme of every layer to the configuration, and set its `dtype` to the type of the scales.
 
         Raises:
             ValueError: a level does not fit the format, or no layer has an integer level.

@@ -65,7 +65,7 @@ def export_dense(
     Args:
         model: the dense model that is the source.
         database: level database with the assigned levels; None if only `drop` is assigned.
-        assignment: path of a layer to its label; layers that are not named are dense.
+        assignment: maps layer path to label; layers that are not named are dense.
         output: path of the folder to make.
         profile: profile for the model card and the record; None if there is none.
         device: device on which levels are unpacked and logits compared; None takes a GPU if there is one.

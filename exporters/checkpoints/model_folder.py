@@ -37,8 +37,8 @@ class Layout(Protocol):
         needs: packages that read the files, besides transformers, with their versions.
         rule: size rule that the bytes of the written tensors must match; None if there is none.
         budget: the `space.format` whose budgets in bytes the files must keep; None if there is none.
-        left_out: kind of a dropped branch to the children of the block that are not written; branches of other
-            kinds are written as zeros.
+        left_out: maps a kind of branch to the names of those children of a block that are not written if the branch is
+            dropped. Dropped branches of other kinds are written as zeros.
         companions: files of this package that are copied into the folder.
     """
 

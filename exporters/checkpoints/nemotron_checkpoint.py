@@ -26,13 +26,13 @@ CLASSES: dict[type[PreTrainedConfig], tuple[type[PreTrainedConfig], type[PreTrai
     Qwen2Config: (modeling.NasQwen2Config, modeling.NasQwen2ForCausalLM),
     Qwen3Config: (modeling.NasQwen3Config, modeling.NasQwen3ForCausalLM),
 }
-"""Configuration class of a plain model to the configuration class and model class of its `nemotron-nas` version."""
+"""Configuration class and model class of the `nemotron-nas` version of a model, by the plain configuration class."""
 
 PARTS = {"attention": ("self_attn", "input_layernorm"), "mlp": ("mlp", "post_attention_layernorm")}
-"""Kind of branch to the names of the block's children that make up the branch, its norm included."""
+"""Names of the block's children that make up a branch, its norm included, by kind of branch."""
 
 FIELDS = {"attention": "attention", "mlp": "ffn"}
-"""Kind of branch to the name of its entry in `block_configs`."""
+"""Name of a branch's entry in `block_configs`, by kind of branch."""
 
 _ADDED = ("architectures", "auto_map", "block_configs", "model_type")
 

@@ -18,10 +18,11 @@ def config_groups(grids: Mapping[str, tuple[Grid, int]]) -> dict[str, dict[str, 
     A grid whose groups are wider than the layer's row is written as one group per output channel.
 
     Args:
-        grids: path of a layer to its grid and its number of inputs.
+        grids: maps layer path to the grid of the layer and its number of inputs.
 
     Returns:
-        The label of every scheme, with a dictionary of `targets` (paths of the layers) and `weights` (the scheme).
+        A mapping from the label of every scheme to a dictionary of `targets` (paths of the layers) and `weights` (the
+        scheme).
     """
     groups: dict[str, dict[str, Any]] = {}
     for path, (grid, inputs) in grids.items():
@@ -41,7 +42,7 @@ def packed_config(grids: Mapping[str, tuple[Grid, int]], ignore: Sequence[str]) 
     """Build the content of `quantization_config` for packed integers.
 
     Args:
-        grids: path of a layer to its grid and its number of inputs.
+        grids: maps layer path to the grid of the layer and its number of inputs.
         ignore: paths of the linear layers that are dense.
     """
     groups = config_groups(grids)

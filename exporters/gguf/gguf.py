@@ -98,9 +98,9 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
 
 
 def _parts(checkpoint: Checkpoint) -> Mapping[str, tuple[str, ...]]:
-    """Return the modules that are left out with a dropped branch, by kind of branch.
+    """Return the names of the modules that are left out with a dropped branch, by kind of branch.
 
-    It is empty if llama.cpp needs both branches in every block of this architecture.
+    The mapping is empty if llama.cpp needs both branches in every block of this architecture.
     """
     family = FAMILIES.get(checkpoint.config.model_type)
     return PARTS if family is not None and family.lacking else {}

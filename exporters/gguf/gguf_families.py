@@ -112,7 +112,7 @@ def head_size(config: Any) -> int:
 
 
 def _scalar(config: Any, family: Family) -> int:
-    """Return the number whose square root llama.cpp divides attention by.
+    """Return the number by whose square root llama.cpp divides attention scores.
 
     llama.cpp recognises the largest model of a family by its number of blocks.
     """

@@ -40,7 +40,8 @@ class TypedTensor:
     """One tensor of a GGUF file.
 
     Attributes:
-        planned: the tensor under its name in the file; a level of a layer is planned as bytes (O, bytes of a row).
+        planned: name in the file, type, shape and content of the tensor. A layer at a level is a tensor of bytes,
+            (O, bytes of a row).
         kind: storage type of the tensor in llama.cpp.
     """
 

@@ -68,7 +68,7 @@ class HeatMaps:
     """Heat maps of several profiles of one space, with common rows, columns and colours.
 
     Args:
-        profiles: profiles to draw, unit name to label each.
+        profiles: profiles to draw, each as a mapping from unit name to label.
         weights: number of weights of each unit where it is known, by unit name.
     """
 
@@ -95,7 +95,12 @@ class HeatMaps:
         return list(dict.fromkeys(p.row for p in (*inside, *ends)))
 
     def shade(self, label: str, name: str | None = None) -> str:
-        """Return the CSS class of a level, whose bits are exact if `name` is a unit of known size."""
+        """Return the CSS class of the colour in which a level is drawn.
+
+        Args:
+            label: label of the level.
+            name: name of the unit, whose size, if known, gives the exact bits per weight; None for the legend.
+        """
         if label in ("drop", "dense", "keep"):
             return f"level-{label}"
         bits = bits_per_weight(label, self.weights.get(name or "")) or 0.0
@@ -138,7 +143,7 @@ class HeatMaps:
         return _box(left, top, self.shade(label, name), told, short_label(label))
 
     def _gone(self, profile: Mapping[str, str]) -> list[tuple[str, int]]:
-        """Return row and block of layers that are in no profile and whose branch this profile drops.
+        """Return row name and block index of the layers that are in no profile and whose branch this profile drops.
 
         A layer is in no profile if its branch is dropped in all of them.
         """

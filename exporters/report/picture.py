@@ -32,7 +32,7 @@ def write_picture(front: Front, output: Path, *, overwrite: bool = False) -> Non
 
 
 def _standing_alone(drawn: str) -> str:
-    """Add to a chart what the report would give it: XML namespace, size, stylesheet and background."""
+    """Add to a chart the parts that a file of its own needs: XML namespace, size, stylesheet and background."""
     opening = f'{_BEGINNING}xmlns="http://www.w3.org/2000/svg" width="{WIDTH:g}" height="{HEIGHT:g}" '
     style = f"<style>{COLOURS}svg {{ font-family: system-ui, sans-serif; }}{CHART}</style>"
     ground = f'<rect width="{WIDTH:g}" height="{HEIGHT:g}" fill="var(--card)"/>'

@@ -238,7 +238,8 @@ def _shares(
         style: CSS classes of the series.
         shape: shape of the marks.
         groups: rows of each look, one row per budget.
-        share: returns a row's fitness divided by that of the uniform profile; tooltips list it for every budget.
+        share: function that returns a row's fitness divided by that of the uniform profile; tooltips list the quotient
+            for every budget.
     """
     marks = []
     for rows in groups:

@@ -97,8 +97,9 @@ def allocate(space: Space, errors: Errors, kind: str, max_states: int = 2**18) -
         space: space of the profiles, with its tree of branches and units.
         errors: error of every level of every unit; a branch's own error is added to those of its units.
         kind: kind of cost that limits the profiles.
-        max_states: about the number of different costs above which states of nearby costs share a cell, which keeps one
-            of them. Costs stay exact, so that a budget is never exceeded. `PredictedFront.gap` bounds what is lost.
+        max_states: about the largest number of different costs that are told apart. If there are more, only one state
+            is kept in each cell of nearby costs. Costs stay exact, so that a budget is never exceeded.
+            `PredictedFront.gap` bounds the loss.
     """
     check_errors(space, errors)
     reach = space.cost(space.extreme(kind, largest=True), kind) - space.cost(space.extreme(kind), kind)
@@ -124,7 +125,7 @@ def allocate_limits(space: Space, errors: Errors, limits: Limits) -> Profile:
 
 
 def check_errors(space: Space, errors: Errors) -> None:
-    """Refuse errors that are not one number or inf for each level, or not finite for at least one level of each unit.
+    """Check that each level of each unit has an error, which is a number or inf, and each unit has a finite one.
 
     Raises:
         ValueError: the errors are refused; the message names the unit.
@@ -174,7 +175,7 @@ class _Allocation:
         return either(kept, self._unit(u, dropped)) if dropped else kept
 
     def _open(self, u: int) -> list[int]:
-        """Return the levels of a unit that have a finite error."""
+        """Return the indices of the levels of a unit that have a finite error."""
         return [n for n, error in enumerate(self.errors[u]) if error < math.inf]
 
     def _unit(self, u: int, levels: list[int]) -> Choices:

@@ -63,7 +63,7 @@ class OfUnit:
     levels: Ints
 
     def fill(self, state: int, levels: list[int]) -> None:
-        """Write the level that the unit has in the state."""
+        """Write into `levels` the level that the unit has in a state."""
         levels[self.unit] = self.levels.item(state)
 
 
@@ -84,7 +84,7 @@ class OfBoth:
     state_B: Ints
 
     def fill(self, state: int, levels: list[int]) -> None:
-        """Write the levels that the units of both parts have in the state."""
+        """Write into `levels` the levels of the two states, one of each part, that a state combines."""
         self.first.fill(self.state_A.item(state), levels)
         self.second.fill(self.state_B.item(state), levels)
 
@@ -106,7 +106,7 @@ class OfEither:
     state: Ints
 
     def fill(self, state: int, levels: list[int]) -> None:
-        """Write the levels of the alternative that the state comes from."""
+        """Write into `levels` the levels of the state of the first or second alternative that a state comes from."""
         index = self.state.item(state)
         if index < self.size:
             self.first.fill(index, levels)
@@ -181,10 +181,11 @@ def both(first: Choices, second: Choices, quantum: int, most_states: int) -> Cho
     Args:
         first: front of one part of the space.
         second: front of another part.
-        quantum: width of the cells in units of cost. Cells can be wider, and narrower in parts of small cost. A grid
-            loses no states if all costs are multiples of a divisor that is larger than half the width.
-        most_states: largest number of pairs that are all compared where a grid would lose states. Where it loses none,
-            the largest number is a sixteenth of that, as the grid is faster from there on.
+        quantum: wanted width of a cell in units of cost. Cells are wider if the parts have few states, and narrower if
+            the parts cost little. If the common divisor of all costs is more than half the width, it is the width
+            instead, and the grid loses no states.
+        most_states: largest number of pairs that are all compared if a grid would lose states. If a grid loses none,
+            the largest number is a sixteenth of that, because a grid is faster for more pairs.
     """
     hull, share = first.hull.plus(second.hull)
     grid = _Grid.over(first, second, quantum)
@@ -224,7 +225,7 @@ class _Grid:
 
     @classmethod
     def over(cls, first: Choices, second: Choices, quantum: int) -> "_Grid":
-        """Build the grid of two fronts, with cells of about the width `quantum` or of the costs' common divisor."""
+        """Build the grid of two fronts, with cells of about the width `quantum` or of the common divisor of costs."""
         excess_A, excess_B = first.cost - first.cost[0], second.cost - second.cost[0]
         unit = max(math.gcd(int(np.gcd.reduce(excess_A)), int(np.gcd.reduce(excess_B))), 1)
         reach = int(excess_A[-1] + excess_B[-1])
@@ -241,7 +242,7 @@ class _Grid:
         return int(self.cell_A[-1] + self.cell_B[-1]) + 1
 
     def search(self, hull: Hull, share: Floats) -> tuple[Ints, Ints, bool]:
-        """Return the best pair of states of each cell, as the states of each part, and whether the result is exact.
+        """Find the best pair of states, one of each part, in each cell of the summed cost.
 
         For each cell of the sum, cells of the first part are tried from the tangent of the hulls outwards. The search
         stops when the bounds show that all pairs further out are dominated. Dominated cells are left out.
@@ -249,6 +250,10 @@ class _Grid:
         Args:
             hull: lower convex hull of the sum.
             share: cost of the first part at each point of the hull.
+
+        Returns:
+            Index of the first part's state in each pair (N,), that of the second part's state (N,), and whether the
+            result is exact.
         """
         error_A, bound_A, state_A = self._cells(self.first, self.cell_A)
         error_B, bound_B, state_B = self._cells(self.second, self.cell_B)
@@ -283,15 +288,18 @@ class _Grid:
         return state_A[at - 1], state_B[kept + 1 - at], settled and self.lossless
 
     def _cells(self, part: Choices, cell_N: Ints) -> tuple[Floats, Floats, Ints]:
-        """Return error and bound at the lower edge of each cell of a part, and the state of each cell.
+        """Choose one state for each of the C cells of a part, and move its error to the lower edge of the cell.
 
-        The bound is the hull's error. The state of a cell is the one nearest the hull. Its error at the edge is found
-        by moving it along the hull from its own cost to the edge. Errors and bounds begin and end with one
-        additional cell of infinite value.
+        The state of a cell is the one nearest the hull. Its error at the edge is found by moving it along the hull from
+        its own cost to the edge.
 
         Args:
             part: front of the part.
             cell_N: cell of each state of the front.
+
+        Returns:
+            Error of each cell's state at the edge (C + 2,), bound at the edge (C + 2,), which is the hull's error, and
+            index of each cell's state (C,). Errors and bounds begin and end with an additional infinite value.
         """
         size = int(cell_N[-1]) + 1
         state, error, bound = np.zeros(size, np.int64), np.full(size + 2, np.inf), np.full(size + 2, np.inf)

@@ -50,7 +50,7 @@ class Hull:
         )
 
     def plus(self, other: "Hull") -> tuple["Hull", Floats]:
-        """Return the hull of the sum of two fronts, and this front's part of the cost at each of its points."""
+        """Return the hull of the sum of two fronts and, for each point of that hull, the cost that this front adds."""
         cost_S = np.concatenate([np.diff(self.cost), np.diff(other.cost)])
         error_S = np.concatenate([np.diff(self.error), np.diff(other.error)])
         order_S = np.argsort(error_S / cost_S, kind="stable")

@@ -116,18 +116,21 @@ class Moves:
         return found
 
     def direction(self, delta_KUL: Ints) -> npt.NDArray[np.float64]:
-        """Return the sum over kinds of cost changes, each relative to its limit; a move with a sum above 0 goes up."""
+        """Return for each move the sum of its changes of the K costs, each relative to its limit.
+
+        The move goes up if the sum is above 0. The axes are those of `delta_KUL` without the first.
+        """
         parts = [weight * delta for weight, delta in zip(self._weights, delta_KUL, strict=True)]
         return reduce(np.add, parts)
 
     @cached_property
     def near(self) -> Open:
-        """Moves to neighbouring levels."""
+        """The open moves if a unit may move to neighbouring levels only."""
         return self._open(self.step_ULL)
 
     @cached_property
     def far(self) -> Open:
-        """Moves to all levels of the unit."""
+        """The open moves if a unit may move to any of its levels."""
         return self._open(np.broadcast_to(self.exists_UL[:, None], self.step_ULL.shape))
 
     def _open(self, open_ULL: Bools) -> Open:

@@ -74,11 +74,11 @@ class Sensitivity:
     """Measured changes of single units around a base profile.
 
     Attributes:
-        base: unit name to the label of the unit's level in the base, for all units.
+        base: maps the name of every unit to the label of its level in the base.
         tokens: number of calibration tokens of each measurement.
         fitness: fitness of the base profile.
-        deltas: unit name to label to change of fitness. The base's own level has the change 0. An infinite change is a
-            failed measurement. A level that was not measured is missing.
+        deltas: maps unit name and label to the change of fitness. The base's own level has the change 0. An infinite
+            change is a failed measurement. A level that was not measured is missing.
     """
 
     base: Mapping[str, str]

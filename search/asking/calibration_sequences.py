@@ -37,17 +37,17 @@ class CalibrationSequences:
         return min(max(-(-tokens // self.length), 1), self.sequences)
 
     def prefix(self, tokens: int) -> Fidelity:
-        """Return the first `tokens` tokens, rounded up to whole sequences, or the beginning of one sequence."""
+        """Return the fidelity of the first `tokens` tokens: whole sequences (rounded up), or the beginning of one."""
         return Fidelity(0, 0, self.count(tokens), self._cut(tokens))
 
     def window(self, tokens: int, turn: int, widest: int) -> Fidelity:
-        """Return `tokens` tokens from the start of a window of sequences.
+        """Return the fidelity of `tokens` tokens from the start of a window, a group of successive sequences.
 
         Windows do not overlap. After the last whole window the first one comes again.
 
         Args:
             tokens: number of tokens, rounded up to whole sequences unless it is less than one sequence.
-            turn: number of the window, counted from the first sequence.
+            turn: number of the window, counted from 0 at the first sequence.
             widest: number of tokens of a window, rounded up to whole sequences.
         """
         width = self.count(widest)
@@ -55,11 +55,11 @@ class CalibrationSequences:
         return Fidelity(0, start, start + min(self.count(tokens), width), self._cut(tokens))
 
     def fresh(self, tokens: int, seed: int) -> Fidelity:
-        """Return `tokens` tokens of sequences that are drawn at random with `seed`, which must not be 0."""
+        """Return a fidelity of `tokens` tokens of sequences drawn at random; `seed` decides the draw and is not 0."""
         return Fidelity(seed, 0, self.count(tokens), self._cut(tokens))
 
     def _cut(self, tokens: int) -> int:
-        """Return the tokens used of each sequence: all, or `tokens` (at least 2) if this is less than one sequence."""
+        """Return how many tokens of each sequence are used: all, or `tokens` (at least 2) if that is less than all."""
         return min(max(tokens, 2), self.length)
 
 

@@ -8,7 +8,7 @@ from ...spaces.space import Profile
 
 
 class FixedSearcher:
-    """Asks given profiles once, all at one fidelity.
+    """A searcher that asks for the fitness of given profiles once, all at one fidelity.
 
     Args:
         profiles: profiles to measure, in order.
@@ -24,18 +24,18 @@ class FixedSearcher:
         self.done = False
 
     def ask(self) -> list[Trial]:
-        """Return all profiles at the first call, then nothing."""
+        """Return the trials of all profiles until their evaluations are told, then an empty list."""
         return [] if self.done else list(self.trials)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Note that the answers came; the archive keeps their values."""
+        """Note that the evaluations have arrived; the archive keeps their values."""
         del evaluations
         self.done = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether the answers came, as JSON values."""
+        """Return as JSON values whether the evaluations were told."""
         return {"done": self.done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.done = bool(state["done"])

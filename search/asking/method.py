@@ -13,7 +13,7 @@ from .series import Scored, starts_within
 from .turns import Turns
 
 Errors = Mapping[str, Mapping[str, float]]
-"""Layer errors, as unit name to label to error."""
+"""Layer errors by unit name and label."""
 
 STARTS = 4
 """Largest number of profiles of earlier methods that a later method starts from, for each budget."""

@@ -22,7 +22,7 @@ Request = tuple[Profile, Fidelity] | tuple[Profile, Fidelity, type[Trial]]
 
 
 def starting_profiles(space: Space, limits: Limits, start: Sequence[Profile]) -> list[Profile]:
-    """Return the uniform profile and those of `start`, without profiles that build the same model.
+    """Return the uniform profile, then the profiles of `start`; of profiles that build the same model only the first.
 
     Raises:
         ValueError: a profile of `start` exceeds the limits, or no profile meets them.
@@ -51,7 +51,7 @@ class Turns(ABC):
         starts: profiles that the search begins with.
 
     Attributes:
-        archived: canonical profile to fitness, for all profiles measured at the archive's fidelity.
+        archived: fitness of every profile measured at the archive's fidelity, by canonical profile.
         starts: profiles that the search begins with; the uniform profile is the first.
     """
 
@@ -73,7 +73,7 @@ class Turns(ABC):
 
     @abstractmethod
     def _next(self) -> list[Request]:
-        """Return the next requests; none when the search is finished, and then at every later call too."""
+        """Return the next requests, or an empty list at every call once the search is finished."""
 
     @abstractmethod
     def _learn(self, profiles: list[Profile], fitness: list[float], /) -> None:

@@ -71,7 +71,7 @@ class Point(_Record):
             per token.
         heldout_perplexity: perplexity on held-out text.
         heldout_interval: lower and upper end of the 95 % interval of `heldout_kl`.
-        profile: unit name to label, without the units under a dropped branch.
+        profile: label of every unit by unit name, without the units under a dropped branch.
         significant: whether the point is significantly better than the uniform profile of its budget on validation
             text; None for baselines and where there are too few documents for a claim.
         p_value: p-value of that test, corrected for all tests of the run.
@@ -220,7 +220,7 @@ class Front(_Record):
         return found[0]
 
     def kept_refit(self, units: Mapping[str, str]) -> Point | None:
-        """Return the point that has this profile (unit name to label) and whose refit was kept, or None."""
+        """Return the point that has this profile (labels by unit name) and whose refit was kept, or None."""
         for point in self.points:
             if point.profile == units and point.refit is not None and point.refit.kept:
                 return point

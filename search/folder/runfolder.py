@@ -263,7 +263,7 @@ class RunFolder:
         """Write the profile files of the front.
 
         Args:
-            profiles: file name without `.yaml` to content.
+            profiles: content of each profile file, by the name of the file without `.yaml`.
 
         Raises:
             ValueError: one of the names is not a plain file name.

@@ -20,9 +20,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return dotted key to old and new value for every key that differs, in the order of `old`, then of `new`.
+    """Return a mapping from every dotted key that differs to its old and its new value.
 
-    Values are JSON text, or `(absent)` where one configuration lacks the key.
+    Keys are in the order of `old`, then of `new`. Values are JSON text, or `(absent)` where one configuration lacks the
+    key.
     """
     before, after = flatten(old), flatten(new)
     return {

@@ -54,8 +54,8 @@ class FrontierConfig(MethodConfig):
     """Settings of the method `frontier`.
 
     Attributes:
-        sensitivities: where the predicted changes come from. `slopes` takes them from backward passes where these
-            exist; `measured` evaluates one change at a time.
+        sensitivities: source of the predicted changes. `slopes` takes them from backward passes where these exist;
+            `measured` evaluates one change at a time.
         tokens: calibration tokens of the first sensitivities. The default is the size of the archive's prefix, but at
             most 16,384 tokens for slopes and 2,048 for measured changes.
         around: calibration tokens of the later sensitivities of a budget without a failed round. The default is the
@@ -163,7 +163,7 @@ class FrontierSearcher(Turns):
         return found
 
     def _tokens(self, failures: int, *, first: bool = False) -> int:
-        """Return the calibration tokens of the sensitivities, doubled for every failed round."""
+        """Return the number of calibration tokens of the sensitivities, which doubles with every failed round."""
         config, sloped = self.config, not self._guide.shared
         most = 16_384 if sloped else 2_048 if first else 4_096
         given = config.tokens if first else config.around
@@ -185,10 +185,10 @@ class FrontierSearcher(Turns):
 
     @property
     def _served(self) -> list[int]:
-        """Indices of the budgets that the round makes proposals for.
+        """The indices of the budgets that the present round proposes profiles for.
 
-        With slopes this is the round's own budget. With measured changes the next smaller and the next larger budget
-        are included.
+        A round that uses slopes serves only its own budget. A round that measures changes one at a time also serves the
+        next smaller and the next larger budget.
         """
         if not self._guide.shared:
             return [self._budget]

@@ -70,11 +70,11 @@ class MeasuredGuide:
         """Forget nothing, because measurements around all profiles enter the tables."""
 
     def first_errors(self) -> Floats:
-        """Return the errors (U, L) for profiles of the dearest profile's fitness."""
+        """Return the errors (U, L) for profiles whose fitness is near that of the dearest profile."""
         return self._table(self._measurements[0].fitness)
 
     def errors(self, base: Profile, fitness: float) -> Floats:
-        """Return the errors (U, L) for profiles of the base's fitness."""
+        """Return the errors (U, L) for profiles whose fitness is near `fitness`, that of the base."""
         del base
         return self._table(fitness)
 

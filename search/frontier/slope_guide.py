@@ -89,7 +89,7 @@ class SlopeGuide:
         return [(DENSE if base is None else base, fidelity, SlopeTrial)]
 
     def workload(self, fidelity: Fidelity, *, first: bool) -> Workload:
-        """Return the work of one request for slopes."""
+        """Return the work of one request for slopes: one trial, and its tokens times the passes that slopes take."""
         del first
         return Workload(1, slope_tokens(self.space, fidelity))
 

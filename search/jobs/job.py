@@ -313,7 +313,7 @@ def _tell(study: Study, total: int, listen: Listener, within_step: int = 0) -> N
 
 
 def _environment(site: Site, sanity: Sanity) -> dict[str, Any]:
-    """Return the content of `environment.json`."""
+    """Return the content of `environment.json`: versions, hardware, seed, fingerprints and two dense-model figures."""
     return site.environment | {
         "seed": site.assembly.config.seed,
         "fingerprints": fingerprints(site.assembly, site.fingerprint),

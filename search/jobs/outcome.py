@@ -47,8 +47,8 @@ def conclude(
     """Choose one winner per budget and measure winners, baselines and the dense model on held-out text.
 
     The rule is the same for all methods. At most four finalists per budget are chosen by their calibration values. A
-    one-sided paired sign-flip test over documents decides between them and the uniform profile, with Holm's correction
-    over budgets and finalists, at 5 % per run.
+    one-sided paired sign-flip test over documents decides between them and the uniform profile. Its level is 5 % for
+    the whole run, by Holm's correction over budgets and finalists.
 
     Args:
         study: the finished search.
@@ -86,7 +86,7 @@ def conclude(
 def _uniforms(
     study: Study, goals: Sequence[Goal], validated: Mapping[Profile, Evaluation]
 ) -> dict[str, Look]:
-    """Return the uniform profile of each budget in the form of a look, where its calibration value is known."""
+    """Return a `Look` at the uniform profile of each budget, by budget name, if its calibration value is known."""
     known = {entry.profile: entry.fitness for entry in study.archive.entries}
     found = {}
     for goal in goals:

@@ -102,7 +102,7 @@ class OptunaSearcher(Turns):
         self._cma: CMA | None = None
 
     def workload(self) -> Workload:
-        """Return the largest numbers of trials and tokens that the search can ask for, known values not subtracted."""
+        """Return an upper bound of the trials and tokens of the search, which counts known values too."""
         config, calibration = self.config, self.calibration
         work = Workload().add(len(self.starts) + config.finalists, calibration.archive)
         return work.add(config.trials, calibration.prefix(config.tokens))

@@ -38,8 +38,8 @@ class DPConfig(MethodConfig):
             better profile.
         trust_region: whether rounds after the first measure and choose only levels one step from the best profile so
             far.
-        max_states: largest number of states of the dynamic program. Where sums of costs can take about as many values
-            or more, the program keeps only one state per cell of nearby costs. Costs stay exact.
+        max_states: about the largest number of states of the dynamic program. If sums of costs can take more values,
+            the program keeps only one state in each cell of nearby costs. Costs stay exact.
     """
 
     serves: ClassVar[Literal["all", "one"]] = "all"
@@ -70,7 +70,7 @@ def layer_errors(space: Space, errors: Mapping[str, Mapping[str, float]]) -> lis
 
     Args:
         space: space of the units.
-        errors: map from unit name to label to error.
+        errors: error of every level by unit name and label.
 
     Raises:
         ValueError: a level other than `dense`, `keep` and `drop` has no error.
@@ -101,10 +101,10 @@ class DPSearcher(Turns):
         calibration: calibration sequences to measure on.
         rng_seed: unused number, because the method is deterministic.
         start: profiles within the first budget that are measured besides the uniform profiles.
-        errors: map from unit name to label to layer error, needed for `errors: nmse`.
+        errors: layer error of every level by unit name and label, needed for `errors: nmse`.
 
     Attributes:
-        sensitivity: measurements of the last round, around the base of its last budget; None before any.
+        sensitivity: measurements of the last round, around the base of its last budget; None before the first round.
     """
 
     def __init__(

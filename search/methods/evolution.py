@@ -195,7 +195,7 @@ class EvolutionSearcher(Turns):
         self._candidates: list[Profile] = []
 
     def workload(self) -> Workload:
-        """Return the largest numbers of trials and tokens that the search can ask for, known values not subtracted."""
+        """Return an upper bound of the trials and tokens of the search, which counts known values too."""
         work = Workload().add(len(self.starts), self.calibration.archive)
         plan = self.schedule
         if plan.initial:

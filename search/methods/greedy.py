@@ -99,9 +99,9 @@ class GreedySearcher(Turns):
         return []
 
     def _options(self, *, up: bool) -> list[Profile]:
-        """Return the current profile with each unit in turn moved up or down by its smallest possible change of cost.
+        """Return for each unit that can move the current profile with this unit one smallest change of cost up or down.
 
-        On the way down, moves to any level count where no single step goes down.
+        If no single step of any unit goes down, moves to any lower level are considered.
         """
         levels_U = np.array(self._current, np.int64)
         if up:

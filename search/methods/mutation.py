@@ -123,7 +123,8 @@ class Mutation:
     def _rebalance(self, state: State, before_U: Ints, allowed_U: Bools, rng: np.random.Generator) -> bool:
         """Lower units until the limits hold, then raise units while there is room.
 
-        Only allowed units change whose level is still that of `before_U`. Return False if the limits cannot be met.
+        Only those allowed units change that still have their level of `before_U`. Return False if the limits cannot be
+        met.
         """
         if not state.lower(rng, allowed_U & (before_U == state.levels_U)):
             return False
@@ -167,7 +168,10 @@ class Mutation:
         state.move(dropped, self._level(dropped, drop=True))
 
     def _pair(self, levels_U: Ints, rng: np.random.Generator) -> tuple[int, int] | None:
-        """Return a random dropped unit and a random kept one, of one branch type where drops are balanced."""
+        """Return the indices of a random dropped branch and of a random kept one, or None if there is no such pair.
+
+        Where drops are balanced, both are of one branch type.
+        """
         is_dropped_U = self.moves.dropped(levels_U)
         dropped_U, kept_U = self._droppable_U & is_dropped_U, self._droppable_U & ~is_dropped_U
         if self.balanced:
@@ -186,7 +190,7 @@ class Mutation:
         return [self._droppable_U & (self._branch_U == n) for n in numbers]
 
     def _level(self, unit: int, *, drop: bool) -> int:
-        """Return the level at which a branch is dropped, or its most expensive level at which it is kept."""
+        """Return the index of a branch's level `drop` if `drop` is set, else of its most expensive level."""
         return int(self.moves.drop_UL[unit].argmax()) if drop else self.moves.dearest[unit]
 
     def is_balanced(self, profile: Profile) -> bool:

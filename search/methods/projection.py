@@ -43,9 +43,10 @@ class Projection:
         self._ladders = [self._ladder(u) for u in range(len(space.units))]
 
     def _ladder(self, unit: int) -> list[tuple[float, int]]:
-        """Return the levels of a unit in order of cost, as pairs of the relative cost that a level needs and its index.
+        """Return the levels of a unit in order of cost, each as its relative cost and its index.
 
-        The unit starts from the first level, which is `drop` for a branch.
+        The unit takes a level if its priority plus the threshold is at least the relative cost. The first level is the
+        one that a unit begins with; it is `drop` for a branch.
         """
         levels = self.space.units[unit].levels
         kinds = [*self._moves.kinds, *self.space.kinds]
@@ -71,7 +72,7 @@ class Projection:
         return np.asarray(curve_U + offsets[self._type_U])
 
     def profile(self, parameters: Mapping[str, float]) -> Profile:
-        """Return the profile that the parameters stand for, which is within the limits and always the same."""
+        """Return the profile within the limits that the parameters stand for; equal parameters give equal profiles."""
         if not any(parameters[name] for name in self.names):
             return self.space.uniform(self._limits)
         priority_U = self.priorities(parameters)

@@ -69,7 +69,7 @@ class RandomSearcher(Turns):
         self._fitness: list[float] = []
 
     def workload(self) -> Workload:
-        """Return the largest numbers of trials and tokens that the search can ask for, known values not subtracted."""
+        """Return an upper bound of the trials and tokens of the search, which counts known values too."""
         config, calibration = self.config, self.calibration
         work = Workload().add(len(self.starts) + config.finalists, calibration.archive)
         return work.add(config.samples, calibration.prefix(config.tokens))

@@ -79,14 +79,14 @@ class State:
         return none_rises & one_falls
 
     def lower(self, rng: np.random.Generator, allowed_U: Bools | None = None) -> bool:
-        """Lower random units until no limit is exceeded. Return False if this is not reached.
+        """Move random units to cheaper levels until no limit is exceeded; return False if a limit is still exceeded.
 
-        Moves that lead within the limits at once are preferred, so that few units change. Costs that oppose each other
-        could fall and rise in turns for ever, so the number of moves is bounded.
+        Moves that lead within all limits at once are preferred, so that few units change. A move that lowers one cost
+        may raise another, so moves could alternate for ever. Therefore the number of moves is bounded.
 
         Args:
             rng: source of the random choices.
-            allowed_U: units that may move; by default all.
+            allowed_U: whether each unit may move; by default all units may.
         """
         for _ in range(self.moves.most_lowerings):
             if self.fits:
@@ -99,13 +99,13 @@ class State:
         return False
 
     def fill(self, rng: np.random.Generator, allowed_U: Bools | None = None) -> None:
-        """Raise random units, of those allowed, until no raise keeps within the limits."""
+        """Move random allowed units to more expensive levels until no such move keeps within the limits."""
         while self._has_room and self.move_one(self.raises(), rng, allowed_U):
             pass
 
     @property
     def _has_room(self) -> bool:
-        """Whether a move up may keep within the limits; False only if every move up exceeds one."""
+        """Whether a move up may keep within the limits; False only if every move up exceeds one of them."""
         return all(map(le, self.open.least_K, self.room_K))
 
     def move_one(self, choice_LU: Bools, rng: np.random.Generator, allowed_U: Bools | None = None) -> bool:

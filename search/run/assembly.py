@@ -145,7 +145,7 @@ class Assembly:
 
     @cached_property
     def memory(self) -> MemoryPlan:
-        """The plan of what stays on the device and what is streamed, made from the memory that is free at first use."""
+        """The plan of which blocks stay on the device and which are streamed, from the memory that is free at first."""
         return self._memory_limits.plan(self.runner, self.labels)
 
     @cached_property

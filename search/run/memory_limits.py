@@ -18,10 +18,10 @@ from .machine import DTYPES, block_weights, devices_of, free_memory
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """The memory for one model; free memory is asked for at first use and then kept.
+    """The memory that one model may use; the amount of free memory is read at first use and then remembered.
 
     Attributes:
-        evaluation: settings of the evaluation, without `auto` for what can change a value.
+        evaluation: settings of the evaluation; those that can change a value are no longer `auto`.
         length: number of tokens of a sequence.
         structure: blocks, branches and linear layers of the model.
         host: share of this machine's free main memory that `auto` may take, from 0 to 1.
@@ -36,7 +36,7 @@ class MemoryLimits:
 
     @property
     def pace(self) -> Pace:
-        """How blocks run their micro-batches."""
+        """The settings of how blocks run their micro-batches."""
         evaluation = self.evaluation
         rows = int(evaluation.micro_batch) * self.length
         pace = Pace.of(block_weights(self.structure), rows, devices_of(evaluation)[0])
@@ -44,7 +44,7 @@ class MemoryLimits:
         return replace(pace, compiled=bool(evaluation.compile), rows=min(pace.rows, most))
 
     def plan(self, runner: GradientRunner, labels: Mapping[str, tuple[str, ...]]) -> MemoryPlan:
-        """Plan what stays on the devices of a runner and what is streamed to them.
+        """Plan which blocks stay on the devices of a runner and which are streamed to them.
 
         Args:
             runner: runner of the model, which has its embedding and head on the device already.

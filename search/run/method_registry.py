@@ -21,4 +21,4 @@ SearchConfig = Annotated[
 METHODS: dict[str, type[MethodConfig]] = {
     kind.model_fields["method"].default: kind for kind in get_args(get_args(SearchConfig)[0])
 }
-"""Name of each method to the class of its settings, in the order in which methods are listed to users."""
+"""The class of each method's settings by the method's name, in the order in which methods are listed to users."""

@@ -87,9 +87,9 @@ def _text(assembly: Assembly, tokens: int) -> np.ndarray:
 
 
 def score_settings(name: str, assembly: Assembly) -> dict[str, Any]:
-    """Return all that any score depends on, as JSON values.
+    """Return the settings that every score depends on, as JSON values: its name, the model, the levels and the units.
 
-    Callers add the text for scores that read text, and the base for the measured score.
+    Callers add the calibration text for scores that read text, and the base profile for the measured score.
     """
     units = [[unit.name, unit.modules, list(unit.index)] for unit in assembly.space.units]
     return {

@@ -34,7 +34,7 @@ from ..run.assembly import Assembly
 from ..run.goals import unit_errors
 
 UnitErrors = dict[str, dict[str, float]]
-"""Map from unit name to label to error, without the levels of the dense model."""
+"""Error by unit name and label, without the levels of the dense model."""
 
 
 def fisher(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
@@ -54,13 +54,13 @@ def nmse(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
 
 
 def owl(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Compute the layer errors weighted by the outlier ratios of the blocks."""
+    """Compute the layer errors times the outlier ratio of the block, relative to the mean ratio of all blocks."""
     importance = _relative(outlier_ratios(assembly.runner, tokens_NT))
     return _weighted(assembly, importance, lambda unit: _weight(unit, importance) * max(len(unit.modules), 1))
 
 
 def influence(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Compute the layer errors weighted by the influence of the blocks."""
+    """Compute the layer errors times the influence of the block, relative to the mean influence of all blocks."""
     found = influences(assembly.runner, tokens_NT)
     blocks = [block["block"] for block in found]
     mean = sum(blocks) / len(blocks)
@@ -68,19 +68,22 @@ def influence(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
 
 
 def lamp(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Compute the LAMP scores of the weights removed, and of the rounding of the others."""
+    """Compute for each level of each unit the sum of LAMP scores that `lamp_error` defines, from weights alone."""
     del tokens_NT
     return _by_weight(assembly, lamp_error)
 
 
 def magnitude(assembly: Assembly, tokens_NT: np.ndarray) -> UnitErrors:
-    """Compute the squared change of the weights relative to the weights."""
+    """Compute the squared norm of the change of each layer's weight, relative to that of the weight."""
     del tokens_NT
     return _by_weight(assembly, lambda weight_OI, level_OI, label: magnitude_error(weight_OI, level_OI))
 
 
 Proxy = Callable[[Assembly, np.ndarray], UnitErrors]
-"""A function of an assembled run and calibration tokens (N, T) to errors; N is a multiple of the micro-batch."""
+"""A function of an assembled run and calibration tokens (N, T) that returns errors.
+
+N is a multiple of the micro-batch.
+"""
 
 PROXIES: Mapping[str, Proxy] = {
     "fisher": fisher,

@@ -38,7 +38,7 @@ class Allocation:
         score: name of the score that was minimised, or `uniform` for the uniform profile.
         profile: level index of every unit.
         cost: cost of the profile, of the kind on the front's axis.
-        predicted: predicted fitness of the profile, the sum of measured changes; None without the measured score.
+        predicted: fitness of the base plus the measured changes of all units; None without the measured score.
         gap: largest amount by which the summed score of another profile could be lower, in the unit of the score; None
             where the profile is proved to be the best, and where no bound is known (`Allocator.gap`).
         fitness: fitness on the archive's calibration prefix; None if the profile was not evaluated.
@@ -60,7 +60,7 @@ class Comparison:
     Attributes:
         assembly: assembled run that the scores were made with.
         scored: scores with their rank correlations, in the order asked for.
-        allocations: allocations of the first budget, then of the next; in each first uniform, then one per score.
+        allocations: allocations of all budgets in turn; for each budget first the uniform profile, then one per score.
         within: cheapest profile within the bound on predicted fitness; None if no bound was given.
     """
 
@@ -190,7 +190,9 @@ def allocations_by(
 
 
 def _beside(assembly: Assembly) -> Limits:
-    """Return the limits on costs other than that of the front's axis, which the profile within a bound keeps too.
+    """Return the limits that all budgets set on costs other than that on the front's axis.
+
+    The cheapest profile within a bound on fitness keeps these limits.
 
     Raises:
         ValueError: these limits are not the same in every budget.

@@ -337,7 +337,7 @@ def _awaited(assembly: Assembly) -> int:
 
 
 def _waited(done: Callable[[], bool], seconds: float) -> bool:
-    """Tell whether `done` becomes true within `seconds`, calling it every second."""
+    """Call `done` every second until it returns True or `seconds` have passed, and return its last answer."""
     until = time.monotonic() + seconds
     while not (found := done()) and time.monotonic() < until:
         time.sleep(1.0)

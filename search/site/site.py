@@ -80,7 +80,7 @@ class LocalSite:
 
     @property
     def description(self) -> str:
-        """One line on what runs at once and how memory is used."""
+        """One line for the user on how many tokens run at once and how memory is used."""
         return self.evaluator.describe()
 
     def check(self) -> Sanity:

@@ -24,7 +24,8 @@ class Answers:
             copied into the journal of this run.
 
     Attributes:
-        on_answer: called with the number of calibration tokens that the present call of `evaluate` has measured so far.
+        on_answer: function that is called after each answer of the workers, with the number of calibration tokens that
+            the present call of `evaluate` has measured so far.
     """
 
     def __init__(

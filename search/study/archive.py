@@ -14,7 +14,7 @@ class Entry:
 
     Attributes:
         profile: canonical profile of the model.
-        cost: cost of the archive's kind.
+        cost: cost of the model, of the kind that the archive ranks by.
         fitness: fitness at the archive's fidelity.
         evaluation: evaluation that gave the fitness.
         costs: cost of every kind, by name of the kind.

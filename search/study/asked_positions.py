@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from ...evaluators.trial import Fidelity, Trial
 
 _Positions = dict[tuple[str, int], set[int]]
-"""Key of a model (for the teacher, name of the data set) and seed of the order, to positions in that order."""
+"""Positions in an order of sequences, by key of a model and seed of the order.
+
+For the teacher, the name of the data set takes the place of the key.
+"""
 
 
 class AskedPositions:

@@ -141,9 +141,9 @@ class Looks:
             self._stale += 1
 
     def finish(self, tokens: int, measure: Measure) -> list[Look]:
-        """Return all looks, with a last one at the end of the search.
+        """Take a last look at the end of the search, unless one was just taken, and return all looks.
 
-        The last look is not stored, so a search that is continued later is as if it had never been taken.
+        The last look is not stored, so it has no effect if the search is continued later.
 
         Args:
             tokens: number of tokens of search so far.
@@ -196,7 +196,7 @@ class Looks:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state that `state_dict` returned; `note` must have had the archive's entries before."""
+        """Restore the state that `state_dict` returned; call `note` with all entries of the archive before that."""
         self.taken = [Look(**look) for look in state["taken"]]
         self._changed = set(state["changed"])
         self._reference = {name: tuple(profile) for name, profile in state["reference"].items()}

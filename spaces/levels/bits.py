@@ -49,7 +49,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 def _moves(bits: int) -> list[tuple[int, int]]:
-    """Return for each step by how many bits the upper fields move down, and the mask of the bits they move to."""
+    """Return for each step the number of bits by which upper fields move down, and the mask of their new places."""
     if bits == 8:
         return []
     moves = []

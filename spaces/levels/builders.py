@@ -27,7 +27,7 @@ REVISION = 2
 
 
 class BuilderConfig(BaseModel):
-    """How the weights of levels are built.
+    """Settings of how the weights of levels are built.
 
     Attributes:
         quantizer: method of rounding. `gptq` compensates rounding errors by the Hessian; `rtn` rounds every weight to
@@ -98,8 +98,8 @@ def build_layers(
 
     A level depends only on the weight, the Hessian and the configuration, bit for bit, and not on the other labels and
     layers. A level that is sparse and quantised (`2:4+w4g128`) is solved in one pass by SparseGPT and GPTQ. A mask of
-    Wanda or magnitude is fixed first; GPTQ then compensates both the pruned and the rounded weights. Levels
-    that are an encoding are computed by its `encode`.
+    Wanda or magnitude is fixed first; GPTQ then compensates both the pruned and the rounded weights. A level that is an
+    encoding is computed by the encoding's `encode`.
 
     Args:
         weights: weights (O, I) by layer, in any floating-point type; computations are in float32 on their device.
@@ -158,7 +158,7 @@ def build_layers(
 
 
 def _lane(weight_OI: Tensor, hessian: Tensor | None, scheme: Scheme, config: BuilderConfig) -> Lane:
-    """Return the part of a level that is solved with error compensation.
+    """Return the lane with which the solver computes a level of a layer, with error compensation.
 
     The mask of a pruner other than SparseGPT is chosen here. Rounding by a quantizer other than GPTQ follows later, so
     the lane then has no grid.

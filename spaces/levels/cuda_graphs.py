@@ -16,8 +16,8 @@ class Replays:
 
     A replay runs the same kernels on the same values in the same order, so its results equal those of a plain call
     bit for bit. On a CPU every call is a plain call. On a GPU the first call of a function with given shapes is a plain
-    call, which also lets the function create what it creates only once. The second call is recorded, so that functions
-    that are called only once are not. The recordings of a device share a pool of memory. The pool lives as long as this
+    call, in which the function can also fill its caches. The second call is recorded, so that functions that are called
+    only once are not recorded. The recordings of a device share a pool of memory. The pool lives as long as this
     object, with a copy of the arguments and results of each recording.
     """
 

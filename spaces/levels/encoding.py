@@ -25,7 +25,7 @@ class Encoding(ABC):
 
     @property
     def multiple(self) -> int:
-        """The number of inputs that the inputs of a layer must be a whole multiple of."""
+        """The number by which the number of inputs of a layer must be divisible."""
         return 1
 
     @abstractmethod

@@ -55,7 +55,7 @@ class Unstructured:
 
     Attributes:
         fraction: fraction of the weights that are zero, in [0, 1).
-        offset: number of zeros that is added to it, possibly negative.
+        offset: number of zeros beyond that fraction; it may be negative.
     """
 
     fraction: float
@@ -107,7 +107,7 @@ class Scheme:
 
     @property
     def multiple(self) -> int:
-        """The number of inputs that the inputs of a layer must be a whole multiple of."""
+        """The number by which the number of inputs of a layer must be divisible."""
         if isinstance(self.sparsity, Pattern):
             return self.sparsity.of
         return self.encoding.multiple if self.encoding else 1

@@ -88,7 +88,11 @@ class Block:
         return tuple(linear for branch in self.branches for linear in branch.linears)
 
     def dropped(self, labels: Mapping[str, str]) -> tuple[Kind, ...]:
-        """Return the kinds of those branches in which every linear layer has the label `drop`, by layer path."""
+        """Return the kinds of the dropped branches, in which every linear layer has the label `drop`.
+
+        Args:
+            labels: maps layer path to label; layers that are not named are kept.
+        """
         return tuple(
             branch.kind
             for branch in self.branches
@@ -141,7 +145,7 @@ class Structure:
 
 
 def find_structure(model: PreTrainedModel) -> Structure:
-    """Find the structure of a model by the rules above; its parameters may be on the meta device.
+    """Find the structure of a model by the rules of this module; its parameters may be on the meta device.
 
     Time: one forward pass of a copy whose blocks are on the meta device, a few milliseconds per block.
 

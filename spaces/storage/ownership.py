@@ -39,7 +39,7 @@ def check_output_file(path: Path, kind: str, read: Callable[[Path], object], *, 
 
     Args:
         path: the file that a command is about to write.
-        kind: what such a file is called, for example `profile file`.
+        kind: name of the kind of file for messages, for example `profile file`.
         read: function that reads a file of this kind and raises ValueError for any other file.
         overwrite: whether the user asked to replace an earlier file of this kind.
 

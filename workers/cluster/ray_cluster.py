@@ -143,7 +143,7 @@ def has_gpus() -> bool:
 
 
 def fewest_cores() -> int:
-    """Return the smallest number of CPUs that a node of the cluster has, nodes without CPUs left out."""
+    """Return the smallest number of CPUs that a node of the cluster has; nodes without CPUs do not count."""
     nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
     return int(min((cores for cores in nodes if cores), default=1.0))
 

@@ -103,7 +103,10 @@ class RayErrands(Generic[Held]):
         self._heard = 0
 
     def release(self) -> Any:
-        """Give the worker and its object to the caller, or None without a worker; the next errand starts another."""
+        """Return Ray's handle of the worker, which keeps its object; return None if there is no worker.
+
+        The caller owns the worker from then on, and the next errand starts another one.
+        """
         worker, self._worker = self._worker, None
         return worker
 

@@ -37,7 +37,7 @@ _TALKATIVE = (
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended.
+    """The way in which a job ended.
 
     Attributes:
         code: exit code of the command, 130 if the job was stopped, or 1 if the command never ran or was killed.
@@ -205,7 +205,7 @@ def _reach(address: str) -> None:
 
 @contextmanager
 def _only(address: str) -> Iterator[None]:
-    """Set the environment variable that Ray prefers over its argument to the same address, within the context."""
+    """Set RAY_API_SERVER_ADDRESS to `address` while the context lasts, because Ray prefers it over its argument."""
     name = "RAY_API_SERVER_ADDRESS"
     before = os.environ.get(name)
     os.environ[name] = address

@@ -32,7 +32,7 @@ class _Call:
 
     Attributes:
         worker: Ray's handle of the worker.
-        step: what the worker was called for.
+        step: name of the worker's method that was called.
         task: trials that the worker evaluates; None for the other steps.
         began: time of the call on the monotonic clock, in seconds.
     """
@@ -212,7 +212,7 @@ class RayPool:
         yield from self._overdue()
 
     def _welcome(self, call: _Call, found: Any) -> None:
-        """Give a worker whose call succeeded its next step, or note that it is idle."""
+        """Start the next step of a worker whose call succeeded, or note that the worker is idle."""
         match call.step:
             case "start":
                 self._nodes[call.worker] = found

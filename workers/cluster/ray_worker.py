@@ -52,7 +52,7 @@ class Worker:
             return errand(self._held, self._said.append)
 
     def told(self, after: int) -> list[str]:
-        """Return the progress messages of all errands from message `after` on; works while an errand runs."""
+        """Return the progress messages of all errands from message `after` on, also while an errand runs."""
         return self._said[after:]
 
     def open(self, evaluator: Open) -> None:

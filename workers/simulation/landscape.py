@@ -110,7 +110,10 @@ class Landscape:
 
     @property
     def errors(self) -> list[list[float]]:
-        """Effect of every level of every unit in nats, which are the exact errors where effects add up."""
+        """The effect in nats of every level of every unit, one list per unit.
+
+        If `interaction` and `saturation` are 0, the expected fitness of a profile is the sum of the effects of its levels.
+        """
         return [row.tolist() for row in self._effects]
 
     def expected(self, profiles: Sequence[Profile]) -> list[float]:
@@ -174,7 +177,7 @@ class Landscape:
             yield np.array(profiles[start : start + at_once], np.int64)
 
     def _terms(self, level_NU: Ints) -> tuple[Ints, Floats]:
-        """Return index in the tables of levels and effect of every unit, both (N, U).
+        """Return two arrays (N, U): the index of every unit's level among the F levels, and the level's effect in nats.
 
         Units under a dropped branch count as units at level 0 with effect 0.
         """

@@ -27,8 +27,8 @@ class Moves:
         profile: profile that the units move from.
         key_U: level index of each unit, or -1 where the unit does not count.
         unit_F: index of the unit that each level belongs to.
-        labels: unit name to the labels of the levels that the unit can move to, which leaves out the level it has;
-            empty for a unit under a dropped branch.
+        labels: maps unit name to the labels of the levels that the unit can move to, without the level that it has;
+            they are empty for a unit under a dropped branch.
         other_F: whether each level is one that its unit can move to.
     """
 
@@ -52,7 +52,7 @@ class Moves:
         self.other_F = np.array([label in self.labels[unit.name] for unit in units for label in unit.index])
 
     def sums(self, term_F: Floats) -> tuple[float, Floats]:
-        """Return the sum over units of a term that each level has, and that sum after each move.
+        """Return the sum over units of a term that each level has, and that sum after the move to each level, (F,).
 
         Args:
             term_F: value of the term at each level.
@@ -61,7 +61,7 @@ class Moves:
         return here, here + self._changes(term_F)
 
     def pairs(self, amplitude_DF: Floats) -> tuple[float, Floats]:
-        """Return the sum of inner products over pairs of units, and that sum after each move.
+        """Return the sum of inner products over pairs of units, and that sum after the move to each level, (F,).
 
         Pairs in one block count twice, pairs in neighbouring blocks once.
 
