@@ -32,8 +32,7 @@ def write_card(
 def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str], absent: Sequence[str]) -> str:
     """Return the text of the model card; the arguments are those of `write_card`."""
     profile, assignment, blocks = winner.profile, winner.assignment, len(winner.structure.blocks)
-    base = profile.model or "a pretrained language model"
-    lines = ["# Compressed with paretopress", "", f"Made from {_plain(base)}"]
+    lines = ["# Compressed with paretopress", "", f"Made from {_plain(winner.base)}"]
     lines[-1] += f" by `{_plain(profile.method)}`" if profile.method else ""
     lines[-1] += f" for the budget `{_plain(profile.budget)}`." if profile.budget else "."
     lines += ["", sentence, ""]
@@ -45,10 +44,11 @@ def _card(winner: Winner, sentence: str, removed: int, zeroed: Sequence[str], ab
         else []
     )
     gone = f", {len(absent)} are left out" if absent else ""
-    lines += [
-        "",
-        f"{removed} of {blocks} blocks were removed, {len(zeroed)} more branches are written as zeros{gone}.",
-    ]
+    if removed or zeroed or absent:
+        lines += [
+            "",
+            f"{removed} of {blocks} blocks were removed, {len(zeroed)} more branches are written as zeros{gone}.",
+        ]
     figures = [("held-out " + name, f"{value:.6g}") for name, value in profile.heldout.items()]
     figures += [(f"cost in {name}", f"{value:,}") for name, value in profile.costs.items()]
     if figures:

@@ -60,6 +60,12 @@ class Winner:
         return self.model.structure
 
     @property
+    def base(self) -> str:
+        """The name of the dense model: its repository, or the name of its folder without the path on this machine."""
+        named = self.config.model if self.config else self.profile.model
+        return named if named and not Path(named).is_dir() else self.checkpoint.path.name
+
+    @property
     def counted(self) -> str:
         """The format whose files are counted by budgets in bytes (`space.format`); `packed` without a run."""
         return "packed" if self.config is None else self.config.space.format

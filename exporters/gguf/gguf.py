@@ -67,8 +67,7 @@ def export_gguf(winner: Winner, output: Path, overwrite: bool) -> list[str]:
     )
     with appearing(output, winner.sources, overwrite) as folder:
         path = folder / FILE
-        name = winner.config.model if winner.config else checkpoint.path.name
-        lack = write_file(path, tensors, target, name, checkpoint.path)
+        lack = write_file(path, tensors, target, winner.base, checkpoint.path)
         inside = verify_file(path, tensors)
         bits = torch.finfo(checkpoint.dtype).bits
         check_rule([tensor.planned for tensor in tensors], compression, gguf, bits, inside)

@@ -187,6 +187,15 @@ def test_record_and_card_say_what_was_done(quickstart: Case, tmp_path: Path) -> 
     assert "1 of 8 blocks were removed, 1 more branches are written as zeros." in card
 
 
+def test_a_card_names_a_local_model_by_its_folder(small: Case, tmp_path: Path) -> None:
+    path = small.checkpoint.path
+    small.export({}, tmp_path / "out", profile=ProfileFile({}, model=str(path)))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"Made from {path.name}." in card
+    assert str(path.parent) not in card
+    assert "removed" not in card
+
+
 def test_output_that_holds_something_is_left_alone(small: Case, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
