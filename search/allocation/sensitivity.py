@@ -29,7 +29,7 @@ class Probe:
 
     @property
     def profile(self) -> Profile:
-        """The profile to measure."""
+        """The base with the unit at the probed level, and with the unit's branch kept if `kept` is set."""
         anchor = self.base if self.kept is None else moved(self.base, *self.kept)
         return moved(anchor, self.unit, self.level)
 
